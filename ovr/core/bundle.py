@@ -1,0 +1,202 @@
+"""The model bundle: an immutable, hashed directory from which everything that is served is generated.
+
+Knows where things lie in it and how they are proven, not how ONNX or Triton work.
+
+    manifest.json                          taxonomy, heads, input, policy, digest and size of every file, provenance
+    backbone/model.onnx                    raw input -> features
+    backbone/weights.npz                   the same weights for torch
+    heads/<slug>/<version>/model.onnx      features -> calibrated probability; head.json beside it
+    fused/model.onnx                       generated from the above: raw input -> all probabilities, with the model card inside
+    calibration/                           logits, targets and mask of the calibration rows (.npy)
+    reference/                             some rows and torch's probabilities for them (.npy): what every export is checked against
+    report/metrics.json                    per-class figures on the test split
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ovr.core.artifact import SCHEMA_VERSION, DecisionPolicy, HeadArtifact, ModelCard, check_schema_version
+from ovr.core.files import canonical_json, place, read_json, sha256_bytes, sha256_file, staged_directory
+from ovr.core.schema import InputSchema
+from ovr.core.taxonomy import Taxonomy, slug
+from ovr.errors import ArtifactError
+
+BACKBONE_ONNX = "backbone/model.onnx"
+BACKBONE_WEIGHTS = "backbone/weights.npz"
+FUSED_ONNX = "fused/model.onnx"
+
+
+def head_directory(head: HeadArtifact) -> str:
+    """Return where the head lies in a bundle, relative to its root."""
+    return f"heads/{slug(head.class_id)}/{head.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelBundle:
+    """An opened bundle; `open_bundle` has checked every digest."""
+
+    path: Path
+    taxonomy: Taxonomy
+    heads: tuple[HeadArtifact, ...]  # in column order
+    input: InputSchema
+    policy: DecisionPolicy
+    backbone_sha256: str
+    bundle_sha256: str
+    provenance: dict[str, Any]
+
+    @property
+    def card(self) -> ModelCard:
+        """What a runtime must know besides the weights."""
+        return ModelCard(
+            taxonomy=self.taxonomy,
+            head_versions=tuple(head.version for head in self.heads),
+            thresholds=tuple(head.threshold for head in self.heads),
+            policy=self.policy,
+            input=self.input,
+            backbone_sha256=self.backbone_sha256,
+            bundle_sha256=self.bundle_sha256,
+        )
+
+    @property
+    def backbone_onnx(self) -> Path:
+        """Raw input (B, *shape) -> features (B, D)."""
+        return self.path / BACKBONE_ONNX
+
+    @property
+    def fused_onnx(self) -> Path:
+        """Raw input (B, *shape) -> probabilities (B, K)."""
+        return self.path / FUSED_ONNX
+
+    def head_onnx(self, head: HeadArtifact) -> Path:
+        """Features (B, D) -> probability (B, 1)."""
+        return self.path / head_directory(head) / "model.onnx"
+
+
+def write_bundle(
+    final: Path,
+    *,
+    taxonomy: Taxonomy,
+    heads: Sequence[HeadArtifact],
+    input: InputSchema,
+    policy: DecisionPolicy,
+    provenance: dict[str, Any],
+    parts: Mapping[str, bytes | Path],
+    fuse: Callable[[ModelCard], bytes],
+) -> ModelBundle:
+    """Write a bundle to `final` by one atomic rename, and return it opened.
+
+    Args:
+        final: must not exist.
+        heads: in column order, one a class.
+        parts: every file but `manifest.json`, the heads' `head.json` and the fused graph, by path relative to the bundle:
+            its content, or an existing file to share by hard link. The backbone and one `model.onnx` a head must be among them.
+        fuse: makes the fused ONNX file from the model card. It is called once the bundle's digest is known; the fused file is
+            derived from the rest and its own digest is recorded beside it.
+
+    Raises:
+        ArtifactError: `final` exists; a head does not fit the taxonomy or the backbone; a part is missing or badly named.
+    """
+    if tuple(head.class_id for head in heads) != taxonomy.ids:
+        raise ArtifactError(
+            f"the heads are of classes {[h.class_id for h in heads]}; the taxonomy has {list(taxonomy.ids)}"
+        )
+    files = dict(parts)
+    for relative in files:
+        pure = PurePosixPath(relative)
+        if pure.is_absolute() or ".." in pure.parts or str(pure) != relative:
+            raise ArtifactError(f"part {relative!r} must be a plain relative path")
+    for head in heads:
+        files[f"{head_directory(head)}/head.json"] = canonical_json(head.to_json())
+    needed = [BACKBONE_ONNX, *(f"{head_directory(head)}/model.onnx" for head in heads)]
+    if missing := [relative for relative in needed if relative not in files]:
+        raise ArtifactError(f"a bundle needs {', '.join(missing[:5])}")
+
+    manifest: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "taxonomy": taxonomy.to_json(),
+        "heads": [{"class_id": h.class_id, "version": h.version, "path": head_directory(h)} for h in heads],
+        "input": input.to_json(),
+        "policy": asdict(policy),
+        "provenance": provenance,
+        "files": {relative: _digest(content) for relative, content in sorted(files.items())},
+    }
+    backbone_sha256 = manifest["files"][BACKBONE_ONNX]["sha256"]
+    for head in heads:
+        _check_fits(head, backbone_sha256)
+    manifest["bundle_sha256"] = sha256_bytes(canonical_json(manifest))
+    bundle = ModelBundle(
+        final, taxonomy, tuple(heads), input, policy, backbone_sha256, manifest["bundle_sha256"], provenance
+    )
+    fused = fuse(bundle.card)
+    manifest["derived"] = {FUSED_ONNX: _digest(fused)}
+    with staged_directory(final) as staging:
+        place(staging, {**files, FUSED_ONNX: fused, "manifest.json": canonical_json(manifest)})
+    return bundle
+
+
+def open_bundle(path: Path) -> ModelBundle:
+    """Return the bundle at `path` after checking its version and the digest of every file, before anything is parsed.
+
+    Raises:
+        ArtifactError: it is not a bundle, of another schema version, changed, incomplete, holds a file that the manifest
+            does not name, or a head of another backbone. All damaged files are named in one error.
+    """
+    if not (path / "manifest.json").is_file():
+        raise ArtifactError(f"{path} is not a bundle: it has no manifest.json")
+    manifest = read_json(path / "manifest.json")
+    check_schema_version(manifest, f"{path / 'manifest.json'}")
+    try:
+        recorded = manifest.pop("bundle_sha256")
+        derived = manifest.pop("derived")
+        if sha256_bytes(canonical_json(manifest)) != recorded:
+            raise ArtifactError(
+                f"{path / 'manifest.json'} was changed after it was written: its digest is not {recorded[:12]}"
+            )
+        _check_files(path, {**manifest["files"], **derived})
+        backbone_sha256 = manifest["files"][BACKBONE_ONNX]["sha256"]
+        heads = tuple(HeadArtifact.from_json(read_json(path / row["path"] / "head.json")) for row in manifest["heads"])
+        for head in heads:
+            _check_fits(head, backbone_sha256)
+        return ModelBundle(
+            path=path,
+            taxonomy=Taxonomy.from_json(manifest["taxonomy"]),
+            heads=heads,
+            input=InputSchema.from_json(manifest["input"]),
+            policy=DecisionPolicy(**manifest["policy"]),
+            backbone_sha256=backbone_sha256,
+            bundle_sha256=recorded,
+            provenance=manifest["provenance"],
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{path / 'manifest.json'} cannot be read: {type(error).__name__} {error}") from None
+
+
+def _digest(content: bytes | Path) -> dict[str, Any]:
+    if isinstance(content, bytes):
+        return {"sha256": sha256_bytes(content), "size_bytes": len(content)}
+    return {"sha256": sha256_file(content), "size_bytes": content.stat().st_size}
+
+
+def _check_files(root: Path, files: Mapping[str, dict[str, Any]]) -> None:
+    problems = []
+    present = {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_symlink() or not p.is_dir()}
+    for relative, recorded in files.items():
+        file = root / relative
+        if relative not in present or file.is_symlink():
+            problems.append(f"{relative} is missing" if relative not in present else f"{relative} is a symbolic link")
+        elif file.stat().st_size != recorded["size_bytes"] or sha256_file(file) != recorded["sha256"]:
+            problems.append(f"{relative} was changed")
+    problems += [f"{relative} is not named in the manifest" for relative in sorted(present - {*files, "manifest.json"})]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ArtifactError(f"bundle {root} is damaged: {'; '.join(problems[:5])}{more}")
+
+
+def _check_fits(head: HeadArtifact, backbone_sha256: str) -> None:
+    if head.backbone_sha256 != backbone_sha256:
+        raise ArtifactError(
+            f"head {head.class_id!r} v{head.version} was trained on backbone {head.backbone_sha256[:12]}, "
+            f"this bundle has {backbone_sha256[:12]}; train the head on this bundle's features"
+        )

@@ -1,0 +1,169 @@
+"""Files and directories that appear whole or not at all, and the digests that prove what they hold.
+
+Knows nothing of what is written. Everything is staged beside its final place (a rename is atomic only within one
+file system), flushed to the disk and then renamed. What a killed process leaves behind is named `.<name>.tmp-<pid>-<random>`
+and is swept by the next writer of the same name.
+"""
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ovr.errors import ArtifactError
+
+CHUNK_BYTES = 1 << 20
+MAX_JSON_BYTES = 256 << 20
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Return the hexadecimal SHA-256 of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of the file at `path`, read in chunks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """Return the one UTF-8 JSON text of `value` that digests are taken of: sorted keys, no blanks, no NaN.
+
+    Raises:
+        ValueError: `value` holds NaN or infinity, which JSON does not have.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def read_json(path: Path) -> Any:
+    """Return the JSON value in `path`.
+
+    Raises:
+        ArtifactError: the file is missing, larger than 256 MiB, or not JSON.
+    """
+    try:
+        size_bytes = path.stat().st_size
+        if size_bytes > MAX_JSON_BYTES:
+            raise ArtifactError(f"{path} is {size_bytes} bytes; at most {MAX_JSON_BYTES} are read as JSON")
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} does not exist") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path} cannot be read as JSON: {error}") from None
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that a crash at any point leaves the old content or the new."""
+    sweep(path)
+    staging = _staging_name(path)
+    try:
+        with staging.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(staging, path)
+        fsync_directory(path.parent)
+    except BaseException:
+        staging.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def staged_directory(final: Path, *, beside: Path | None = None) -> Iterator[Path]:
+    """Yield an empty directory that becomes `final` when the block ends, and vanishes when it raises.
+
+    Args:
+        final: must not exist.
+        beside: the directory to stage in, on the same file system as `final`; by default the parent of `final`.
+
+    Raises:
+        ArtifactError: `final` exists, before the block or by the time that it ends.
+    """
+    if os.path.lexists(final):
+        raise ArtifactError(f"{final} exists already and is never overwritten; choose another place or remove it")
+    parent = final.parent if beside is None else beside
+    parent.mkdir(parents=True, exist_ok=True)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    sweep(parent / final.name)
+    staging = _staging_name(parent / final.name)
+    staging.mkdir()
+    try:
+        yield staging
+        _fsync_tree(staging)
+        if os.path.lexists(final):
+            raise ArtifactError(f"{final} appeared while it was being written; the other writer's version is kept")
+        os.rename(staging, final)
+        fsync_directory(final.parent)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def place(staging: Path, parts: Mapping[str, bytes | Path]) -> None:
+    """Put `parts` (relative POSIX path -> content, or an existing file to share by hard link) under `staging`."""
+    for relative, content in parts.items():
+        target = staging / relative
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            target.write_bytes(content)
+            continue
+        try:
+            os.link(content, target)
+        except OSError:  # another file system, or one without hard links
+            shutil.copyfile(content, target)
+
+
+def sweep(path: Path) -> None:
+    """Remove what writers of `path` that are no longer alive have left beside it."""
+    pattern = re.compile(re.escape(f".{path.name}.tmp-") + r"(\d+)-[0-9a-f]{8}")
+    if not path.parent.is_dir():
+        return
+    for entry in os.scandir(path.parent):
+        match = pattern.fullmatch(entry.name)
+        if match is None or _is_alive(int(match[1])):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def fsync_directory(path: Path) -> None:
+    """Flush the directory entry itself: without it a rename may be lost with the power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _staging_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _fsync_tree(root: Path) -> None:
+    for directory, _, names in os.walk(root, topdown=False):
+        for name in names:
+            with open(os.path.join(directory, name), "rb") as file:
+                os.fsync(file.fileno())
+        fsync_directory(Path(directory))

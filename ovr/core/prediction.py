@@ -1,0 +1,54 @@
+"""What the edge predictor and the Triton client both return. Knows nothing of where the probabilities came from.
+
+B = batch, K = heads, M = top-k
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovr.core.artifact import ModelCard
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The outcome of a decision policy on a batch."""
+
+    label_BK: NDArray[np.bool_]  # the classes decided on; an abstained row has none
+    abstained_B: NDArray[np.bool_]
+    top_BM: NDArray[np.int64]  # columns by falling probability; ties by rising column
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Calibrated probabilities (B, K) float32 in [0, 1], each for its own class (rows need not sum to 1), and the decision."""
+
+    card: ModelCard
+    prob_BK: NDArray[np.float32]
+    decision: Decision
+    request_id: str = ""
+
+    def __len__(self) -> int:
+        return len(self.prob_BK)
+
+    def labels(self) -> list[tuple[str, ...]]:
+        """Return for each row the ids of the classes decided on, in column order; empty where it abstained."""
+        ids = self.card.taxonomy.ids
+        return [tuple(ids[k] for k in np.flatnonzero(row)) for row in self.decision.label_BK]
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return for each row a plain dictionary: labels, abstained, top (class, prob), and prob of every class."""
+        ids = self.card.taxonomy.ids
+        return [
+            {
+                "labels": list(labels),
+                "abstained": bool(abstained),
+                "top": [{"class": ids[k], "prob": float(prob_K[k])} for k in top_M],
+                "prob": {class_id: float(p) for class_id, p in zip(ids, prob_K, strict=True)},
+            }
+            for labels, abstained, top_M, prob_K in zip(
+                self.labels(), self.decision.abstained_B, self.decision.top_BM, self.prob_BK, strict=True
+            )
+        ]

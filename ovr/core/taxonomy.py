@@ -1,0 +1,136 @@
+"""The classes of a model, in the order of their columns. Knows nothing of weights or data.
+
+This is the only place where a class id becomes a column, and the only place where it becomes a name on disk.
+"""
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ovr.errors import TaxonomyError
+
+_PLAIN = re.compile(r"[a-z0-9_]{1,40}")
+MAX_ID_CHARS = 1024
+
+
+def slug(class_id: str) -> str:
+    """Return the name of `class_id` on disk and in Triton: 1 to 53 characters of [a-z0-9_-].
+
+    An id of [a-z0-9_]{1,40} is its own slug. Any other is cut to its readable part, a hyphen and 12 hexadecimal digits of its
+    SHA-256; a plain id has no hyphen, so the two kinds never meet, not even on a file system that ignores case.
+    """
+    if _PLAIN.fullmatch(class_id):
+        return class_id
+    ascii_id = unicodedata.normalize("NFKD", class_id).encode("ascii", "ignore").decode().lower()
+    readable = re.sub(r"[^a-z0-9_]+", "_", ascii_id).strip("_")[:40]
+    return f"{readable or 'class'}-{hashlib.sha256(class_id.encode()).hexdigest()[:12]}"
+
+
+@dataclass(frozen=True, slots=True)
+class ClassSpec:
+    """One class. `id` never changes; `name` is what people read and defaults to the id; `parent` is another class's id."""
+
+    id: str
+    name: str = ""
+    owner: str = ""
+    critical: bool = False
+    parent: str = ""
+
+    def __post_init__(self) -> None:
+        _check_id(self.id)
+        if not self.name:
+            object.__setattr__(self, "name", self.id)
+
+
+class Taxonomy(Sequence[ClassSpec]):
+    """The ordered classes of a model; `taxonomy[k]` is the class of column k."""
+
+    __slots__ = ("_columns", "classes")
+
+    def __init__(self, classes: Iterable[ClassSpec]) -> None:
+        """Take the classes in column order.
+
+        Raises:
+            TaxonomyError: there is none, or two ids are equal (also after Unicode normalisation: they would look alike).
+        """
+        self.classes = tuple(classes)
+        if not self.classes:
+            raise TaxonomyError("a model needs at least one class, got K = 0")
+        self._columns: dict[str, int] = {}
+        normalised: dict[str, str] = {}
+        for column, spec in enumerate(self.classes):
+            key = unicodedata.normalize("NFC", spec.id)
+            if key in normalised:
+                raise TaxonomyError(
+                    f"class id {spec.id!r} (column {column}) is there twice; ids must differ, also after Unicode normalisation"
+                )
+            normalised[key] = spec.id
+            self._columns[spec.id] = column
+
+    @classmethod
+    def from_ids(cls, class_ids: Iterable[str]) -> "Taxonomy":
+        """Return the taxonomy of classes that have an id and nothing else."""
+        return cls(ClassSpec(class_id) for class_id in class_ids)
+
+    @classmethod
+    def from_json(cls, rows: list[dict[str, Any]]) -> "Taxonomy":
+        """Return the taxonomy that `to_json` wrote; unknown keys are refused."""
+        try:
+            return cls(ClassSpec(**row) for row in rows)
+        except TypeError as error:
+            raise TaxonomyError(f"a class in the taxonomy cannot be read: {error}") from None
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return the classes as plain dictionaries, in column order."""
+        return [asdict(spec) for spec in self.classes]
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The class ids in column order."""
+        return tuple(spec.id for spec in self.classes)
+
+    def column(self, class_id: str) -> int:
+        """Return the column of `class_id`.
+
+        Raises:
+            TaxonomyError: it is not one of the classes.
+        """
+        try:
+            return self._columns[class_id]
+        except KeyError:
+            shown = ", ".join(repr(known) for known in self.ids[:10]) + (", ..." if len(self) > 10 else "")
+            raise TaxonomyError(
+                f"class {class_id!r} is not in the taxonomy; its {len(self)} classes are {shown}"
+            ) from None
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def __getitem__(self, column: Any) -> Any:
+        return self.classes[column]
+
+    def __iter__(self) -> Iterator[ClassSpec]:
+        return iter(self.classes)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Taxonomy) and self.classes == other.classes
+
+    def __hash__(self) -> int:
+        return hash(self.classes)
+
+    def __repr__(self) -> str:
+        return f"Taxonomy({list(self.ids)!r})"
+
+
+def _check_id(class_id: object) -> None:
+    if not isinstance(class_id, str):
+        raise TaxonomyError(f"a class id is text, got {class_id!r} of type {type(class_id).__name__}; quote it")
+    if not class_id or len(class_id) > MAX_ID_CHARS:
+        raise TaxonomyError(f"a class id has 1 to {MAX_ID_CHARS} characters, got {len(class_id)}")
+    try:
+        class_id.encode()
+    except UnicodeEncodeError:
+        raise TaxonomyError(f"class id {class_id!r} is not valid Unicode (a lone surrogate)") from None
