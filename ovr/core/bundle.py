@@ -99,9 +99,7 @@ def write_bundle(
         ArtifactError: `final` exists; a head does not fit the taxonomy or the backbone; a part is missing or badly named.
     """
     if tuple(head.class_id for head in heads) != taxonomy.ids:
-        raise ArtifactError(
-            f"the heads are of classes {[h.class_id for h in heads]}; the taxonomy has {list(taxonomy.ids)}"
-        )
+        raise ArtifactError(f"the heads are of classes {[h.class_id for h in heads]}; the taxonomy has {list(taxonomy.ids)}")
     files = dict(parts)
     for relative in files:
         pure = PurePosixPath(relative)
@@ -126,9 +124,7 @@ def write_bundle(
     for head in heads:
         _check_fits(head, backbone_sha256)
     manifest["bundle_sha256"] = sha256_bytes(canonical_json(manifest))
-    bundle = ModelBundle(
-        final, taxonomy, tuple(heads), input, policy, backbone_sha256, manifest["bundle_sha256"], provenance
-    )
+    bundle = ModelBundle(final, taxonomy, tuple(heads), input, policy, backbone_sha256, manifest["bundle_sha256"], provenance)
     fused = fuse(bundle.card)
     manifest["derived"] = {FUSED_ONNX: _digest(fused)}
     with staged_directory(final) as staging:
@@ -151,9 +147,7 @@ def open_bundle(path: Path) -> ModelBundle:
         recorded = manifest.pop("bundle_sha256")
         derived = manifest.pop("derived")
         if sha256_bytes(canonical_json(manifest)) != recorded:
-            raise ArtifactError(
-                f"{path / 'manifest.json'} was changed after it was written: its digest is not {recorded[:12]}"
-            )
+            raise ArtifactError(f"{path / 'manifest.json'} was changed after it was written: its digest is not {recorded[:12]}")
         _check_files(path, {**manifest["files"], **derived})
         backbone_sha256 = manifest["files"][BACKBONE_ONNX]["sha256"]
         heads = tuple(HeadArtifact.from_json(read_json(path / row["path"] / "head.json")) for row in manifest["heads"])

@@ -102,9 +102,7 @@ class Taxonomy(Sequence[ClassSpec]):
             return self._columns[class_id]
         except KeyError:
             shown = ", ".join(repr(known) for known in self.ids[:10]) + (", ..." if len(self) > 10 else "")
-            raise TaxonomyError(
-                f"class {class_id!r} is not in the taxonomy; its {len(self)} classes are {shown}"
-            ) from None
+            raise TaxonomyError(f"class {class_id!r} is not in the taxonomy; its {len(self)} classes are {shown}") from None
 
     def __len__(self) -> int:
         return len(self.classes)
