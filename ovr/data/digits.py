@@ -1,0 +1,33 @@
+"""scikit-learn's bundled handwritten digits: 1,797 images of 8x8 pixels with values 0 to 16, classes "0" to "9"."""
+
+from collections.abc import Mapping
+
+from ovr.core.schema import InputSchema
+from ovr.core.taxonomy import Taxonomy
+from ovr.data.labels import Labels
+from ovr.data.splits import Splits, make_splits, stratified_split
+from ovr.errors import DataError
+
+
+def load_digits(*, layout: str, fractions: Mapping[str, float], seed: int) -> Splits:
+    """Return the digits, stratified by `seed`; rows are flat (64,) or images (1, 8, 8), as `layout` says ("flat" or "image").
+
+    Raises:
+        DataError: scikit-learn is not installed, or another layout.
+    """
+    shapes = {"flat": (64,), "image": (1, 8, 8)}
+    if layout not in shapes:
+        raise DataError(f"digits layout is {layout!r}; expected 'flat' or 'image'")
+    try:
+        from sklearn.datasets import load_digits as load
+    except ImportError:
+        raise DataError("data=digits needs scikit-learn, which carries the images; install it with: pip install 'ovr[digits]'") from None
+    pixels, column_N = load(return_X_y=True)
+    taxonomy = Taxonomy.from_ids(str(digit) for digit in range(10))
+    names = tuple(f"pixel_{row}_{column}" for row in range(8) for column in range(8))
+    schema = InputSchema(shapes[layout], names if layout == "flat" else ())
+    x = pixels.reshape(-1, *schema.shape)
+    rows = stratified_split(column_N, fractions, seed=seed)
+    return make_splits(
+        taxonomy, schema, {name: (x[r], Labels.from_columns(column_N[r], num_heads=10)) for name, r in rows.items()}
+    )

@@ -1,0 +1,72 @@
+"""Images and labels in IDX files (MNIST, Fashion-MNIST and their kin), gzipped or not."""
+
+import gzip
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovr.core.schema import InputSchema
+from ovr.core.taxonomy import ClassSpec, Taxonomy
+from ovr.data.labels import Labels
+from ovr.data.splits import Splits, make_splits, stratified_split
+from ovr.errors import DataError
+
+
+def load_idx(*, root: str, class_names: Sequence[str], fractions: Mapping[str, float], seed: int) -> Splits:
+    """Return images (1, H, W) from `root`: train-images/-labels, of which `fractions` become train, val and calib, and t10k as test.
+
+    Class ids are the label numbers "0", "1", ...; `class_names`, if any, are their display names in that order.
+
+    Raises:
+        DataError: a file is missing, empty, or not IDX; images and labels differ in number; labels outside the class names.
+    """
+    folder = Path(root).expanduser()
+    train_x, train_column_N = _pair(folder, "train")
+    test_x, test_column_N = _pair(folder, "t10k")
+    num_heads = len(class_names) or int(train_column_N.max()) + 1
+    for name, column_N in (("train", train_column_N), ("t10k", test_column_N)):
+        outside = np.flatnonzero(column_N >= num_heads)
+        if outside.size:
+            raise DataError(
+                f"{folder}: {name} label {column_N[outside[0]]} at row {outside[0]} is outside the taxonomy of {num_heads} classes"
+            )
+    taxonomy = Taxonomy(
+        ClassSpec(str(k), name=class_names[k] if class_names else "") for k in range(num_heads)
+    )
+    rows = stratified_split(train_column_N, fractions, seed=seed)
+    parts = {name: (train_x[r], Labels.from_columns(train_column_N[r], num_heads=num_heads)) for name, r in rows.items()}
+    parts["test"] = (test_x, Labels.from_columns(test_column_N, num_heads=num_heads))
+    return make_splits(taxonomy, InputSchema((1, *train_x.shape[2:])), parts)
+
+
+def read_idx(path: Path) -> NDArray[np.uint8]:
+    """Return the array in an IDX file of unsigned bytes; `path` may lack its .gz.
+
+    Raises:
+        DataError: missing, empty, damaged, or not of unsigned bytes.
+    """
+    file = path if path.is_file() else path.with_name(path.name + ".gz")
+    if not file.is_file():
+        raise DataError(f"{path} does not exist, nor does {file.name}")
+    try:
+        data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    except (OSError, EOFError) as error:
+        raise DataError(f"{file} cannot be unpacked: {error}") from None
+    if len(data) < 4 or data[:3] != b"\0\0\x08" or len(data) < 4 + 4 * data[3]:
+        raise DataError(f"{file} is not an IDX file of unsigned bytes (it begins with {data[:4].hex() or 'nothing: it is empty'})")
+    shape = struct.unpack(f">{data[3]}I", data[4 : 4 + 4 * data[3]])
+    values = np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * data[3])
+    if values.size != np.prod(shape, dtype=np.int64) or values.size == 0:
+        raise DataError(f"{file} holds {values.size} values; its header says {shape}")
+    return values.reshape(shape)
+
+
+def _pair(folder: Path, name: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    images = read_idx(folder / f"{name}-images-idx3-ubyte")
+    labels = read_idx(folder / f"{name}-labels-idx1-ubyte")
+    if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
+        raise DataError(f"{folder}: {name} images {images.shape} and labels {labels.shape}; expected (N, H, W) and (N,)")
+    return images[:, None].astype(np.float32), labels.astype(np.int64)

@@ -1,0 +1,152 @@
+"""Training, validation, calibration and test rows: four types, because each may be used for one thing only.
+
+Knows rows and labels, not where they come from.
+
+N = rows, K = heads
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovr.core.schema import InputSchema, check_rows
+from ovr.core.taxonomy import Taxonomy
+from ovr.data.labels import Labels
+from ovr.errors import DataError, InputError
+
+SPLIT_NAMES = ("train", "val", "calib", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Raw inputs x (N, *shape) float32, not normalised, with their labels."""
+
+    x: NDArray[np.float32]
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+class TrainRows(Rows):
+    """Rows that weights are fitted on."""
+
+
+class ValRows(Rows):
+    """Rows that choose the epoch; never fitted on."""
+
+
+class CalibRows(Rows):
+    """Rows that fit temperatures and thresholds; never trained on."""
+
+
+class TestRows(Rows):
+    """Rows that are only reported on."""
+
+    __test__ = False  # not a test case, whatever pytest makes of the name
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """What a data source gives: the four kinds of rows, the classes and what a row looks like."""
+
+    taxonomy: Taxonomy
+    input: InputSchema
+    train: TrainRows
+    val: ValRows
+    calib: CalibRows
+    test: TestRows
+
+
+def make_splits(taxonomy: Taxonomy, input: InputSchema, parts: Mapping[str, tuple[NDArray, Labels]]) -> Splits:
+    """Return checked splits from raw (x, labels) of train, val, calib and test.
+
+    Raises:
+        DataError: a split is empty, has another row shape than `input`, or holds NaN or infinity; a class has no training row;
+            no class has a validation row. All problems are named in one error.
+    """
+    problems = []
+    checked = {}
+    for name in SPLIT_NAMES:
+        x, labels = parts[name]
+        try:
+            checked[name] = check_rows(x, input)
+        except InputError as error:
+            problems.append(f"{name} split: {error}")
+        if len(x) != len(labels) or labels.num_heads != len(taxonomy):
+            problems.append(
+                f"{name} split: {len(x)} rows but labels ({len(labels)}, {labels.num_heads}); expected ({len(x)}, {len(taxonomy)})"
+            )
+    if not problems:
+        absent = [taxonomy[k].id for k in np.flatnonzero(parts["train"][1].num_positives_K() == 0)]
+        if absent:
+            shown = ", ".join(map(repr, absent[:10])) + (", ..." if len(absent) > 10 else "")
+            problems.append(f"no training row of class {shown}; every class needs at least one, or leave it out of the taxonomy")
+        if not parts["val"][1].num_positives_K().any():
+            problems.append("the val split has no positive row of any class; the best epoch could not be chosen")
+    if problems:
+        raise DataError("; ".join(problems))
+    return Splits(
+        taxonomy,
+        input,
+        TrainRows(checked["train"], parts["train"][1]),
+        ValRows(checked["val"], parts["val"][1]),
+        CalibRows(checked["calib"], parts["calib"][1]),
+        TestRows(checked["test"], parts["test"][1]),
+    )
+
+
+def stratified_split(column_N: NDArray[np.integer], fractions: Mapping[str, float], *, seed: int) -> dict[str, NDArray[np.int64]]:
+    """Return disjoint sorted row numbers for each name in `fractions`, with every class spread in proportion.
+
+    Within a class, rows go to the splits by largest remainder, and the first split of the mapping has the first row of every class,
+    so a class with a single row is in that split. The result depends on `seed` and the labels only.
+
+    Raises:
+        DataError: fractions that are not positive or do not sum to 1.
+    """
+    values = np.array(list(fractions.values()), dtype=float)
+    if not (values > 0).all() or abs(values.sum() - 1) > 1e-6:
+        raise DataError(f"split fractions must be positive and sum to 1, got {dict(fractions)} with sum {values.sum():g}")
+    rng = np.random.default_rng(seed)
+    rows: dict[str, list[NDArray[np.int64]]] = {name: [] for name in fractions}
+    carry = np.zeros(len(values))  # what rounding owes each split, so that totals keep the proportions with many small classes too
+    for column in np.unique(column_N):
+        members = rng.permutation(np.flatnonzero(column_N == column))
+        wanted = values * len(members) + carry
+        counts = np.maximum(np.floor(wanted).astype(int), 0)
+        counts[0] = max(counts[0], 1)
+        while counts.sum() > len(members):
+            surplus = np.where(counts > (np.arange(len(counts)) == 0), counts - wanted, -np.inf)
+            counts[np.argmax(surplus)] -= 1
+        while counts.sum() < len(members):
+            counts[np.argmax(wanted - counts)] += 1
+        carry = wanted - counts
+        for name, part in zip(fractions, np.split(members, np.cumsum(counts)[:-1]), strict=True):
+            rows[name].append(part)
+    return {name: np.sort(np.concatenate(parts)) for name, parts in rows.items()}
+
+
+def standardization(train: TrainRows, *, per: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return (shift, scale), float32 and broadcastable to a row, such that (x - shift) * scale has mean 0 and deviation 1.
+
+    `per` is "feature" (each value of a row on its own), "channel" (each first index of an image; a flat row has one channel) or "none".
+    A constant feature keeps scale 1.
+
+    Raises:
+        DataError: another `per`.
+    """
+    shape = train.x.shape[1:]
+    if per == "none":
+        return np.zeros(1, np.float32), np.ones(1, np.float32)
+    if per not in ("feature", "channel"):
+        raise DataError(f"normalize is {per!r}; expected 'feature', 'channel' or 'none'")
+    if per == "feature":
+        axes: tuple[int, ...] = (0,)
+    else:
+        axes = tuple(axis for axis in range(train.x.ndim) if axis != 1 or len(shape) == 1)
+    mean = train.x.mean(axis=axes, keepdims=True, dtype=np.float64)[0]
+    deviation = train.x.std(axis=axes, keepdims=True, dtype=np.float64)[0]
+    return mean.astype(np.float32), (1 / np.where(deviation > 0, deviation, 1)).astype(np.float32)
