@@ -1,0 +1,112 @@
+"""How every benchmark measures, prints and stores its rows. Knows nothing of what is measured.
+
+A script calls `main(measure, "what it compares")`; `measure(quick)` yields rows. Each row is printed when it is there.
+Importing this module first pins numerical libraries to one thread, unless the environment says otherwise.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One comparison. `ratio` is how many times better ours is: peer / ours for times and sizes, ours / peer for rates."""
+
+    what: str
+    against: str  # the peer, or "-" where a figure stands alone
+    k: int | None
+    ours: float
+    peer: float | None
+    unit: str
+    ratio: float | None
+    note: str = ""
+
+
+def timed(
+    what: str, against: str, k: int | None, ours: Callable[[], Any], peer: Callable[[], Any], *, repeats: int, note: str = ""
+) -> Row:
+    """Return the row of two callables timed in turn: the medians of `repeats` runs each, in CPU seconds of this process.
+
+    Both run once before, so that imports, allocations and caches count for neither.
+    """
+    ours()
+    peer()
+    ours_s, peer_s = [], []
+    for _ in range(repeats):
+        ours_s.append(cpu_seconds(ours))
+        peer_s.append(cpu_seconds(peer))
+    a, b = statistics.median(ours_s), statistics.median(peer_s)
+    return Row(what, against, k, a, b, "s", b / a, note)
+
+
+def cpu_seconds(call: Callable[[], Any]) -> float:
+    """Return the CPU time that `call` takes in all threads of this process: other processes do not disturb it."""
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures were measured on: processor, cores, Python, versions."""
+    names = ("numpy", "scipy", "torch", "onnx", "onnxruntime", "scikit-learn", "netcal", "tritonclient")
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": os.environ["OMP_NUM_THREADS"],
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def main(measure: Callable[[bool], Iterable[Row]], description: str) -> None:
+    """Run `measure` as a script: `--quick` for a smoke run, `--json FILE` to store date, machine and rows."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="small sizes and few repeats: shows that it works, not how fast")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="store date, machine and rows here")
+    arguments = parser.parse_args()
+    where, date = machine(), datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    print(f"{date}  {where['cpu']}, {where['cores']} cores, {where['threads']} thread(s), Python {where['python']}")
+    print(" ".join(f"{name} {version}" for name, version in where["versions"].items()))
+    print(f"{'what':<44}{'against':<30}{'K':>8}{'ours':>12}{'peer':>12} {'unit':<8}{'ratio':>9}")
+    rows = []
+    for row in measure(arguments.quick):
+        rows.append(row)
+        k, peer, ratio = (_cell(value) for value in (row.k, row.peer, row.ratio))
+        print(f"{row.what:<44}{row.against:<30}{k:>8}{_cell(row.ours):>12}{peer:>12} {row.unit:<8}{ratio:>9}  {row.note}")
+        sys.stdout.flush()
+    if arguments.json is not None:
+        report = {"date": date, "quick": arguments.quick, "machine": where, "rows": [asdict(row) for row in rows]}
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
