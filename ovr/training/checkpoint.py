@@ -1,0 +1,71 @@
+"""Checkpoints that a crash cannot spoil and that are proven before they are parsed. Knows nothing of what they hold.
+
+Lightning stages a checkpoint in $TMPDIR and moves it, which is no atomic step between file systems. Here it is staged beside its
+final place. A sidecar `<name>.sha256` lists the digests that the file may have; while a checkpoint is replaced it lists the old and
+the new one, so there is no moment at which the file and the sidecar disagree.
+"""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import CheckpointIO
+
+from ovr.core.files import sha256_bytes, write_file
+from ovr.errors import ArtifactError
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Lightning's checkpoint plug-in: atomic writes, digests checked before loading, weights_only always."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Write `checkpoint` to `path`: a crash at any point leaves the old file or the new one, and either is loadable."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        data = buffer.getvalue()
+        new = sha256_bytes(data)
+        write_file(_sidecar(path), "\n".join([*_accepted(path), new]).encode())
+        write_file(path, data)
+        write_file(_sidecar(path), new.encode())
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Callable | str | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Return the checkpoint at `path`, on the CPU.
+
+        Raises:
+            ArtifactError: the file or its sidecar is missing, or the file is not one that was written.
+        """
+        return read_checkpoint(Path(path))
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove the checkpoint and its sidecar, if they are there."""
+        Path(path).unlink(missing_ok=True)
+        _sidecar(Path(path)).unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return the checkpoint at `path`, on the CPU, after checking its digest.
+
+    Raises:
+        ArtifactError: the file or its sidecar is missing, or the file is not one that was written.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"checkpoint {path} does not exist")
+    data = path.read_bytes()
+    if sha256_bytes(data) not in _accepted(path):
+        raise ArtifactError(f"checkpoint {path} is damaged: its digest is not one of those in {_sidecar(path).name}")
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def _accepted(path: Path) -> list[str]:
+    sidecar = _sidecar(path)
+    return sidecar.read_text().split() if sidecar.is_file() else []

@@ -1,0 +1,39 @@
+"""What a run ran on: recorded so that it can be repeated. Knows nothing of the run itself."""
+
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+PACKAGES = ("ovr", "torch", "lightning", "torchmetrics", "hydra-core", "numpy", "onnx", "onnxscript", "onnxruntime", "tritonclient")
+
+
+def environment() -> dict[str, Any]:
+    """Return package versions, the git commit of the working directory (None outside a repository), Python, system and devices."""
+    return {
+        "packages": {name: _version(name) for name in PACKAGES},
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else (platform.processor() or platform.machine()),
+        "num_gpus": torch.cuda.device_count(),
+        "num_threads": torch.get_num_threads(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None

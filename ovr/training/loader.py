@@ -1,0 +1,69 @@
+"""Batches of rows for Lightning. Knows rows and ranks, not models.
+
+N = rows, B = batch, K = heads
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ovr.data.splits import Rows
+
+
+class _Batches(Dataset):
+    """Serves whole batches: one fancy index a batch instead of one call a row."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        rows_B = np.asarray(indices)
+        target_BK, mask_BK = self.rows.labels.dense(rows_B)
+        return torch.from_numpy(self.rows.x[rows_B]), torch.from_numpy(target_BK).float(), torch.from_numpy(mask_BK)
+
+
+class EpochSampler(Sampler):
+    """Batches of row numbers for one rank, in an order that is a function of (seed, epoch) alone: a resumed run goes on with the same."""
+
+    def __init__(self, num_rows: int, *, batch_size: int, shuffle: bool, seed: int, rank: int, world_size: int) -> None:
+        self.num_rows, self.batch_size, self.shuffle = num_rows, batch_size, shuffle
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning when an epoch begins."""
+        self.epoch = epoch
+
+    def _rows(self) -> NDArray[np.int64]:
+        if not self.shuffle:
+            return np.arange(self.rank, self.num_rows, self.world_size)
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_rows)
+        # Every rank takes as many steps: a rank without a batch would leave the others waiting for its gradient.
+        return np.resize(order, -(-self.num_rows // self.world_size) * self.world_size)[self.rank :: self.world_size]
+
+    def __len__(self) -> int:
+        return -(-len(self._rows()) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rows = self._rows()
+        for start in range(0, len(rows), self.batch_size):
+            yield rows[start : start + self.batch_size].tolist()
+
+
+def loader(
+    rows: Rows, *, batch_size: int, shuffle: bool, seed: int, rank: int = 0, world_size: int = 1, pin_memory: bool = False
+) -> DataLoader:
+    """Return a loader of (x (B, *shape), target (B, K) float32, mask (B, K) bool)."""
+    sampler = EpochSampler(len(rows), batch_size=batch_size, shuffle=shuffle, seed=seed, rank=rank, world_size=world_size)
+    return DataLoader(_Batches(rows), batch_sampler=sampler, collate_fn=_whole, pin_memory=pin_memory)
+
+
+def _whole(batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    return batch

@@ -1,0 +1,109 @@
+"""The Lightning module: what a step is. Knows the model and the loss, not where rows come from or what is done afterwards.
+
+B = batch, K = heads
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+from torchmetrics.classification import BinaryAveragePrecision, MultilabelAveragePrecision
+
+from ovr.data.splits import Splits
+from ovr.model import OvrModel
+from ovr.training.loader import loader
+
+Batch = tuple[Tensor, Tensor, Tensor]
+
+
+class OvrModule(lightning.LightningModule):
+    """Trains an `OvrModel` with a loss that returns (B, K). The reported loss is the mean over rows of the sum over known heads."""
+
+    def __init__(
+        self,
+        model: OvrModel,
+        loss: nn.Module,
+        *,
+        splits: Splits,
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        scheduler: Callable[[torch.optim.Optimizer], Any],
+        batch_size: int,
+        seed: int | None,
+    ) -> None:
+        """Take the parts; `batch_size` is that of one process, `seed` None is unseeded."""
+        super().__init__()
+        self.model = model
+        self.loss = loss
+        self.splits = splits
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.batch_size, self.seed = batch_size, seed
+        # Where the val split has no positive row of a class, its average precision is undefined and it has no say in the best epoch.
+        evaluable_K = torch.from_numpy(splits.val.labels.num_positives_K() > 0)
+        self.register_buffer("evaluable_K", evaluable_K, persistent=False)
+        num_evaluable = int(evaluable_K.sum())
+        self.val_ap: BinaryAveragePrecision | MultilabelAveragePrecision = (
+            BinaryAveragePrecision(ignore_index=-1)
+            if num_evaluable == 1
+            else MultilabelAveragePrecision(num_labels=num_evaluable, average="macro", ignore_index=-1)
+        )
+
+    def step(self, batch: Batch) -> Tensor:
+        """Return the mean over rows of the sum over known heads of the loss."""
+        x, target_BK, mask_BK = batch
+        loss_BK = self.loss(self.model(x), target_BK)
+        return torch.where(mask_BK, loss_BK, 0.0).sum() / len(x)
+
+    def on_train_epoch_start(self) -> None:
+        """Seed dropout by (seed, epoch, rank), so that a resumed run draws what an uninterrupted one would."""
+        if self.seed is not None:
+            torch.manual_seed((self.seed * 1_000_003 + self.current_epoch) * 1_009 + self.global_rank)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One step of all heads."""
+        loss = self.step(batch)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch[0]))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss, and average precision from probabilities (torchmetrics guesses from the values whether it was given logits)."""
+        x, target_BK, mask_BK = batch
+        logit_BK = self.model(x)
+        loss = torch.where(mask_BK, self.loss(logit_BK, target_BK), 0.0).sum() / len(x)
+        self.log("val/loss", loss, on_epoch=True, sync_dist=True, batch_size=len(x))
+        # float64: in float32 sigmoid(17) is 1, and all rows above it would tie.
+        prob_BK = logit_BK.double().sigmoid()[:, self.evaluable_K]
+        known_BK = torch.where(mask_BK, target_BK.long(), -1)[:, self.evaluable_K]
+        if isinstance(self.val_ap, BinaryAveragePrecision):
+            self.val_ap.update(prob_BK[:, 0], known_BK[:, 0])
+        else:
+            self.val_ap.update(prob_BK, known_BK)
+        self.log("val/macro_ap", self.val_ap, on_epoch=True)
+
+    def train_dataloader(self) -> Any:
+        """The training rows, shuffled by (seed, epoch)."""
+        seed = self.seed
+        if seed is None:  # drawn once and shared: ranks that shuffle apart would see some rows twice and others never
+            seed = self.trainer.strategy.broadcast(int(torch.randint(2**31, ())))
+        return self._loader("train", shuffle=True, seed=seed)
+
+    def val_dataloader(self) -> Any:
+        """The validation rows, in order."""
+        return self._loader("val", shuffle=False, seed=0)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The optimizer over all parameters, and the scheduler, stepped once an epoch."""
+        optimizer = self.make_optimizer(self.model.parameters())
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "epoch"}}
+
+    def _loader(self, split: str, *, shuffle: bool, seed: int) -> Any:
+        return loader(
+            getattr(self.splits, split),
+            batch_size=self.batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+            pin_memory=self.trainer.strategy.root_device.type == "cuda",
+        )

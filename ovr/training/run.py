@@ -1,0 +1,246 @@
+"""One training run from splits to bundle: fit, calibrate, choose thresholds, evaluate, export.
+
+Knows the order of the steps and which rows each may see; the steps themselves live elsewhere.
+
+N = rows, K = heads
+"""
+
+import json
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import lightning
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ovr.calibrator.apply import calibrated_prob
+from ovr.core.artifact import Calibration, DecisionPolicy
+from ovr.core.bundle import ModelBundle
+from ovr.core.files import write_file
+from ovr.data.splits import CalibRows, Rows, Splits, TestRows, standardization
+from ovr.errors import ArtifactError, ConfigError
+from ovr.export.bundle import export_bundle
+from ovr.model import Normalizer, OvrModel
+from ovr.training.checkpoint import AtomicCheckpointIO, read_checkpoint
+from ovr.training.environment import environment
+from ovr.training.evaluate import evaluate
+from ovr.training.module import OvrModule
+
+log = logging.getLogger(__name__)
+
+
+class Calibrator(Protocol):
+    """Fits one `Calibration` a head, in column order, on logits (N, K)."""
+
+    def fit(self, logit_NK: NDArray, target_NK: NDArray, mask_NK: NDArray) -> list[Calibration]: ...
+
+
+class ThresholdRule(Protocol):
+    """Chooses one threshold a head on probabilities (N, K)."""
+
+    def fit(self, prob_NK: NDArray, target_NK: NDArray, mask_NK: NDArray) -> NDArray[np.float64]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How to train, as plain values and constructors that still lack what only the data tells."""
+
+    normalize: str
+    backbone: Callable[[tuple[int, ...]], nn.Module]  # row shape -> module with num_features
+    head: Callable[..., nn.Module]  # (num_features, num_heads=K)
+    loss: Callable[[Sequence[str]], nn.Module]  # class ids -> module that returns (B, K)
+    optimizer: Callable[..., torch.optim.Optimizer]
+    scheduler: Callable[..., Any]
+    trainer: Callable[..., lightning.Trainer]
+    callbacks: list[lightning.Callback]
+    loggers: list[Any]
+    calibrator: Calibrator
+    threshold: ThresholdRule
+    policy: DecisionPolicy
+    batch_size: int
+    seed: int | None
+    version: int
+    reference_rows: int
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What a run leaves: the bundle, the test report, the best validation macro average precision, and seconds a stage."""
+
+    bundle: ModelBundle
+    report: dict[str, Any]
+    val_macro_ap: float
+    max_abs_diff: dict[str, float]
+    seconds: dict[str, float]
+
+
+def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool = False) -> TrainResult | None:
+    """Train into `run_dir` and return the result; None on every rank but the first.
+
+    With `resume`, the fit goes on from `run_dir`/checkpoints/last.ckpt and gives what an uninterrupted run gives.
+
+    Raises:
+        ConfigError: a setting that cannot be used; ArtifactError: nothing to resume, or the run has its bundle already.
+    """
+    _check(recipe, run_dir, resume)
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "fit"):
+        module, trainer = _fit(recipe, splits, run_dir, resume)
+    if not trainer.is_global_zero:
+        return None
+    best = read_checkpoint(run_dir / "checkpoints" / "best.ckpt")
+    model = build_model(recipe, splits)
+    model.load_state_dict({key.removeprefix("model."): value for key, value in best["state_dict"].items() if key.startswith("model.")})
+    with _timed(seconds, "calibrate"):
+        calib_logit_NK = logits(model, splits.calib, batch_size=recipe.batch_size)
+        calibrations, threshold_K = _calibrate(recipe, calib_logit_NK, splits.calib)
+    with _timed(seconds, "evaluate"):
+        test_logit_NK = logits(model, splits.test, batch_size=recipe.batch_size)
+        report = _report(recipe, splits, test_logit_NK, splits.test, calibrations, threshold_K)
+    with _timed(seconds, "export"):
+        target_NK, mask_NK = splits.calib.labels.dense()
+        bundle, max_abs_diff = export_bundle(
+            run_dir / "bundle",
+            model=model,
+            taxonomy=splits.taxonomy,
+            input=splits.input,
+            policy=recipe.policy,
+            calibrations=calibrations,
+            thresholds=threshold_K.tolist(),
+            versions=[recipe.version] * len(splits.taxonomy),
+            metrics=[{"test": row} for row in report["classes"]],
+            reference_rows=splits.calib.x[: recipe.reference_rows],
+            calibration_arrays={"logit": calib_logit_NK, "target": target_NK, "mask": mask_NK},
+            report=report,
+            provenance={
+                "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "environment": environment(),
+                "num_rows": {name: len(getattr(splits, name)) for name in ("train", "val", "calib", "test")},
+                "best_epoch": int(best["epoch"]),
+                "config": recipe.config,
+            },
+        )
+    log.info("bundle %s with %d heads in %s", bundle.bundle_sha256[:12], len(bundle.heads), bundle.path)
+    score = next(float(cb.best_model_score) for cb in trainer.checkpoint_callbacks if getattr(cb, "best_model_score", None) is not None)
+    return TrainResult(bundle, report, score, max_abs_diff, seconds)
+
+
+def build_model(recipe: Recipe, splits: Splits) -> OvrModel:
+    """Return the untrained model; its normaliser is fitted on the training rows."""
+    shift, scale = standardization(splits.train, per=recipe.normalize)
+    backbone = recipe.backbone(splits.input.shape)
+    head = recipe.head(backbone.num_features, num_heads=len(splits.taxonomy))
+    return OvrModel(Normalizer(torch.from_numpy(shift), torch.from_numpy(scale)), backbone, head)
+
+
+def logits(model: OvrModel, rows: Rows, *, batch_size: int) -> NDArray[np.float32]:
+    """Return the model's logits (N, K) float32, in eval mode, on the device that the model is on."""
+    device = next(iter(model.state_dict().values())).device
+    model.eval()
+    with torch.inference_mode():
+        parts = [
+            model(torch.from_numpy(rows.x[start : start + batch_size]).to(device)).float().cpu().numpy()
+            for start in range(0, len(rows), batch_size)
+        ]
+    return np.concatenate(parts)
+
+
+def _fit(recipe: Recipe, splits: Splits, run_dir: Path, resume: bool) -> tuple[OvrModule, lightning.Trainer]:
+    if recipe.seed is not None:
+        lightning.seed_everything(recipe.seed, workers=True, verbose=False)
+    module = OvrModule(
+        build_model(recipe, splits),
+        recipe.loss(splits.taxonomy.ids),
+        splits=splits,
+        optimizer=recipe.optimizer,
+        scheduler=recipe.scheduler,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+    )
+    trainer = recipe.trainer(
+        callbacks=recipe.callbacks,
+        logger=recipe.loggers,
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=run_dir,
+        use_distributed_sampler=False,  # `loader` shares the rows among the ranks itself, as a function of (seed, epoch)
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+    )
+    if trainer.is_global_zero:
+        write_file(run_dir / "environment.json", json.dumps(environment(), indent=2).encode())
+    with warnings.catch_warnings():
+        # Rows lie in memory: worker processes would only copy them.
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+        trainer.fit(module, ckpt_path=run_dir / "checkpoints" / "last.ckpt" if resume else None, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    return module, trainer
+
+
+def _calibrate(recipe: Recipe, logit_NK: NDArray, rows: CalibRows) -> tuple[list[Calibration], NDArray[np.float64]]:
+    target_NK, mask_NK = rows.labels.dense()
+    calibrations = recipe.calibrator.fit(logit_NK, target_NK, mask_NK)
+    for status in sorted({c.status for c in calibrations} - {"ok"}):
+        log.warning("calibration status %r for %d of %d heads", status, sum(c.status == status for c in calibrations), len(calibrations))
+    return calibrations, recipe.threshold.fit(_prob(logit_NK, calibrations), target_NK, mask_NK)
+
+
+def _report(
+    recipe: Recipe,
+    splits: Splits,
+    logit_NK: NDArray,
+    rows: TestRows,
+    calibrations: list[Calibration],
+    threshold_K: NDArray[np.float64],
+) -> dict[str, Any]:
+    target_NK, mask_NK = rows.labels.dense()
+    return evaluate(
+        logit_NK,
+        target_NK,
+        mask_NK,
+        taxonomy=splits.taxonomy,
+        calibrations=calibrations,
+        threshold_K=threshold_K,
+        policy=recipe.policy,
+    )
+
+
+def _prob(logit_NK: NDArray, calibrations: list[Calibration]) -> NDArray[np.float32]:
+    scale_K = np.array([c.scale for c in calibrations])
+    bias_K = np.array([c.bias for c in calibrations])
+    return calibrated_prob(logit_NK, scale_K, bias_K).astype(np.float32)
+
+
+def _check(recipe: Recipe, run_dir: Path, resume: bool) -> None:
+    for name, value, least in (
+        ("batch_size", recipe.batch_size, 1),
+        ("version", recipe.version, 1),
+        ("reference_rows", recipe.reference_rows, 1),
+        ("seed", recipe.seed, 0),
+    ):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+            raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    if (run_dir / "bundle").exists():
+        raise ArtifactError(f"{run_dir} is a finished run: it has its bundle; start a new run instead")
+    if resume and not (run_dir / "checkpoints" / "last.ckpt").is_file():
+        raise ArtifactError(f"{run_dir} has no checkpoints/last.ckpt to resume from; start a new run instead")
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    log.info("%s", stage)
+    began = time.perf_counter()
+    yield
+    seconds[stage] = round(time.perf_counter() - began, 3)
