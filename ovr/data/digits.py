@@ -21,13 +21,13 @@ def load_digits(*, layout: str, fractions: Mapping[str, float], seed: int) -> Sp
     try:
         from sklearn.datasets import load_digits as load
     except ImportError:
-        raise DataError("data=digits needs scikit-learn, which carries the images; install it with: pip install 'ovr[digits]'") from None
+        raise DataError(
+            "data=digits needs scikit-learn, which carries the images; install it with: pip install 'ovr[digits]'"
+        ) from None
     pixels, column_N = load(return_X_y=True)
     taxonomy = Taxonomy.from_ids(str(digit) for digit in range(10))
     names = tuple(f"pixel_{row}_{column}" for row in range(8) for column in range(8))
     schema = InputSchema(shapes[layout], names if layout == "flat" else ())
     x = pixels.reshape(-1, *schema.shape)
     rows = stratified_split(column_N, fractions, seed=seed)
-    return make_splits(
-        taxonomy, schema, {name: (x[r], Labels.from_columns(column_N[r], num_heads=10)) for name, r in rows.items()}
-    )
+    return make_splits(taxonomy, schema, {name: (x[r], Labels.from_columns(column_N[r], num_heads=10)) for name, r in rows.items()})

@@ -16,9 +16,9 @@ from ovr.errors import DataError
 
 
 def load_idx(*, root: str, class_names: Sequence[str], fractions: Mapping[str, float], seed: int) -> Splits:
-    """Return images (1, H, W) from `root`: train-images/-labels, of which `fractions` become train, val and calib, and t10k as test.
+    """Return images (1, H, W) from the four files in `root`; `fractions` of the training files become train, val and calib.
 
-    Class ids are the label numbers "0", "1", ...; `class_names`, if any, are their display names in that order.
+    The t10k files are the test split. Class ids are the label numbers "0", "1", ...; `class_names`, if any, are their display names in that order.
 
     Raises:
         DataError: a file is missing, empty, or not IDX; images and labels differ in number; labels outside the class names.
@@ -33,9 +33,7 @@ def load_idx(*, root: str, class_names: Sequence[str], fractions: Mapping[str, f
             raise DataError(
                 f"{folder}: {name} label {column_N[outside[0]]} at row {outside[0]} is outside the taxonomy of {num_heads} classes"
             )
-    taxonomy = Taxonomy(
-        ClassSpec(str(k), name=class_names[k] if class_names else "") for k in range(num_heads)
-    )
+    taxonomy = Taxonomy(ClassSpec(str(k), name=class_names[k] if class_names else "") for k in range(num_heads))
     rows = stratified_split(train_column_N, fractions, seed=seed)
     parts = {name: (train_x[r], Labels.from_columns(train_column_N[r], num_heads=num_heads)) for name, r in rows.items()}
     parts["test"] = (test_x, Labels.from_columns(test_column_N, num_heads=num_heads))

@@ -132,8 +132,8 @@ def stratified_split(column_N: NDArray[np.integer], fractions: Mapping[str, floa
 def standardization(train: TrainRows, *, per: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return (shift, scale), float32 and broadcastable to a row, such that (x - shift) * scale has mean 0 and deviation 1.
 
-    `per` is "feature" (each value of a row on its own), "channel" (each first index of an image; a flat row has one channel) or "none".
-    A constant feature keeps scale 1.
+    `per` is "feature" (each value of a row on its own), "channel" (each first index of an image; a flat row has one channel)
+    or "none". A constant feature keeps scale 1.
 
     Raises:
         DataError: another `per`.

@@ -15,7 +15,13 @@ from ovr.errors import DataError
 
 
 def load_table(
-    *, path: str | None, files: Mapping[str, str | None], target: str, classes: Sequence[str], fractions: Mapping[str, float], seed: int
+    *,
+    path: str | None,
+    files: Mapping[str, str | None],
+    target: str,
+    classes: Sequence[str],
+    fractions: Mapping[str, float],
+    seed: int,
 ) -> Splits:
     """Return a table's splits, from one file that is split by `seed` or from one file a split.
 
@@ -78,7 +84,9 @@ def read_table(path: Path, *, target: str) -> tuple[tuple[str, ...], NDArray[np.
         raise DataError(f"{path} is empty; expected a header and rows")
     header, rows = lines[0], lines[1:]
     if header.count(target) != 1 or len(set(header)) != len(header) or len(header) < 2:
-        raise DataError(f"{path} has columns {header}; expected distinct names, one of them {target!r} (data.target), and a feature")
+        raise DataError(
+            f"{path} has columns {header}; expected distinct names, one of them {target!r} (data.target), and a feature"
+        )
     if not rows:
         raise DataError(f"{path} has a header but no rows")
     at = header.index(target)

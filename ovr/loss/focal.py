@@ -28,7 +28,7 @@ class Focal(nn.Module):
 
     def forward(self, logit_BK: Tensor, target_BK: Tensor) -> Tensor:
         """Return the loss (B, K) of each head on each row; targets are floats in [0, 1]."""
-        # exp(-gamma * softplus(z)) = (1 - p)^gamma without a power of a rounded probability: its gradient stays finite at any logit.
+        # exp(-gamma * softplus(z)) = (1 - p)^gamma, not a power of a rounded probability: its gradient is finite at any logit.
         log_p_BK, log_not_p_BK = -softplus(-logit_BK), -softplus(logit_BK)
         positive_BK = -self.pos_weight_K * target_BK * (self.gamma * log_not_p_BK).exp() * log_p_BK
         return positive_BK - (1 - target_BK) * (self.gamma * log_p_BK).exp() * log_not_p_BK

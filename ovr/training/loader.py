@@ -30,7 +30,7 @@ class _Batches(Dataset):
 
 
 class EpochSampler(Sampler):
-    """Batches of row numbers for one rank, in an order that is a function of (seed, epoch) alone: a resumed run goes on with the same."""
+    """Batches of row numbers for one rank, in an order that depends on (seed, epoch) alone, so that a resumed run goes on alike."""
 
     def __init__(self, num_rows: int, *, batch_size: int, shuffle: bool, seed: int, rank: int, world_size: int) -> None:
         self.num_rows, self.batch_size, self.shuffle = num_rows, batch_size, shuffle

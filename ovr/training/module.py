@@ -39,7 +39,7 @@ class OvrModule(lightning.LightningModule):
         self.splits = splits
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.batch_size, self.seed = batch_size, seed
-        # Where the val split has no positive row of a class, its average precision is undefined and it has no say in the best epoch.
+        # A class without a positive row in the val split has no average precision there, and no say in the best epoch.
         evaluable_K = torch.from_numpy(splits.val.labels.num_positives_K() > 0)
         self.register_buffer("evaluable_K", evaluable_K, persistent=False)
         num_evaluable = int(evaluable_K.sum())

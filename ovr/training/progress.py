@@ -16,13 +16,22 @@ class EpochProgress(Callback):
         """Open the bar at the epoch that a resumed run begins with."""
         if trainer.is_global_zero:
             self._bar = tqdm(
-                total=trainer.max_epochs, initial=trainer.current_epoch, desc="training", unit="epoch", file=sys.stderr, mininterval=0.5
+                total=trainer.max_epochs,
+                initial=trainer.current_epoch,
+                desc="training",
+                unit="epoch",
+                file=sys.stderr,
+                mininterval=0.5,
             )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Advance by an epoch."""
         if self._bar is not None:
-            figures = {key: float(trainer.callback_metrics[key]) for key in ("train/loss", "val/macro_ap") if key in trainer.callback_metrics}
+            figures = {
+                key: float(trainer.callback_metrics[key])
+                for key in ("train/loss", "val/macro_ap")
+                if key in trainer.callback_metrics
+            }
             self._bar.set_postfix({key: f"{value:.4f}" for key, value in figures.items()}, refresh=False)
             self._bar.update(1)
 

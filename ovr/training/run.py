@@ -94,12 +94,14 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
     _check(recipe, run_dir, resume)
     seconds: dict[str, float] = {}
     with _timed(seconds, "fit"):
-        module, trainer = _fit(recipe, splits, run_dir, resume)
+        trainer = _fit(recipe, splits, run_dir, resume)
     if not trainer.is_global_zero:
         return None
     best = read_checkpoint(run_dir / "checkpoints" / "best.ckpt")
     model = build_model(recipe, splits)
-    model.load_state_dict({key.removeprefix("model."): value for key, value in best["state_dict"].items() if key.startswith("model.")})
+    model.load_state_dict(
+        {key.removeprefix("model."): value for key, value in best["state_dict"].items() if key.startswith("model.")}
+    )
     with _timed(seconds, "calibrate"):
         calib_logit_NK = logits(model, splits.calib, batch_size=recipe.batch_size)
         calibrations, threshold_K = _calibrate(recipe, calib_logit_NK, splits.calib)
@@ -130,7 +132,9 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
             },
         )
     log.info("bundle %s with %d heads in %s", bundle.bundle_sha256[:12], len(bundle.heads), bundle.path)
-    score = next(float(cb.best_model_score) for cb in trainer.checkpoint_callbacks if getattr(cb, "best_model_score", None) is not None)
+    score = next(
+        float(cb.best_model_score) for cb in trainer.checkpoint_callbacks if getattr(cb, "best_model_score", None) is not None
+    )
     return TrainResult(bundle, report, score, max_abs_diff, seconds)
 
 
@@ -154,7 +158,7 @@ def logits(model: OvrModel, rows: Rows, *, batch_size: int) -> NDArray[np.float3
     return np.concatenate(parts)
 
 
-def _fit(recipe: Recipe, splits: Splits, run_dir: Path, resume: bool) -> tuple[OvrModule, lightning.Trainer]:
+def _fit(recipe: Recipe, splits: Splits, run_dir: Path, resume: bool) -> lightning.Trainer:
     if recipe.seed is not None:
         lightning.seed_everything(recipe.seed, workers=True, verbose=False)
     module = OvrModule(
@@ -186,14 +190,16 @@ def _fit(recipe: Recipe, splits: Splits, run_dir: Path, resume: bool) -> tuple[O
         trainer.fit(module, ckpt_path=run_dir / "checkpoints" / "last.ckpt" if resume else None, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
-    return module, trainer
+    return trainer
 
 
 def _calibrate(recipe: Recipe, logit_NK: NDArray, rows: CalibRows) -> tuple[list[Calibration], NDArray[np.float64]]:
     target_NK, mask_NK = rows.labels.dense()
     calibrations = recipe.calibrator.fit(logit_NK, target_NK, mask_NK)
     for status in sorted({c.status for c in calibrations} - {"ok"}):
-        log.warning("calibration status %r for %d of %d heads", status, sum(c.status == status for c in calibrations), len(calibrations))
+        log.warning(
+            "calibration status %r for %d of %d heads", status, sum(c.status == status for c in calibrations), len(calibrations)
+        )
     return calibrations, recipe.threshold.fit(_prob(logit_NK, calibrations), target_NK, mask_NK)
 
 
