@@ -18,7 +18,8 @@ from ovr.errors import DataError
 def load_idx(*, root: str, class_names: Sequence[str], fractions: Mapping[str, float], seed: int) -> Splits:
     """Return images (1, H, W) from the four files in `root`; `fractions` of the training files become train, val and calib.
 
-    The t10k files are the test split. Class ids are the label numbers "0", "1", ...; `class_names`, if any, are their display names in that order.
+    The t10k files are the test split. Class ids are the label numbers "0", "1", ...; `class_names`, if any, are their display
+    names in that order.
 
     Raises:
         DataError: a file is missing, empty, or not IDX; images and labels differ in number; labels outside the class names.

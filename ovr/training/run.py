@@ -74,10 +74,12 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What a run leaves: the bundle, the test report, the best validation macro average precision, and seconds a stage."""
+    """What a run leaves: the bundle, the test report, torch's probabilities (N, K) float32 for the test rows, the best validation
+    macro average precision, the largest differences between torch and what was exported, and seconds a stage."""
 
     bundle: ModelBundle
     report: dict[str, Any]
+    test_prob_NK: NDArray[np.float32]
     val_macro_ap: float
     max_abs_diff: dict[str, float]
     seconds: dict[str, float]
@@ -135,7 +137,7 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
     score = next(
         float(cb.best_model_score) for cb in trainer.checkpoint_callbacks if getattr(cb, "best_model_score", None) is not None
     )
-    return TrainResult(bundle, report, score, max_abs_diff, seconds)
+    return TrainResult(bundle, report, _prob(test_logit_NK, calibrations), score, max_abs_diff, seconds)
 
 
 def build_model(recipe: Recipe, splits: Splits) -> OvrModel:

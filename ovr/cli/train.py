@@ -1,0 +1,49 @@
+"""`ovr train`: turns the configuration into splits and a recipe, and runs it."""
+
+import logging
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig, OmegaConf
+
+from ovr.cli.instantiate import build
+
+if TYPE_CHECKING:
+    from ovr.data.splits import Splits
+    from ovr.training.run import Recipe
+
+
+def run(cfg: DictConfig) -> float | None:
+    """Train and return the best validation macro average precision (what a sweeper maximises); None on ranks but the first."""
+    from ovr.training.run import run_training
+
+    # Lightning tells of devices and tips at INFO; a run's story is told by ovr.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    recipe, splits = prepare(cfg)
+    result = run_training(recipe, splits, Path(cfg.paths.run_dir).absolute(), resume=cfg.resume is not None)
+    return None if result is None else result.val_macro_ap
+
+
+def prepare(cfg: DictConfig) -> "tuple[Recipe, Splits]":
+    """Return the recipe and the splits that the configuration describes.
+
+    Raises:
+        ConfigError, DataError, TaxonomyError: what is wrong with either, before any work.
+    """
+    from ovr.training.run import Recipe
+
+    parts = {
+        "callbacks": list(build(cfg.callback, cfg.allow_targets).values()),
+        "loggers": list(build(cfg.logger, cfg.allow_targets).values()),
+        "policy": build(cfg.decision.policy, cfg.allow_targets),
+        "threshold": build(cfg.decision.threshold, cfg.allow_targets),
+        "normalize": cfg.data.normalize,
+        "config": OmegaConf.to_container(cfg, resolve=False),
+    }
+    for field in fields(Recipe):
+        if field.name not in parts:
+            value = cfg[field.name]
+            parts[field.name] = build(value, cfg.allow_targets) if isinstance(value, DictConfig) else value
+    splits = build(cfg.data.source, cfg.allow_targets)
+    return Recipe(**parts), splits
