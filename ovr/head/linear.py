@@ -1,0 +1,44 @@
+"""K linear heads as one matrix. Knows nothing of the backbone, the loss or calibration.
+
+B = batch, D = features, K = heads
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from ovr.errors import ConfigError
+
+
+class Linear(nn.Module):
+    """Logit k is weight_KD[k] . z + bias_K[k]: one matrix product for all heads, and no term that joins two of them."""
+
+    kind = "linear"
+
+    def __init__(self, num_features: int, *, num_heads: int) -> None:
+        """Take D and K. A head is drawn as if it were alone: uniform within 1 / sqrt(D), as torch draws a linear layer.
+
+        Raises:
+            ConfigError: no feature or no head.
+        """
+        super().__init__()
+        if num_features < 1 or num_heads < 1:
+            raise ConfigError(f"heads need at least one feature and one head, got {num_features} and {num_heads}")
+        bound = num_features**-0.5
+        self.weight_KD = nn.Parameter(torch.empty(num_heads, num_features).uniform_(-bound, bound))
+        self.bias_K = nn.Parameter(torch.empty(num_heads).uniform_(-bound, bound))
+
+    def forward(self, z_BD: Tensor) -> Tensor:
+        """Return logits (B, K) of features (B, D)."""
+        return linear(z_BD, self.weight_KD, self.bias_K)
+
+    def head_weights(self, column: int) -> dict[str, NDArray[np.float32]]:
+        """Return the weights of one head: weight (1, D), bias (1,)."""
+        rows = slice(column, column + 1)
+        return {"weight": _array(self.weight_KD[rows]), "bias": _array(self.bias_K[rows])}
+
+
+def _array(value: Tensor) -> NDArray[np.float32]:
+    return value.detach().to("cpu", torch.float32).numpy().copy()

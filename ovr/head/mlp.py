@@ -1,0 +1,59 @@
+"""K heads of one hidden layer each, computed as one grouped product. Knows nothing of the backbone, the loss or calibration.
+
+B = batch, D = features, K = heads, H = hidden units of one head, J = K * H
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from ovr.errors import ConfigError
+
+
+class Mlp(nn.Module):
+    """Logit k is weight_KH[k] . relu(hidden_weight[k] z + hidden_bias[k]) + bias_K[k].
+
+    The hidden layers of all heads are one matrix product; the output layers are one product by entries and a sum over H.
+    """
+
+    kind = "mlp"
+
+    def __init__(self, num_features: int, *, num_heads: int, hidden: int) -> None:
+        """Take D, K and H. A head is drawn as if it were alone: uniform within 1 / sqrt(fan-in), as torch draws a linear layer.
+
+        Raises:
+            ConfigError: no feature, no head or no hidden unit.
+        """
+        super().__init__()
+        if num_features < 1 or num_heads < 1:
+            raise ConfigError(f"heads need at least one feature and one head, got {num_features} and {num_heads}")
+        if not isinstance(hidden, int) or hidden < 1:
+            raise ConfigError(f"head.hidden must be a whole number above 0, got {hidden}")
+        self.num_heads, self.hidden = num_heads, hidden
+        bound, hidden_bound = hidden**-0.5, num_features**-0.5
+        self.hidden_weight_JD = nn.Parameter(torch.empty(num_heads * hidden, num_features).uniform_(-hidden_bound, hidden_bound))
+        self.hidden_bias_J = nn.Parameter(torch.empty(num_heads * hidden).uniform_(-hidden_bound, hidden_bound))
+        self.weight_KH = nn.Parameter(torch.empty(num_heads, hidden).uniform_(-bound, bound))
+        self.bias_K = nn.Parameter(torch.empty(num_heads).uniform_(-bound, bound))
+
+    def forward(self, z_BD: Tensor) -> Tensor:
+        """Return logits (B, K) of features (B, D)."""
+        hidden_BKH = linear(z_BD, self.hidden_weight_JD, self.hidden_bias_J).relu().unflatten(1, (self.num_heads, self.hidden))
+        return (hidden_BKH * self.weight_KH).sum(-1) + self.bias_K
+
+    def head_weights(self, column: int) -> dict[str, NDArray[np.float32]]:
+        """Return the weights of one head: hidden_weight (H, D), hidden_bias (H,), weight (1, H), bias (1,)."""
+        units = slice(column * self.hidden, (column + 1) * self.hidden)
+        rows = slice(column, column + 1)
+        return {
+            "hidden_weight": _array(self.hidden_weight_JD[units]),
+            "hidden_bias": _array(self.hidden_bias_J[units]),
+            "weight": _array(self.weight_KH[rows]),
+            "bias": _array(self.bias_K[rows]),
+        }
+
+
+def _array(value: Tensor) -> NDArray[np.float32]:
+    return value.detach().to("cpu", torch.float32).numpy().copy()

@@ -1,0 +1,54 @@
+"""The whole network: raw rows -> normaliser -> backbone -> heads -> logits. Knows nothing of losses, training or export.
+
+B = batch, D = features, K = heads
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ovr.errors import ConfigError
+
+
+class Normalizer(nn.Module):
+    """(x - shift) * scale, as part of the network, so that every runtime is given raw rows."""
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, shift: Tensor, scale: Tensor) -> None:
+        """Take two tensors of one shape that broadcasts to a row, such as (1,), (C, 1, 1) or that of the row; kept in float32.
+
+        Raises:
+            ConfigError: their shapes differ, or a value is not finite.
+        """
+        super().__init__()
+        if shift.shape != scale.shape:
+            raise ConfigError(f"normalizer shift has shape {tuple(shift.shape)}, scale {tuple(scale.shape)}; expected the same")
+        for name, value in (("shift", shift), ("scale", scale)):
+            value = value.detach().to(torch.float32).clone()
+            if not value.isfinite().all():
+                raise ConfigError(f"normalizer {name} holds {value[~value.isfinite()][0].item()}; every value must be finite")
+            self.register_buffer(name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised rows, of the shape of `x`."""
+        return (x - self.shift) * self.scale
+
+
+class OvrModel(nn.Module):
+    """One shared backbone and K heads that do not see each other."""
+
+    def __init__(self, normalizer: Normalizer, backbone: nn.Module, head: nn.Module) -> None:
+        """Take the three parts; `head` takes what `backbone` gives."""
+        super().__init__()
+        self.normalizer = normalizer
+        self.backbone = backbone
+        self.head = head
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return features (B, D) of raw rows (B, *shape)."""
+        return self.backbone(self.normalizer(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (B, K), not probabilities and not yet calibrated, of raw rows (B, *shape)."""
+        return self.head(self.features(x))
