@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+
+from ovr.data.labels import Labels
+from ovr.data.splits import TrainRows
+from ovr.training.loader import EpochSampler, loader
+
+
+def batches(epoch, *, rank=0, world_size=1, shuffle=True, num_rows=23, seed=0):
+    sampler = EpochSampler(num_rows, batch_size=4, shuffle=shuffle, seed=seed, rank=rank, world_size=world_size)
+    sampler.set_epoch(epoch)
+    assert len(sampler) == len(list(sampler))
+    return list(sampler)
+
+
+def test_an_epochs_order_depends_on_seed_and_epoch_alone():
+    assert batches(3) == batches(3)
+    assert batches(3) != batches(4)
+    assert batches(3) != batches(3, seed=1)
+    assert sorted(sum(batches(3), [])) == list(range(23))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+def test_ranks_take_as_many_steps_and_see_every_row(world_size):
+    shares = [batches(1, rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert len({len(share) for share in shares}) == 1
+    assert {row for share in shares for batch in share for row in batch} == set(range(23))
+
+
+def test_validation_rows_are_shared_without_repeats_and_in_order():
+    shares = [sum(batches(0, rank=rank, world_size=3, shuffle=False), []) for rank in range(3)]
+    assert sorted(sum(shares, [])) == list(range(23))
+    assert all(share == sorted(share) for share in shares)
+
+
+def test_batches_hold_the_rows_they_name(rng):
+    x, column_N = rng.normal(size=(10, 3)).astype(np.float32), rng.integers(4, size=10)
+    rows = TrainRows(x, Labels.from_columns(column_N, num_heads=4))
+    seen = [tuple(part.numpy() for part in batch) for batch in loader(rows, batch_size=3, shuffle=False, seed=0)]
+    np.testing.assert_array_equal(np.concatenate([batch[0] for batch in seen]), x)
+    np.testing.assert_array_equal(np.concatenate([batch[1] for batch in seen]).argmax(axis=1), column_N)
+    assert all(batch[2].all() for batch in seen)
