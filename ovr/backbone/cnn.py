@@ -21,7 +21,8 @@ class Cnn(nn.Module):
         """Take the shape of one row, (H, W) or (C, H, W), the stages' channels, the number of features and the dropout probability.
 
         Raises:
-            ConfigError: a row that is no image or too small for so many stages, no stage, a size that is not a whole number above 0, a dropout outside [0, 1).
+            ConfigError: a row that is no image or too small for so many stages, no stage, a size that is not a whole number
+                above 0, or a dropout outside [0, 1).
         """
         super().__init__()
         if len(input_shape) not in (2, 3):
