@@ -1,0 +1,80 @@
+"""The commands, where their configuration lies, and their help texts. Imports nothing heavy: help must be quick."""
+
+from pathlib import Path
+from typing import Any
+
+import ovr
+from ovr.errors import ConfigError
+
+COMMANDS = {
+    "train": "fit, calibrate, choose thresholds, evaluate, export: a run directory with a bundle",
+    "export": "a bundle as standalone ONNX files: backbone, one a head, fused",
+    "publish": "a bundle into a Triton model repository, and into a running server",
+    "serve": "start Triton on a repository",
+    "predict": "rows in (CSV, JSON lines, npy), predictions out, from a bundle or a server",
+}
+
+
+def conf_dir() -> Path:
+    """Return the directory of the shipped configuration: inside an installed package, beside it in a checkout.
+
+    Raises:
+        ConfigError: it is in neither place.
+    """
+    package = Path(ovr.__file__).resolve().parent
+    for candidate in (package / "conf", package.parent / "conf"):
+        if (candidate / "train.yaml").is_file():
+            return candidate
+    raise ConfigError(f"the configuration of ovr is neither in {package} nor beside it; install ovr again")
+
+
+def overview() -> str:
+    """Return the text of `ovr --help`."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name.ljust(width)}  {summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(
+        [
+            "ovr: one shared backbone, K independent sigmoid heads, one calibrated probability a class",
+            "",
+            "usage: ovr COMMAND [key=value ...]",
+            "",
+            *lines,
+            "",
+            "ovr COMMAND --help shows what a command takes. Arguments follow Hydra's grammar: key=value, group=option,",
+            "+new=value, ~gone; -m a=1,2 runs once for each; --cfg job prints the configuration; --config-dir DIR adds your own.",
+            "debug=true shows the traceback of an error.",
+        ]
+    )
+
+
+def command_help(command: str) -> str:
+    """Return the text of `ovr COMMAND --help`: its options by group, and its configuration with the comments."""
+    root = conf_dir()
+    text = (root / f"{command}.yaml").read_text(encoding="utf-8")
+    groups = [f"  {group}={'|'.join(names)}" for group, names in group_options(command, [root]).items()]
+    return "\n".join(
+        [
+            f"ovr {command}: {COMMANDS[command]}",
+            "",
+            f"usage: ovr {command} [key=value ...] [-m] [--cfg job] [--config-dir DIR]",
+            *(["", "groups:", *groups] if groups else []),
+            "",
+            f"configuration (conf/{command}.yaml):",
+            *(f"  {line}".rstrip() for line in text.split("\n\nhydra:")[0].splitlines()),
+        ]
+    )
+
+
+def group_options(command: str, roots: list[Path]) -> dict[str, list[str]]:
+    """Return the groups that the command's defaults list names, with the options that the directories `roots` hold."""
+    import yaml
+
+    source = next((root / f"{command}.yaml" for root in roots if (root / f"{command}.yaml").is_file()), None)
+    entries: list[Any] = yaml.safe_load(source.read_text(encoding="utf-8")).get("defaults", []) if source else []
+    keys = [key.split()[-1].lstrip("/").partition("@")[0] for entry in entries if isinstance(entry, dict) for key in entry]
+    return {key: options(key, roots) for key in keys if not key.startswith("hydra/")}
+
+
+def options(group: str, roots: list[Path]) -> list[str]:
+    """Return the names of the YAML files of `group` below `roots`, sorted."""
+    return sorted({file.stem for root in roots for file in (root / group).glob("*.yaml")})

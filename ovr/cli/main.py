@@ -1,0 +1,151 @@
+"""`ovr COMMAND key=value ...`: finds the command, hands its arguments to Hydra and reports errors.
+
+Knows nothing of what a command does: each is a module `ovr.cli.<command>` with `run(cfg)`, imported only when it runs, so that
+help and configuration errors need no torch. A finished command gives exit status 0, an error 1 with one message.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ovr import __version__
+from ovr.cli.conf import COMMANDS, command_help, conf_dir, overview
+from ovr.cli.nearest import nearest
+from ovr.errors import ConfigError, OvrError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+__all__ = ["conf_dir", "main"]
+
+INTERRUPTED = 130  # what shells report of a process that SIGINT ended
+
+
+class _JobError(BaseException):
+    """Carries a job's exception through Hydra, which would add a line of its own to an `Exception`."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `ovr` with these arguments (by default the process's own) and return the exit status."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        print(overview())
+        return 0
+    if args[0] == "--version":
+        print(f"ovr {__version__}")
+        return 0
+    command, *rest = args
+    try:
+        if command not in COMMANDS:
+            raise ConfigError(f"{command!r} is not a command of ovr; {nearest(command, COMMANDS) or 'see ovr --help'}")
+        if "-h" in rest or "--help" in rest:
+            print(command_help(command))
+            return 0
+        run_command(command, rest)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if any(arg.lower() == "debug=true" for arg in rest):
+            raise
+        print(f"error: {explain(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run_command(command: str, args: Sequence[str]) -> None:
+    """Run one command under Hydra; multirun, `--cfg job`, `--config-dir` and the like are Hydra's own.
+
+    Raises:
+        OvrError: what is wrong with the arguments or with what they name.
+    """
+    import hydra
+    from hydra._internal.utils import get_args_parser
+
+    from ovr.cli.overrides import Invocation, check
+    from ovr.cli.rundir import RunDirectory, point_run_dir_here, resumed
+
+    hydra_args = resumed(args) if command == "train" else list(args)
+    options = get_args_parser().parse_args(hydra_args)
+    invocation = Invocation.from_options(command, options, conf_dir())
+    existed_before = check(invocation)
+    program = sys.argv[0]
+
+    def task(cfg: "DictConfig") -> Any:
+        job = RunDirectory.current(existed_before=existed_before)
+        # Launchers of several processes start them with this process's arguments and `hydra.run.dir`: both must mean this job.
+        sys.argv = [program, command, *job.single_run_args(args, options.config_dir)]
+        point_run_dir_here()
+        try:
+            return importlib.import_module(f"ovr.cli.{command}").run(cfg)
+        except Exception as error:
+            if is_expected(error):
+                job.discard_if_unused()
+            if job.multirun:
+                raise  # Hydra says which of the jobs it was
+            raise _JobError(error) from error
+
+    task.__module__ = f"ovr.cli.{command}"  # Hydra names the job and its log after it
+    with _environment("HYDRA_FULL_ERROR", "1"), _argv([program, *hydra_args]):  # errors come here instead of being printed
+        try:
+            hydra.main(config_path=str(invocation.config_path), config_name=invocation.config_name, version_base="1.3")(task)()
+        except _JobError as stopped:
+            raise stopped.error from stopped.error.__cause__
+
+
+def is_expected(error: BaseException) -> bool:
+    """Return whether the error tells of the user's input rather than of a bug."""
+    if isinstance(error, OvrError):
+        return True
+    if "hydra" not in sys.modules:
+        return False
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    return isinstance(error, HydraException | OmegaConfBaseException)
+
+
+def explain(error: BaseException) -> str:
+    """Return the message for the person at the terminal."""
+    if isinstance(error, OvrError):
+        return str(error)
+    if is_expected(error):
+        from omegaconf.errors import MissingMandatoryValue
+
+        if isinstance(error, MissingMandatoryValue):
+            return f"{error.full_key} is not given; add {error.full_key}=VALUE"
+        cause = error.__cause__ if is_expected(error.__cause__ or Exception()) else None
+        text = "; ".join(str(part).strip().split("\n")[0] for part in (error, cause) if part is not None and str(part).strip())
+        return text or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return f"unexpected {type(error).__name__}: {error} (debug=true shows the traceback)"
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
+
+
+@contextmanager
+def _argv(value: list[str]) -> Iterator[None]:
+    before = sys.argv
+    sys.argv = value
+    try:
+        yield
+    finally:
+        sys.argv = before

@@ -1,0 +1,201 @@
+"""Checks a command's overrides before anything is created, and says which name was meant. Runs nothing.
+
+Hydra's own messages do not name what is near, an unknown `experiment` is skipped in silence (it is optional), and a misspelt
+key in a user's file is added instead of refused.
+"""
+
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ovr.cli.conf import group_options, options
+from ovr.cli.nearest import nearest
+from ovr.errors import ConfigError
+
+MAX_YAML_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """What the arguments of one command ask Hydra for."""
+
+    config_path: Path  # absolute
+    config_name: str
+    config_dir: Path | None  # the user's own, absolute
+    overrides: tuple[str, ...]
+    multirun: bool
+    composes: bool  # False for --hydra-help, --info and shell completion
+    runs: bool  # False for those and --cfg
+
+    @classmethod
+    def from_options(cls, command: str, options: Namespace, default_config_path: Path) -> "Invocation":
+        """Return the invocation that Hydra's parsed command line describes."""
+        shows = options.hydra_help or options.info is not None or options.shell_completion
+        return cls(
+            config_path=Path(options.config_path).absolute() if options.config_path else default_config_path,
+            config_name=options.config_name or command,
+            config_dir=Path(options.config_dir).absolute() if options.config_dir else None,
+            overrides=tuple(options.overrides),
+            multirun=bool(options.multirun),
+            composes=not shows,
+            runs=not shows and options.cfg is None,
+        )
+
+    @property
+    def roots(self) -> list[Path]:
+        """Where configuration files are looked for, first match wins."""
+        return [self.config_path, *([self.config_dir] if self.config_dir else [])]
+
+
+def check(invocation: Invocation) -> frozenset[Path]:
+    """Compose the configuration without running it, each option of a sweep once.
+
+    Returns the directories on the way to the run directory that exist already.
+
+    Raises:
+        ConfigError: an unknown key or option (naming the nearest), a value that is missing or does not parse, a user's file that is too large
+            or has YAML aliases.
+    """
+    if invocation.config_dir is not None:
+        check_yaml_files(invocation.config_dir)
+    if not invocation.composes:
+        return frozenset()
+    with initialize_config_dir(str(invocation.config_path), version_base="1.3"):
+        parsed = _parse(invocation)
+        for override in parsed:
+            _check_group_option(override, invocation)
+        fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
+        cfg = _composed(invocation, fixed)
+        for override in parsed:
+            if override.is_sweep_override() and override.is_discrete_sweep():
+                for value in override.sweep_string_iterator():
+                    _composed(invocation, [*fixed, f"{override.get_key_element()}={value}"])
+        known = [str(key) for key in _plain(_compose(invocation, []))]
+        added = {o.key_or_group.partition(".")[0] for o in parsed if o.is_add() or o.is_force_add()}
+        for key in map(str, _plain(cfg)):
+            if key not in known and key not in added:
+                raise ConfigError(f"{_unknown(key, known)} (a configuration file sets it; +{key}=VALUE would allow it)")
+        missing = sorted(key for key in OmegaConf.missing_keys(cfg) if not key.startswith("hydra."))
+        if missing and invocation.runs and not invocation.multirun:
+            raise ConfigError(f"not given: {', '.join(missing)}; add {' '.join(f'{key}=VALUE' for key in missing)}")
+        try:
+            directory = Path(cfg.hydra.sweep.dir if invocation.multirun else cfg.hydra.run.dir).absolute()
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"the run directory cannot be named: {str(error).splitlines()[0]}") from None
+    return frozenset(path for path in (directory, *directory.parents) if path.is_dir())
+
+
+def check_yaml_files(directory: Path) -> None:
+    """Check every YAML file below a user's directory before it is parsed: a few hundred bytes of aliases can hang a parser.
+
+    Raises:
+        ConfigError: no such directory; a file above 1 MiB, with an alias, or that is no YAML. All files are named in one error.
+    """
+    if not directory.is_dir():
+        raise ConfigError(f"configuration directory {directory} does not exist")
+    problems = []
+    for file in sorted([*directory.rglob("*.yaml"), *directory.rglob("*.yml")]):
+        size_bytes = file.stat().st_size
+        if size_bytes > MAX_YAML_BYTES:
+            problems.append(f"{file} is {size_bytes} bytes; at most {MAX_YAML_BYTES} are read")
+            continue
+        try:
+            tokens = yaml.scan(file.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+            if any(isinstance(token, yaml.AliasToken) for token in tokens):
+                problems.append(f"{file} has YAML aliases (*name), which are not read; use ${{key}} interpolation")
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            problems.append(f"{file} is not YAML: {' '.join(str(error).split())}")
+    if problems:
+        raise ConfigError("; ".join(problems))
+
+
+def flat_keys(node: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted names of all keys in nested dictionaries, inner nodes included."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield f"{prefix}{key}"
+            yield from flat_keys(value, f"{prefix}{key}.")
+
+
+def _parse(invocation: Invocation) -> list[Override]:
+    try:
+        return OverridesParser.create().parse_overrides(list(invocation.overrides))
+    except HydraException as error:
+        raise ConfigError(" ".join(str(error).split("\nSee https")[0].split())) from None
+
+
+def _check_group_option(override: Override, invocation: Invocation) -> None:
+    group = override.key_or_group
+    known = options(group, invocation.roots)
+    if not known or group.startswith("hydra") or override.is_delete():
+        return
+    values: list[Any] = [override.value()]
+    if override.is_sweep_override():
+        values = list(override.sweep_iterator()) if override.is_discrete_sweep() else []
+    names = [name for value in values for name in (value if isinstance(value, list) else [value]) if name is not None]
+    for name in map(str, names):
+        if not any((root / group / f"{name}.yaml").is_file() for root in invocation.roots):
+            near = nearest(name, known)
+            raise ConfigError(f"{group}={name}: there is no such option; {f'{near}; ' if near else ''}all: {', '.join(known)}")
+
+
+def _compose(invocation: Invocation, overrides: Sequence[str]) -> DictConfig:
+    searchpath = [f"hydra.searchpath=['file://{invocation.config_dir}']"] if invocation.config_dir else []
+    return compose(invocation.config_name, [*searchpath, *overrides], return_hydra_config=True)
+
+
+def _composed(invocation: Invocation, overrides: Sequence[str]) -> DictConfig:
+    """Return the configuration, or raise with the first override that it refuses."""
+    try:
+        return _compose(invocation, overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        refused, cfg = _first_refused(invocation, overrides)
+        if refused is None or cfg is None:
+            raise ConfigError(_text(error)) from None
+        key = OverridesParser.create().parse_override(refused).key_or_group
+        keys = [*flat_keys(_plain(cfg)), *group_options(invocation.config_name, invocation.roots)]
+        if key in keys or refused.startswith("+"):
+            raise ConfigError(_text(error)) from None
+        shown = keys if key.startswith("hydra") else [k for k in keys if k.partition(".")[0] != "hydra"]
+        raise ConfigError(_unknown(key, shown)) from None
+
+
+def _first_refused(invocation: Invocation, overrides: Sequence[str]) -> tuple[str | None, DictConfig | None]:
+    """Return the first override that cannot be composed with those before it (groups come first), and the rest composed."""
+    roots = invocation.roots
+    accepted: list[str] = []
+    cfg = None
+    for override in ["", *sorted(overrides, key=lambda line: not options(line.partition("=")[0].lstrip("+~"), roots))]:
+        try:
+            cfg = _compose(invocation, [*accepted, override] if override else [])
+        except (HydraException, OmegaConfBaseException):
+            return override or None, cfg
+        accepted += [override] if override else []
+    return None, cfg
+
+
+def _plain(cfg: DictConfig) -> dict[Any, Any]:
+    """Return nested dictionaries with every key, also those that still miss their value."""
+    plain = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(plain, dict)
+    return plain
+
+
+def _unknown(key: str, known: Sequence[str]) -> str:
+    near = nearest(key, known)
+    return f"config key {key!r} does not exist{f'; {near}' if near else ''}"
+
+
+def _text(error: Exception) -> str:
+    parts = [str(error), str(error.__cause__ or "")]
+    return "; ".join(" ".join(part.split("\nConfig search path")[0].split()) for part in parts if part.strip())
