@@ -63,8 +63,8 @@ def check(invocation: Invocation) -> frozenset[Path]:
     Returns the directories on the way to the run directory that exist already.
 
     Raises:
-        ConfigError: an unknown key or option (naming the nearest), a value that is missing or does not parse, a user's file that is too large
-            or has YAML aliases.
+        ConfigError: an unknown key or option (naming the nearest), a value that is missing or does not parse, a user's file that
+            is too large or has YAML aliases.
     """
     if invocation.config_dir is not None:
         check_yaml_files(invocation.config_dir)
@@ -85,7 +85,7 @@ def check(invocation: Invocation) -> frozenset[Path]:
         for key in map(str, _plain(cfg)):
             if key not in known and key not in added:
                 raise ConfigError(f"{_unknown(key, known)} (a configuration file sets it; +{key}=VALUE would allow it)")
-        missing = sorted(key for key in OmegaConf.missing_keys(cfg) if not key.startswith("hydra."))
+        missing = [key for key, value in flat_items(_plain(cfg)) if value == "???" and not key.startswith("hydra.")]
         if missing and invocation.runs and not invocation.multirun:
             raise ConfigError(f"not given: {', '.join(missing)}; add {' '.join(f'{key}=VALUE' for key in missing)}")
         try:
@@ -119,12 +119,12 @@ def check_yaml_files(directory: Path) -> None:
         raise ConfigError("; ".join(problems))
 
 
-def flat_keys(node: Any, prefix: str = "") -> Iterator[str]:
-    """Yield the dotted names of all keys in nested dictionaries, inner nodes included."""
+def flat_items(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted name and the value of every key in nested dictionaries, inner nodes included."""
     if isinstance(node, dict):
         for key, value in node.items():
-            yield f"{prefix}{key}"
-            yield from flat_keys(value, f"{prefix}{key}.")
+            yield f"{prefix}{key}", value
+            yield from flat_items(value, f"{prefix}{key}.")
 
 
 def _parse(invocation: Invocation) -> list[Override]:
@@ -163,7 +163,7 @@ def _composed(invocation: Invocation, overrides: Sequence[str]) -> DictConfig:
         if refused is None or cfg is None:
             raise ConfigError(_text(error)) from None
         key = OverridesParser.create().parse_override(refused).key_or_group
-        keys = [*flat_keys(_plain(cfg)), *group_options(invocation.config_name, invocation.roots)]
+        keys = [*dict(flat_items(_plain(cfg))), *group_options(invocation.config_name, invocation.roots)]
         if key in keys or refused.startswith("+"):
             raise ConfigError(_text(error)) from None
         shown = keys if key.startswith("hydra") else [k for k in keys if k.partition(".")[0] != "hydra"]
