@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ovr.errors import ArtifactError
 
@@ -64,11 +64,18 @@ def read_json(path: Path) -> Any:
 
 def write_file(path: Path, data: bytes) -> None:
     """Write `data` to `path` so that a crash at any point leaves the old content or the new."""
+    with staged_file(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def staged_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield an open file that becomes `path` when the block ends, in place of what was there, and vanishes when it raises."""
     sweep(path)
     staging = _staging_name(path)
     try:
         with staging.open("xb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(staging, path)

@@ -1,0 +1,71 @@
+"""Predictions as text, a line a row: CSV or JSON lines. Knows nothing of where they came from."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from itertools import count
+from typing import IO
+
+from ovr.core.artifact import ModelCard
+from ovr.core.prediction import Prediction
+
+FORMATS = (".csv", ".jsonl", ".ndjson")
+
+
+def writer(ending: str, file: IO[bytes], card: ModelCard, *, probabilities: bool) -> Callable[[Prediction], None]:
+    """Return the function that appends the rows of a prediction to `file`, UTF-8; row numbers go on from call to call.
+
+    jsonl: row, labels, names, abstained, top (class, prob), and prob by class id. csv: row, label and name (of argmax; empty where
+    it abstained) or labels and names (of multilabel; JSON arrays, as ids may hold any character), abstained, confidence (the
+    highest probability), and a column `prob:<class id>` for each class.
+
+    Args:
+        ending: one of `FORMATS`.
+        probabilities: whether every class's probability is written.
+    """
+    return _csv_writer(file, card, probabilities) if ending == ".csv" else _jsonl_writer(file, card, probabilities)
+
+
+def _jsonl_writer(file: IO[bytes], card: ModelCard, probabilities: bool) -> Callable[[Prediction], None]:
+    rows = count()
+    name = {spec.id: spec.name for spec in card.taxonomy}
+
+    def write(prediction: Prediction) -> None:
+        for record in prediction.records():
+            if not probabilities:
+                del record["prob"]
+            record = {"row": next(rows), "labels": record.pop("labels"), "names": [name[i] for i in record["labels"]], **record}
+            file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+
+    return write
+
+
+def _csv_writer(file: IO[bytes], card: ModelCard, probabilities: bool) -> Callable[[Prediction], None]:
+    rows = count()
+    name = {spec.id: spec.name for spec in card.taxonomy}
+    single = card.policy.mode == "argmax"
+    columns = ["row", *(["label", "name"] if single else ["labels", "names"]), "abstained", "confidence"]
+    columns += [f"prob:{class_id}" for class_id in card.taxonomy.ids] if probabilities else []
+
+    def append(lines: list[list[object]]) -> None:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(lines)
+        file.write(text.getvalue().encode())
+
+    def write(prediction: Prediction) -> None:
+        lines: list[list[object]] = []
+        for labels, abstained, prob_K in zip(
+            prediction.labels(), prediction.decision.abstained_B.tolist(), prediction.prob_BK.tolist(), strict=True
+        ):
+            names = [name[class_id] for class_id in labels]
+            if single:
+                cells = [labels[0], names[0]] if labels else ["", ""]
+            else:
+                cells = [json.dumps(labels, ensure_ascii=False), json.dumps(names, ensure_ascii=False)]
+            shown = prob_K if probabilities else []
+            lines.append([next(rows), *cells, str(abstained).lower(), max(prob_K), *shown])
+        append(lines)
+
+    append([list(columns)])
+    return write

@@ -1,0 +1,58 @@
+"""`ovr predict`: rows in, predictions out, from a bundle or from a server. Needs no torch."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from ovr.cli.answers import FORMATS, writer
+from ovr.errors import ConfigError, InputError
+
+
+def run(cfg: DictConfig) -> None:
+    """Read and check all rows, predict them in batches, and write the answers as one file that appears when it is complete.
+
+    Raises:
+        ConfigError: neither or both of bundle and server, or a setting that cannot be used.
+        InputError: rows that the model cannot take, or an output file that exists.
+    """
+    from tqdm import tqdm
+
+    from ovr.core.files import staged_file
+    from ovr.runtime.rows import read_rows
+
+    output = Path(cfg.output)
+    if cfg.batch_size < 1:
+        raise ConfigError(f"batch_size is {cfg.batch_size}; expected at least 1")
+    if output.suffix.lower() not in FORMATS:
+        raise ConfigError(f"output={output} must end in one of {', '.join(FORMATS)}")
+    if output.exists() and not cfg.overwrite:
+        raise InputError(f"{output} exists already; choose another place or say overwrite=true")
+    if not output.absolute().parent.is_dir():
+        raise InputError(f"the folder {output.absolute().parent} of output= does not exist")
+    card, predict = _model(cfg)
+    rows = read_rows(Path(cfg.input), card.input, format=cfg.format, header=cfg.header, drop=[str(name) for name in cfg.drop])
+    with staged_file(output) as file, tqdm(total=len(rows), desc="predict", unit="row") as bar:
+        write = writer(output.suffix.lower(), file, card, probabilities=cfg.probabilities)
+        for start in range(0, len(rows), cfg.batch_size):
+            prediction = predict(rows[start : start + cfg.batch_size])
+            write(prediction)
+            bar.update(len(prediction))
+    print(f"{len(rows)} predictions in {output}")
+
+
+def _model(cfg: DictConfig) -> tuple[Any, Callable[[Any], Any]]:
+    """Return the model card and the function from rows to a Prediction."""
+    if (cfg.bundle is None) == (cfg.server is None):
+        got = "neither" if cfg.bundle is None else "both"
+        raise ConfigError(f"give bundle=PATH (a bundle or a fused ONNX file) or server=URL; got {got}")
+    if cfg.server is not None:
+        from ovr.runtime.client import Client
+
+        client = Client(cfg.server)
+        return client.card(), client.predict
+    from ovr.runtime.predictor import EdgePredictor
+
+    predictor = EdgePredictor(Path(cfg.bundle))
+    return predictor.card, predictor.predict
