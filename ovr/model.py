@@ -47,8 +47,10 @@ class OvrModel(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Return features (B, D) of raw rows (B, *shape)."""
-        return self.backbone(self.normalizer(x))
+        z_BD: Tensor = self.backbone(self.normalizer(x))
+        return z_BD
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, K), not probabilities and not yet calibrated, of raw rows (B, *shape)."""
-        return self.head(self.features(x))
+        logit_BK: Tensor = self.head(self.features(x))
+        return logit_BK

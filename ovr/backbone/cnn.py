@@ -56,4 +56,5 @@ class Cnn(nn.Module):
         """Return features (B, D) of images (B, H, W) or (B, C, H, W)."""
         if x.ndim == 3:
             x = x.unsqueeze(1)
-        return self.project(self.stages(x))
+        z_BD: Tensor = self.project(self.stages(x))
+        return z_BD

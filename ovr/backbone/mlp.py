@@ -47,4 +47,5 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features (B, D) of rows (B, *input_shape)."""
-        return self.layers(x)
+        z_BD: Tensor = self.layers(x)
+        return z_BD

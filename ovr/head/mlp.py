@@ -40,8 +40,9 @@ class Mlp(nn.Module):
 
     def forward(self, z_BD: Tensor) -> Tensor:
         """Return logits (B, K) of features (B, D)."""
-        hidden_BKH = linear(z_BD, self.hidden_weight_JD, self.hidden_bias_J).relu().unflatten(1, (self.num_heads, self.hidden))
-        return (hidden_BKH * self.weight_KH).sum(-1) + self.bias_K
+        hidden_BJ = linear(z_BD, self.hidden_weight_JD, self.hidden_bias_J).relu()
+        product_BKH = hidden_BJ.view(-1, self.num_heads, self.hidden) * self.weight_KH
+        return product_BKH.sum(-1) + self.bias_K
 
     def head_weights(self, column: int) -> dict[str, NDArray[np.float32]]:
         """Return the weights of one head: hidden_weight (H, D), hidden_bias (H,), weight (1, H), bias (1,)."""

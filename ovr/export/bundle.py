@@ -1,0 +1,117 @@
+"""A trained model as a bundle: every head, the backbone and the fused graph as ONNX, each checked against torch before it is kept.
+
+N = rows, K = heads
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ovr.calibrator.apply import calibrated_prob
+from ovr.core.artifact import Calibration, DecisionPolicy, HeadArtifact, ModelCard
+from ovr.core.bundle import BACKBONE_ONNX, BACKBONE_WEIGHTS, ModelBundle, head_directory, write_bundle
+from ovr.core.files import canonical_json, sha256_bytes
+from ovr.core.schema import InputSchema, check_rows
+from ovr.core.taxonomy import Taxonomy
+from ovr.errors import ArtifactError
+from ovr.export.backbone import backbone_model, backbone_weights
+from ovr.export.fused import fused_model
+from ovr.export.head import head_metadata, head_model
+from ovr.export.reference import Reference, check_fused, check_parts, npy_bytes, tolerances
+from ovr.model import OvrModel
+
+log = logging.getLogger(__name__)
+
+
+def export_bundle(
+    final: Path,
+    *,
+    model: OvrModel,
+    taxonomy: Taxonomy,
+    input: InputSchema,
+    policy: DecisionPolicy,
+    calibrations: Sequence[Calibration],
+    thresholds: Sequence[float],
+    versions: Sequence[int],
+    metrics: Sequence[dict[str, dict[str, Any]]],
+    reference_rows: NDArray[np.float32],
+    calibration_arrays: Mapping[str, NDArray[Any]],
+    report: dict[str, Any],
+    provenance: dict[str, Any],
+) -> tuple[ModelBundle, dict[str, float]]:
+    """Write the bundle of `model` to `final` and return it, with the largest differences between torch and ONNX Runtime.
+
+    The model itself is left as it is, on its device and in its mode.
+
+    Args:
+        final: must not exist.
+        calibrations, thresholds, versions, metrics: one a class, in column order.
+        reference_rows: raw rows (N, *input.shape), N >= 1, that the bundle keeps with torch's probabilities for them.
+        calibration_arrays: kept as calibration/<name>.npy: logit, target and mask (N, K) of the calibration rows.
+        report: kept as report/metrics.json.
+
+    Returns:
+        The bundle, and over the reference rows the largest absolute difference of a probability from torch's: "heads" through the
+        backbone's and the heads' own files, "fused" through the fused graph.
+
+    Raises:
+        ArtifactError: `final` exists; counts that differ; a model that cannot be exported, or not within 1e-5 of torch
+            (times the head's scale where that is above 1). Nothing is written then.
+    """
+    counts = {"calibrations": calibrations, "thresholds": thresholds, "versions": versions, "metrics": metrics}
+    for name, values in counts.items():
+        if len(values) != len(taxonomy):
+            raise ArtifactError(f"{len(values)} {name} for {len(taxonomy)} classes; expected one a class")
+    x = check_rows(reference_rows, input)
+    head_module: Any = model.head
+    reference = Reference(x, _torch_prob(model, x, calibrations), tolerances(calibrations), taxonomy.ids)
+    backbone = backbone_model(model, input)
+    backbone_sha256 = sha256_bytes(backbone.SerializeToString(deterministic=True))
+    heads = [
+        HeadArtifact(spec.id, version, backbone_sha256, head_module.kind, calibration, float(threshold), figures)
+        for spec, version, calibration, threshold, figures in zip(
+            taxonomy, versions, calibrations, thresholds, metrics, strict=True
+        )
+    ]
+    protos = [
+        head_model(head.kind, head_module.head_weights(column), head.calibration, head_metadata(head))
+        for column, head in enumerate(heads)
+    ]
+    checked = check_parts(backbone, protos, reference)
+    log.info("backbone and %d heads agree with torch within %.1e on %d rows", len(heads), checked.max_abs_diff, len(x))
+    diffs = {"heads": checked.max_abs_diff}
+
+    def fuse(card: ModelCard) -> bytes:
+        data, diffs["fused"] = check_fused(fused_model(backbone, protos, card), reference)
+        return data
+
+    parts: dict[str, bytes | Path] = {BACKBONE_ONNX: checked.backbone, BACKBONE_WEIGHTS: backbone_weights(model)}
+    parts |= {f"{head_directory(head)}/model.onnx": data for head, data in zip(heads, checked.heads, strict=True)}
+    parts |= reference.parts()
+    parts |= {f"calibration/{name}.npy": npy_bytes(array) for name, array in calibration_arrays.items()}
+    parts["report/metrics.json"] = canonical_json(report)
+    bundle = write_bundle(
+        final, taxonomy=taxonomy, heads=heads, input=input, policy=policy, provenance=provenance, parts=parts, fuse=fuse
+    )
+    return bundle, diffs
+
+
+def _torch_prob(model: OvrModel, x: NDArray[np.float32], calibrations: Sequence[Calibration]) -> NDArray[np.float64]:
+    """Torch's calibrated probabilities (N, K), in eval mode; the model's mode is put back."""
+    was_training = model.training
+    device = next(iter(model.state_dict().values())).device
+    model.eval()
+    try:
+        with torch.inference_mode():
+            logit_NK = model(torch.from_numpy(x).to(device)).float().cpu().numpy()
+    finally:
+        model.train(was_training)
+    scale_K = np.array([calibration.scale for calibration in calibrations])
+    bias_K = np.array([calibration.bias for calibration in calibrations])
+    prob_NK: NDArray[np.float64] = calibrated_prob(logit_NK, scale_K, bias_K)
+    return prob_NK

@@ -1,0 +1,122 @@
+"""Some rows with torch's calibrated probabilities for them, kept in a bundle: what every export is checked against.
+
+N = rows, D = features, K = heads
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from ovr.core.artifact import Calibration
+from ovr.core.bundle import ModelBundle
+from ovr.errors import ArtifactError
+from ovr.export.check import GRAPH_OPS, HEAD_OPS, check_structure, run
+
+TOLERANCE = 1e-5  # of probabilities, absolute: torch and ONNX Runtime add in another order
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Raw rows x (N, *shape) float32 and what the heads give for them."""
+
+    x: NDArray[np.float32]
+    prob_NK: NDArray[np.float64]
+    tolerance_K: NDArray[np.float64]
+    class_ids: tuple[str, ...]
+
+    def parts(self) -> dict[str, bytes]:
+        """Return the files that `load_reference` reads, by their path in a bundle."""
+        return {"reference/x.npy": npy_bytes(self.x), "reference/prob.npy": npy_bytes(self.prob_NK)}
+
+    def compare(self, prob_NK: NDArray[np.float32], *, what: str) -> float:
+        """Return the largest absolute difference of `prob_NK` from the reference.
+
+        Raises:
+            ArtifactError: another shape, or a class whose difference is above its tolerance or NaN.
+        """
+        if prob_NK.shape != self.prob_NK.shape:
+            raise ArtifactError(f"{what} gives shape {prob_NK.shape} for the reference rows; expected {self.prob_NK.shape}")
+        diff_NK = np.abs(prob_NK.astype(np.float64) - self.prob_NK)
+        wrong_NK = ~(diff_NK <= self.tolerance_K)
+        if wrong_NK.any():
+            row, column = (int(i) for i in np.argwhere(wrong_NK)[0])
+            raise ArtifactError(
+                f"{what} gives class {self.class_ids[column]!r} on reference row {row} the probability "
+                f"{prob_NK[row, column]:.9g}; expected {self.prob_NK[row, column]:.9g} within {self.tolerance_K[column]:.2g} "
+                f"({int(wrong_NK.any(axis=0).sum())} of {len(self.class_ids)} classes are wrong)"
+            )
+        return float(diff_NK.max())
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedParts:
+    """Serialised models that passed, and the largest difference of the heads' probabilities from the reference."""
+
+    backbone: bytes
+    heads: list[bytes]
+    max_abs_diff: float
+
+
+def check_parts(backbone: onnx.ModelProto, heads: Sequence[onnx.ModelProto], reference: Reference) -> CheckedParts:
+    """Return the serialised backbone and heads (in column order) if they may be served and give the reference together.
+
+    Raises:
+        ArtifactError: they do not.
+    """
+    backbone_bytes = check_structure(backbone, allowed_ops=GRAPH_OPS, what="the backbone")
+    features_ND = run(backbone_bytes, reference.x)
+    head_bytes = []
+    prob_NK = np.empty(reference.prob_NK.shape, np.float32)
+    for column, (class_id, head) in enumerate(zip(reference.class_ids, heads, strict=True)):
+        data = check_structure(head, allowed_ops=HEAD_OPS, what=f"head {class_id!r}")
+        prob_NK[:, column : column + 1] = run(data, features_ND)
+        head_bytes.append(data)
+    return CheckedParts(backbone_bytes, head_bytes, reference.compare(prob_NK, what="the backbone with the head's own model"))
+
+
+def check_fused(fused: onnx.ModelProto, reference: Reference) -> tuple[bytes, float]:
+    """Return the serialised fused graph and its largest difference, if it may be served and gives the reference.
+
+    Raises:
+        ArtifactError: it does not.
+    """
+    data = check_structure(fused, allowed_ops=GRAPH_OPS, what="the fused graph")
+    return data, reference.compare(run(data, reference.x), what="the fused graph")
+
+
+def load_reference(bundle: ModelBundle) -> Reference:
+    """Return the reference rows of an opened bundle.
+
+    Raises:
+        ArtifactError: the bundle has none, or they do not fit its input and classes.
+    """
+    try:
+        x, prob_NK = (np.load(bundle.path / "reference" / name, allow_pickle=False) for name in ("x.npy", "prob.npy"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"bundle {bundle.path} has no readable reference rows: {error}") from None
+    if x.shape[1:] != bundle.input.shape or prob_NK.shape != (len(x), len(bundle.taxonomy)):
+        raise ArtifactError(
+            f"bundle {bundle.path} has reference rows of shape {x.shape} with probabilities {prob_NK.shape}; "
+            f"expected (N, {', '.join(map(str, bundle.input.shape))}) and (N, {len(bundle.taxonomy)})"
+        )
+    return Reference(x, prob_NK, tolerances([head.calibration for head in bundle.heads]), bundle.taxonomy.ids)
+
+
+def tolerances(calibrations: Sequence[Calibration]) -> NDArray[np.float64]:
+    """Return how far each head's probability may lie from torch's: 1e-5, times its scale where that is above 1.
+
+    A head with T below 1 magnifies the rounding of its logit by 1/T.
+    """
+    return TOLERANCE * np.maximum(1.0, [calibration.scale for calibration in calibrations])
+
+
+def npy_bytes(array: NDArray[Any]) -> bytes:
+    """Return the .npy file of `array`."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
