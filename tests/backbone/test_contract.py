@@ -1,0 +1,56 @@
+"""Every backbone that has a file has a configuration of the same name, and keeps what the rest of ovr builds on."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = sorted(path.stem for path in (ROOT / "conf" / "backbone").glob("*.yaml"))
+IMAGE = (1, 8, 8)
+
+
+def build(name, input_shape=IMAGE):
+    torch.manual_seed(0)
+    cfg = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "backbone" / f"{name}.yaml"))
+    return instantiate(cfg, _convert_="all")(input_shape)
+
+
+def test_files_and_configurations_have_the_same_names():
+    assert sorted(path.stem for path in (ROOT / "ovr" / "backbone").glob("*.py") if path.stem != "__init__") == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_features_have_the_promised_width_at_any_batch_size(name):
+    backbone = build(name).eval()
+    for num_rows in (1, 2, 7):
+        assert backbone(torch.randn(num_rows, *IMAGE)).shape == (num_rows, backbone.num_features)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_row_a_batch_can_be_trained_on(name):
+    backbone = build(name).train()
+    x = torch.randn(1, *IMAGE, requires_grad=True)
+    backbone(x).square().sum().backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+    for parameter_name, parameter in backbone.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.isfinite().all(), parameter_name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_in_use_a_row_does_not_see_the_others(name):
+    backbone = build(name).eval()
+    x = torch.randn(6, *IMAGE)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone(x)[2:3], backbone(x[2:3]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_seed_decides_the_weights(name):
+    one, other = build(name).state_dict(), build(name).state_dict()
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
