@@ -1,0 +1,95 @@
+"""Temperatures of K heads at once against one head after the other with LBFGS, Brent, netcal and scikit-learn.
+
+Every peer gets its rows contiguous in memory and converted beforehand; ours starts from the float32 (rows, heads) matrix of a model.
+netcal and scikit-learn are measured where they are installed (`pip install '.[bench]'`).
+"""
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+
+from benchmarks.report import Row, main, timed  # first: it pins the number of threads
+from ovr.calibrator.temperature import fit_temperature
+
+MAX_TEMPERATURE = 100.0
+NUM_ROWS = 20_000
+
+
+def sample(num_rows: int, num_heads: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return logits (N, K) float32 of rare classes, each head with a temperature of its own from 0.4 to 4, and their targets."""
+    rng = np.random.default_rng(seed)
+    true_NK = rng.normal(-2.0, 2.5, size=(num_rows, num_heads))
+    target_NK = rng.random((num_rows, num_heads)) < 1.0 / (1.0 + np.exp(-true_NK))
+    temperature_K = np.exp(rng.uniform(np.log(0.4), np.log(4.0), num_heads))
+    return (true_NK * temperature_K).astype(np.float32), target_NK
+
+
+def brent(logit_N: np.ndarray, target_N: np.ndarray) -> float:
+    """Return T by SciPy's bounded Brent on log T, to the last digits that a minimum by value can give."""
+    signed_N = np.where(target_N, -logit_N, logit_N)
+
+    def nll(log_temperature: float) -> float:
+        return float(np.logaddexp(0.0, signed_N * np.exp(-log_temperature)).sum())
+
+    bounds = (-np.log(MAX_TEMPERATURE), np.log(MAX_TEMPERATURE))
+    return float(np.exp(minimize_scalar(nll, bounds=bounds, method="bounded", options={"xatol": 1e-9}).x))
+
+
+def lbfgs(logit_N: torch.Tensor, target_N: torch.Tensor) -> float:
+    """Return T by torch's LBFGS with a strong Wolfe line search, the usual recipe of temperature scaling."""
+    log_scale = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([log_scale], lr=1.0, max_iter=50, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logit_N * log_scale.exp(), target_N)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return float((-log_scale.detach()).exp())
+
+
+def peers(logit_NK: np.ndarray, target_NK: np.ndarray) -> Iterator[tuple[str, Callable[[], list[Any]]]]:
+    """Yield a name and a call that fits all heads in a loop, for each peer that is installed."""
+    logits = [np.ascontiguousarray(column, dtype=np.float64) for column in logit_NK.T]
+    targets = [np.ascontiguousarray(column) for column in target_NK.T]
+    tensors = [(torch.from_numpy(z), torch.from_numpy(y.astype(np.float64))) for z, y in zip(logits, targets, strict=True)]
+    yield "LBFGS loop", lambda: [lbfgs(z, y) for z, y in tensors]
+    yield "SciPy bounded Brent", lambda: [brent(z, y) for z, y in zip(logits, targets, strict=True)]
+    if importlib.util.find_spec("netcal"):
+        from netcal.scaling import TemperatureScaling
+
+        # From logits of 16 and more netcal gives infinity, so its probabilities are kept away from 0 and 1.
+        probs = [np.clip(1.0 / (1.0 + np.exp(-z)), 1e-6, 1.0 - 1e-6) for z in logits]
+        yield "netcal", lambda: [TemperatureScaling().fit(p, y) for p, y in zip(probs, targets, strict=True)]
+    if importlib.util.find_spec("sklearn"):
+        from sklearn.calibration import _TemperatureScaling
+
+        yield "scikit-learn", lambda: [_TemperatureScaling().fit(z, y) for z, y in zip(logits, targets, strict=True)]
+
+
+def measure(quick: bool) -> Iterator[Row]:
+    """Yield the rows for K = 100 and 1000; `quick` takes K = 10 and fewer rows."""
+    for num_heads, repeats in ((10, 1),) if quick else ((100, 3), (1000, 1)):
+        logit_NK, target_NK = sample(2_000 if quick else NUM_ROWS, num_heads)
+        mask_NK = np.ones_like(target_NK)
+
+        def ours(z: np.ndarray = logit_NK, y: np.ndarray = target_NK, m: np.ndarray = mask_NK) -> np.ndarray:
+            return fit_temperature(z, y, m, min_temperature=1.0 / MAX_TEMPERATURE, max_temperature=MAX_TEMPERATURE).scale_K
+
+        temperature_K = 1.0 / ours()
+        for name, peer in peers(logit_NK, target_NK):
+            yield timed("temperature", name, num_heads, ours, peer, repeats=repeats, note=f"{len(logit_NK)} rows")
+        few = range(0, num_heads, max(1, num_heads // 20))
+        exact = np.array([brent(logit_NK[:, k].astype(np.float64), target_NK[:, k]) for k in few])
+        error = float(np.abs(temperature_K[list(few)] / exact - 1.0).max())
+        yield Row("temperature, largest relative error of T", "SciPy bounded Brent", num_heads, error, None, "1", None, "bar 1e-6")
+
+
+if __name__ == "__main__":
+    main(measure, __doc__.splitlines()[0])

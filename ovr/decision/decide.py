@@ -1,0 +1,66 @@
+"""The one function that turns probabilities into a decision, used by every runtime. Knows nothing of where they came from.
+
+B = batch, K = heads, M = top-k
+
+Probabilities, thresholds and the abstention limit are compared as float32, the type that a served model answers in: a threshold
+of 0.7 takes a float32 probability of 0.7. Each row is decided on alone, so its outcome is the same in every batch.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ovr.core.artifact import DecisionPolicy
+from ovr.core.prediction import Decision
+from ovr.errors import ArtifactError, InputError
+
+
+def decide(prob_BK: Any, *, threshold_K: ArrayLike, policy: DecisionPolicy) -> Decision:
+    """Return the classes decided on, the rows abstained on and the top columns for probabilities in [0, 1].
+
+    argmax decides on the most probable class, of equal ones that with the lower column, and looks at no threshold; multilabel on
+    every class whose probability is at or above its threshold. A row whose highest probability is below `abstain_below` gets no
+    class in either mode. `top_BM` has min(top_k, K) columns, and is there for abstained rows too.
+
+    Raises:
+        InputError: not (B, K) with K >= 1, not numbers, NaN, or outside [0, 1].
+        ArtifactError: not one threshold a head, or a threshold that is NaN.
+    """
+    prob_BK = _checked(prob_BK)
+    num_heads = prob_BK.shape[1]
+    threshold_K = np.asarray(threshold_K, dtype=np.float32)
+    if threshold_K.shape != (num_heads,) or np.isnan(threshold_K).any():
+        raise ArtifactError(f"thresholds are {threshold_K} of shape {threshold_K.shape}; expected {num_heads} numbers, one a head")
+    top_BM = _top(prob_BK, min(policy.top_k, num_heads))
+    abstained_B = np.take_along_axis(prob_BK, top_BM[:, :1], axis=1)[:, 0] < np.float32(policy.abstain_below)
+    label_BK = prob_BK >= threshold_K if policy.mode == "multilabel" else np.arange(num_heads) == top_BM[:, :1]
+    label_BK[abstained_B] = False
+    return Decision(label_BK=label_BK, abstained_B=abstained_B, top_BM=top_BM)
+
+
+def _checked(prob_BK: Any) -> NDArray[np.float32]:
+    array = np.asarray(prob_BK)
+    if array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1] == 0:
+        raise InputError(f"probabilities have shape {array.shape} and dtype {array.dtype}; expected numbers (rows, heads)")
+    valid = (array >= 0) & (array <= 1)
+    if not valid.all():
+        row, column = (int(i) for i in np.argwhere(~valid)[0])
+        raise InputError(f"probability of row {row}, head column {column} is {array[row, column]}; expected 0 to 1")
+    return array.astype(np.float32) + np.float32(0)  # -0.0 becomes 0.0, whose bits sort below all others
+
+
+def _top(prob_BK: NDArray[np.float32], num_top: int) -> NDArray[np.int64]:
+    """Return the columns of the `num_top` highest probabilities, falling; ties by rising column.
+
+    The bits of a float32 from 0 on sort as the number does. With the column below them every key differs, so that a partial sort
+    has one answer.
+    """
+    num_heads = prob_BK.shape[1]
+    key_BK = prob_BK.view(np.uint32).astype(np.int64) << 32
+    key_BK += np.arange(num_heads - 1, -1, -1)
+    if num_top < num_heads:
+        key_BK = np.partition(key_BK, num_heads - num_top, axis=1)[:, num_heads - num_top :]
+    key_BK.sort(axis=1)
+    column_BM: NDArray[np.int64] = num_heads - 1 - (key_BK[:, ::-1] & 0xFFFFFFFF)
+    return column_BM

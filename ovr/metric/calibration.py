@@ -1,0 +1,136 @@
+"""How far each head's probabilities are from frequencies: calibration errors, Brier score, likelihood. Knows no calibrator.
+
+N = rows, K = heads, C = heads of one block, G = bins
+
+Only rows whose label is known count, and a head without any has NaN. A calibration error (ECE; Naeini et al. 2015) is the mean over
+rows of |share of positives - mean probability| of the row's bin. It depends on how the bins are made, so each way has its own name:
+
+- equal mass: the lower edges are the scores of rank floor(g n / G), g = 0 .. G - 1, counted from the lowest. Rows of equal score share
+  a bin, whatever their order, so that ties, or fewer rows than bins, give fewer bins. The one to compare heads by: with rare classes
+  nearly all rows fall into the lowest bin of equal width, and the error is tiny by construction.
+- equal width: bin g holds g / G <= prob < (g + 1) / G; the last one holds 1 too.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ovr.core.ranking import ranked_blocks
+from ovr.core.targets import check_probs, check_targets
+from ovr.errors import ConfigError
+
+F64 = NDArray[np.float64]
+Bool = NDArray[np.bool_]
+
+NUM_BINS = 15  # Guo et al. 2017
+
+
+def ece_equal_mass(prob_NK: Any, target_NK: Any, mask_NK: Any, *, num_bins: int = NUM_BINS) -> F64:
+    """Return the class-wise calibration error (K,) with bins of equal mass, in [0, 1].
+
+    Raises:
+        ConfigError: `num_bins` below 1.
+        DataError: probabilities outside [0, 1] or NaN, shapes that differ, targets or mask other than 0 and 1.
+    """
+    prob_NK, target_NK, mask_NK = _checked(prob_NK, target_NK, mask_NK, num_bins)
+    ece_K = np.full(prob_NK.shape[1], np.nan)
+    rank_G = np.arange(num_bins + 1)
+    for ranked in ranked_blocks(prob_NK, target_NK, mask_NK):
+        num_rows = ranked.score_CN.shape[1]
+        if num_rows == 0:
+            continue
+        # Ranks count from the lowest score; here scores fall, so the bin that starts at rank r of n ends before place n - r, moved
+        # to the end of its run of ties.
+        place_CG = ranked.num_known_C[:, None] - rank_G * ranked.num_known_C[:, None] // num_bins
+        tie_end_CN = np.where(ranked.tie_end_CN, np.arange(1, num_rows + 1), num_rows)
+        end_CN = np.minimum.accumulate(tie_end_CN[:, ::-1], axis=1)[:, ::-1]
+        end_CG = np.where(place_CG > 0, np.take_along_axis(end_CN, np.maximum(place_CG - 1, 0), axis=1), 0)
+        known_CN = np.arange(num_rows) < ranked.num_known_C[:, None]
+        gap_CN = np.where(known_CN, ranked.target_CN - ranked.score_CN.astype(np.float64), 0.0)
+        sum_CN = np.pad(np.cumsum(gap_CN, axis=1), ((0, 0), (1, 0)))
+        bin_CG = np.diff(np.take_along_axis(sum_CN, end_CG, axis=1), axis=1)
+        with np.errstate(invalid="ignore"):
+            ece_K[ranked.columns] = np.abs(bin_CG).sum(axis=1) / ranked.num_known_C
+    return ece_K
+
+
+def ece_equal_width(prob_NK: Any, target_NK: Any, mask_NK: Any, *, num_bins: int = NUM_BINS) -> F64:
+    """Return the class-wise calibration error (K,) with bins of equal width, in [0, 1].
+
+    Raises:
+        ConfigError: `num_bins` below 1.
+        DataError: probabilities outside [0, 1] or NaN, shapes that differ, targets or mask other than 0 and 1.
+    """
+    prob_NK, target_NK, mask_NK = _checked(prob_NK, target_NK, mask_NK, num_bins)
+    num_rows, num_heads = prob_NK.shape
+    inner_edges = np.arange(1, num_bins) / num_bins
+    bin_NK = np.searchsorted(inner_edges, prob_NK.astype(np.float64), side="right") + num_bins * np.arange(num_heads)
+    gap_NK = np.where(mask_NK, target_NK - prob_NK.astype(np.float64), 0.0)
+    gap_KG = np.bincount(bin_NK.ravel(), gap_NK.ravel(), minlength=num_bins * num_heads).reshape(num_heads, num_bins)
+    return _mean(np.abs(gap_KG).sum(axis=1), mask_NK)
+
+
+def top_label(prob_NK: Any, target_NK: Any, mask_NK: Any) -> tuple[F64, Bool, Bool]:
+    """Return, as one column each, the highest probability of a row, whether its class is a label of the row, whether that is known.
+
+    Of equal probabilities the lower column is taken. Given to one of the errors above, it is the top-label ECE.
+
+    Raises:
+        DataError: probabilities outside [0, 1] or NaN, shapes that differ, targets or mask other than 0 and 1.
+    """
+    prob_NK, target_NK, mask_NK = check_probs(prob_NK, target_NK, mask_NK)
+    top_N1 = np.argmax(prob_NK, axis=1, keepdims=True)
+    confidence_N1, right_N1, known_N1 = (np.take_along_axis(array, top_N1, axis=1) for array in (prob_NK, target_NK, mask_NK))
+    return confidence_N1.astype(np.float64), right_N1 & known_N1, known_N1
+
+
+def top_label_ece(prob_NK: Any, target_NK: Any, mask_NK: Any, *, num_bins: int = NUM_BINS) -> float:
+    """Return the calibration error of each row's highest probability, with bins of equal mass.
+
+    Raises:
+        ConfigError: `num_bins` below 1.
+        DataError: probabilities outside [0, 1] or NaN, shapes that differ, targets or mask other than 0 and 1.
+    """
+    return float(ece_equal_mass(*top_label(prob_NK, target_NK, mask_NK), num_bins=num_bins)[0])
+
+
+def brier(prob_NK: Any, target_NK: Any, mask_NK: Any) -> F64:
+    """Return the mean of (prob - target)^2 for every head (K,), in [0, 1] (Brier 1950).
+
+    Raises:
+        DataError: probabilities outside [0, 1] or NaN, shapes that differ, targets or mask other than 0 and 1.
+    """
+    prob_NK, target_NK, mask_NK = check_probs(prob_NK, target_NK, mask_NK)
+    gap_NK = np.where(mask_NK, target_NK - prob_NK.astype(np.float64), 0.0)
+    return _mean(np.einsum("nk,nk->k", gap_NK, gap_NK), mask_NK)
+
+
+def nll(logit_NK: Any, target_NK: Any, mask_NK: Any, *, scale_K: ArrayLike = 1.0, bias_K: ArrayLike = 0.0) -> F64:
+    """Return the mean negative log-likelihood in nats of every head (K,), from logits: a probability of 1 would lose it.
+
+    Args:
+        scale_K: of the calibration, (K,) or one for all; the logit counted with is scale * logit + bias.
+        bias_K: likewise.
+
+    Raises:
+        DataError: logits that are not finite, shapes that differ, targets or mask other than 0 and 1.
+    """
+    logit_NK, target_NK, mask_NK = check_targets(logit_NK, target_NK, mask_NK, score_name="logit")
+    scaled_NK = logit_NK * np.asarray(scale_K, dtype=np.float64) + np.asarray(bias_K, dtype=np.float64)
+    signed_NK = np.where(target_NK, -scaled_NK, scaled_NK)
+    softplus_NK = np.maximum(signed_NK, 0.0) + np.log1p(np.exp(-np.abs(signed_NK)))
+    return _mean(np.where(mask_NK, softplus_NK, 0.0).sum(axis=0), mask_NK)
+
+
+def _mean(sum_K: F64, mask_NK: Bool) -> F64:
+    num_known_K = mask_NK.sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        mean_K: F64 = np.where(num_known_K > 0, sum_K / num_known_K, np.nan)
+    return mean_K
+
+
+def _checked(prob_NK: Any, target_NK: Any, mask_NK: Any, num_bins: int) -> tuple[NDArray[np.floating[Any]], Bool, Bool]:
+    if num_bins < 1:
+        raise ConfigError(f"num_bins is {num_bins}; expected at least 1")
+    return check_probs(prob_NK, target_NK, mask_NK)

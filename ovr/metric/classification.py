@@ -1,0 +1,125 @@
+"""How well each class is found: counts, precision, recall, F1, average precision, accuracy. Knows nothing of models.
+
+N = rows, K = heads
+
+Only rows whose label is known count. A figure that the rows do not define is NaN, never a silent 0: precision where nothing was
+decided on, recall where nothing is positive, F1 where both hold, average precision without a positive.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ovr.core.ranking import ranked_blocks
+from ovr.core.targets import check_flags, check_targets
+from ovr.errors import DataError
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What the decisions of each head (K,) came to on its known rows."""
+
+    num_rows_K: I64
+    num_positives_K: I64
+    num_decided_K: I64
+    true_positives_K: I64
+
+    @property
+    def precision_K(self) -> F64:
+        """The share of positives among the rows decided on."""
+        return _ratio(self.true_positives_K, self.num_decided_K)
+
+    @property
+    def recall_K(self) -> F64:
+        """The share of positives that were decided on."""
+        return _ratio(self.true_positives_K, self.num_positives_K)
+
+    @property
+    def f1_K(self) -> F64:
+        """2 TP / (decided + positives): the harmonic mean of precision and recall, and 0 where no decision was right."""
+        return _ratio(2 * self.true_positives_K, self.num_decided_K + self.num_positives_K)
+
+
+def confusion(label_NK: Any, target_NK: Any, mask_NK: Any) -> Counts:
+    """Return the counts for decisions `label_NK`, such as `Decision.label_BK` or `at_thresholds`.
+
+    Args:
+        label_NK: bool or 0 and 1.
+        target_NK: bool or 0 and 1; not looked at where unknown.
+        mask_NK: bool or 0 and 1; False where the label is unknown.
+
+    Raises:
+        DataError: not (N, K), shapes that differ, or entries other than 0 and 1.
+    """
+    label_NK, target_NK, mask_NK = _checked(label_NK, target_NK, mask_NK)
+    label_NK, target_NK = label_NK & mask_NK, target_NK & mask_NK
+    return Counts(*(array.sum(axis=0, dtype=np.int64) for array in (mask_NK, target_NK, label_NK, label_NK & target_NK)))
+
+
+def at_thresholds(prob_NK: Any, threshold_K: ArrayLike) -> NDArray[np.bool_]:
+    """Return prob >= threshold (N, K), compared as float32 like every decision."""
+    above_NK: NDArray[np.bool_] = np.asarray(prob_NK, dtype=np.float32) >= np.asarray(threshold_K, dtype=np.float32)
+    return above_NK
+
+
+def average_precision(score_NK: Any, target_NK: Any, mask_NK: Any) -> F64:
+    """Return the average precision (K,), the sum over thresholds of precision times the rise of recall; NaN without a positive.
+
+    Rows of equal score enter together. It is what `sklearn.metrics.average_precision_score` computes.
+
+    Raises:
+        DataError: scores that are not finite, shapes that differ, targets or mask other than 0 and 1.
+    """
+    score_NK, target_NK, mask_NK = check_targets(score_NK, target_NK, mask_NK, score_name="score")
+    ap_K = np.full(score_NK.shape[1], np.nan)
+    for ranked in ranked_blocks(score_NK, target_NK, mask_NK):
+        hits_CN = np.cumsum(ranked.target_CN, axis=1)
+        precision_CN = hits_CN / np.arange(1, hits_CN.shape[1] + 1)
+        # A positive counts with the precision at the end of its run of ties: carry that back over the run.
+        at_end_CN = np.where(ranked.tie_end_CN, hits_CN, 0)
+        before_CN = np.maximum.accumulate(np.pad(at_end_CN[:, :-1], ((0, 0), (1, 0))), axis=1)
+        gained_CN = np.where(ranked.tie_end_CN, hits_CN - before_CN, 0)
+        ap_K[ranked.columns] = _ratio((gained_CN * precision_CN).sum(axis=1), ranked.num_positives_C)
+    return ap_K
+
+
+def accuracy(label_NK: Any, target_NK: Any, mask_NK: Any) -> float:
+    """Return the share of rows on which every class is decided rightly; an abstained row that has a class is wrong.
+
+    With one class a row it is the usual accuracy, with several the subset accuracy. Rows with an unknown label do not count;
+    NaN where none is left.
+
+    Raises:
+        DataError: not (N, K), shapes that differ, or entries other than 0 and 1.
+    """
+    label_NK, target_NK, mask_NK = _checked(label_NK, target_NK, mask_NK)
+    known_N = mask_NK.all(axis=1)
+    right_N = (label_NK == target_NK).all(axis=1)
+    return float(right_N[known_N].mean()) if known_N.any() else float("nan")
+
+
+def mean_defined(value_K: ArrayLike) -> float:
+    """Return the mean over the heads for which the figure is defined (macro average); NaN where it is for none."""
+    value_K = np.asarray(value_K, dtype=np.float64)
+    defined_K = ~np.isnan(value_K)
+    return float(value_K[defined_K].mean()) if defined_K.any() else float("nan")
+
+
+def _ratio(top_K: NDArray[Any], bottom_K: I64) -> F64:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio_K: F64 = np.where(bottom_K > 0, top_K / bottom_K, np.nan)
+    return ratio_K
+
+
+def _checked(label_NK: Any, target_NK: Any, mask_NK: Any) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+    shape_NK = np.shape(label_NK)
+    if len(shape_NK) != 2:
+        raise DataError(f"decisions have shape {shape_NK}; expected (rows, heads)")
+    mask_NK = check_flags(mask_NK, name="mask", shape_NK=shape_NK)
+    target_NK = check_flags(target_NK, name="target", shape_NK=shape_NK, known_NK=mask_NK)
+    return check_flags(label_NK, name="decision", shape_NK=shape_NK), target_NK, mask_NK
