@@ -6,10 +6,14 @@ from omegaconf import DictConfig
 
 
 def run(cfg: DictConfig) -> None:
-    """Write the files into a new directory and print where they lie."""
-    from ovr.core.bundle import open_bundle
-    from ovr.export.bundle import export_onnx
+    """Write the files into a new directory and print where they lie, with their largest difference from torch's probabilities.
 
-    out = Path(cfg.out)
-    export_onnx(open_bundle(Path(cfg.bundle)), out)
-    print(f"ONNX files in {out}")
+    Raises:
+        ArtifactError: the bundle cannot be used, the directory exists, or a file does not give the bundle's probabilities.
+    """
+    from ovr.core.bundle import open_bundle
+    from ovr.export.standalone import export_onnx
+
+    exported = export_onnx(open_bundle(Path(cfg.bundle)), Path(cfg.out))
+    diffs = ", ".join(f"{name} {diff:.1e}" for name, diff in exported.max_abs_diff.items())
+    print(f"backbone, {exported.num_heads} heads and fused graph in {exported.path} (largest difference from torch: {diffs})")

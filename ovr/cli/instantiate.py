@@ -52,7 +52,7 @@ def build(cfg: DictConfig | dict[str, Any], allow_targets: Sequence[str] = (), /
             return instantiate(node, _convert_="all")
         waits = plain.get("_partial_", False)
         made = instantiate(node, _convert_="all", _partial_=True)
-        _check_arguments(made, kwargs, where)
+        _check_arguments(made, kwargs, where, complete=not waits)
         return (partial(made, **kwargs) if kwargs else made) if waits else made(**kwargs)
     except HydraException as error:
         raise _cause(error, where) from error
@@ -95,19 +95,20 @@ def _is_below(name: str, prefix: str) -> bool:
     return bool(prefix) and (name == prefix or name.startswith(prefix + "."))
 
 
-def _check_arguments(made: partial[Any], kwargs: dict[str, Any], where: str) -> None:
-    """Check names now: a callable that waits would report them only when it is called, far from the configuration."""
+def _check_arguments(made: partial[Any], kwargs: dict[str, Any], where: str, *, complete: bool) -> None:
+    """Check the arguments now: a callable that waits would report them only when it is called, far from the configuration."""
     try:
-        parameters = inspect.signature(made.func).parameters
+        signature = inspect.signature(made.func)
     except (TypeError, ValueError):  # built-in callables have no signature to check
         return
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        return
-    names = [name for name, p in parameters.items() if p.kind is not inspect.Parameter.POSITIONAL_ONLY]
-    for name in (*made.keywords, *kwargs):
-        if name not in names:
-            near = nearest(name, names)
-            raise ConfigError(f"{where}: {made.func.__qualname__} takes no {name!r}; {near or 'it takes ' + ', '.join(names)}")
+    given = {**made.keywords, **kwargs}
+    try:
+        (signature.bind if complete else signature.bind_partial)(*made.args, **given)
+    except TypeError as error:
+        names = [p.name for p in signature.parameters.values() if p.kind is not p.POSITIONAL_ONLY]
+        wrong = [name for name in given if name not in names]
+        near = nearest(wrong[0], names) if wrong else ""
+        raise ConfigError(f"{where}: {made.func.__qualname__}: {error}; {near or 'it takes ' + ', '.join(names)}") from None
 
 
 def _cause(error: HydraException, where: str) -> OvrError:

@@ -66,13 +66,12 @@ def run_command(command: str, args: Sequence[str]) -> None:
         OvrError: what is wrong with the arguments or with what they name.
     """
     import hydra
-    from hydra._internal.utils import get_args_parser
 
-    from ovr.cli.overrides import Invocation, check
+    from ovr.cli.overrides import Invocation, check, parsed
     from ovr.cli.rundir import RunDirectory, point_run_dir_here, resumed
 
     hydra_args = resumed(args) if command == "train" else list(args)
-    options = get_args_parser().parse_args(hydra_args)
+    options, hydra_args = parsed(hydra_args)
     invocation = Invocation.from_options(command, options, conf_dir())
     existed_before = check(invocation)
     program = sys.argv[0]

@@ -4,14 +4,17 @@ Hydra's own messages do not name what is near, an unknown `experiment` is skippe
 key in a user's file is added instead of refused.
 """
 
+import io
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -23,6 +26,7 @@ from ovr.cli.nearest import nearest
 from ovr.errors import ConfigError
 
 MAX_YAML_BYTES = 1 << 20
+MAX_YAML_DEPTH = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,28 @@ class Invocation:
         return [self.config_path, *([self.config_dir] if self.config_dir else [])]
 
 
+def parsed(args: Sequence[str]) -> tuple[Namespace, list[str]]:
+    """Return Hydra's options, and the arguments in an order that its own parser takes: overrides, then flags.
+
+    Raises:
+        ConfigError: an unknown flag, or a flag without its value.
+    """
+    text = io.StringIO()
+    try:
+        with redirect_stderr(text):
+            options = get_args_parser().parse_intermixed_args(list(args))
+    except SystemExit:
+        raise ConfigError(text.getvalue().strip().rpartition("error: ")[2]) from None
+    overrides = list(options.overrides)
+    flags = []
+    for arg in args:
+        if overrides and arg == overrides[0]:
+            del overrides[0]
+        else:
+            flags.append(arg)
+    return options, [*options.overrides, *flags]
+
+
 def check(invocation: Invocation) -> frozenset[Path]:
     """Compose the configuration without running it, each option of a sweep once.
 
@@ -71,17 +97,21 @@ def check(invocation: Invocation) -> frozenset[Path]:
     if not invocation.composes:
         return frozenset()
     with initialize_config_dir(str(invocation.config_path), version_base="1.3"):
-        parsed = _parse(invocation)
-        for override in parsed:
+        parsed_overrides = _parse(invocation)
+        for override in parsed_overrides:
+            if override.is_sweep_override() and not invocation.multirun:
+                line = str(override.input_line)
+                one_list = line.replace("=", "=[", 1) + "]"
+                raise ConfigError(f"{line} gives several values: -m runs once for each, and {one_list} is one list")
             _check_group_option(override, invocation)
-        fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
+        fixed = [str(o.input_line) for o in parsed_overrides if not o.is_sweep_override()]
         cfg = _composed(invocation, fixed)
-        for override in parsed:
+        for override in parsed_overrides:
             if override.is_sweep_override() and override.is_discrete_sweep():
                 for value in override.sweep_string_iterator():
                     _composed(invocation, [*fixed, f"{override.get_key_element()}={value}"])
         known = [str(key) for key in _plain(_compose(invocation, []))]
-        added = {o.key_or_group.partition(".")[0] for o in parsed if o.is_add() or o.is_force_add()}
+        added = {o.key_or_group.partition(".")[0] for o in parsed_overrides if o.is_add() or o.is_force_add()}
         for key in map(str, _plain(cfg)):
             if key not in known and key not in added:
                 raise ConfigError(f"{_unknown(key, known)} (a configuration file sets it; +{key}=VALUE would allow it)")
@@ -99,24 +129,32 @@ def check_yaml_files(directory: Path) -> None:
     """Check every YAML file below a user's directory before it is parsed: a few hundred bytes of aliases can hang a parser.
 
     Raises:
-        ConfigError: no such directory; a file above 1 MiB, with an alias, or that is no YAML. All files are named in one error.
+        ConfigError: no such directory; a file that is above 1 MiB, has an alias, is too deeply nested or no YAML. All are
+            named in one error.
     """
     if not directory.is_dir():
         raise ConfigError(f"configuration directory {directory} does not exist")
-    problems = []
-    for file in sorted([*directory.rglob("*.yaml"), *directory.rglob("*.yml")]):
-        size_bytes = file.stat().st_size
-        if size_bytes > MAX_YAML_BYTES:
-            problems.append(f"{file} is {size_bytes} bytes; at most {MAX_YAML_BYTES} are read")
-            continue
-        try:
-            tokens = yaml.scan(file.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
-            if any(isinstance(token, yaml.AliasToken) for token in tokens):
-                problems.append(f"{file} has YAML aliases (*name), which are not read; use ${{key}} interpolation")
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            problems.append(f"{file} is not YAML: {' '.join(str(error).split())}")
-    if problems:
+    files = sorted([*directory.rglob("*.yaml"), *directory.rglob("*.yml")])
+    if problems := [f"{file} {problem}" for file in files if (problem := _yaml_problem(file))]:
         raise ConfigError("; ".join(problems))
+
+
+def _yaml_problem(file: Path) -> str:
+    """Return what keeps the file from being read, or "". Events are read one by one, so that nothing is built from them."""
+    size_bytes = file.stat().st_size
+    if size_bytes > MAX_YAML_BYTES:
+        return f"is {size_bytes} bytes; at most {MAX_YAML_BYTES} are read"
+    depth = 0
+    try:
+        for event in yaml.parse(file.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                return "has YAML aliases (*name), which are not read; use ${key} interpolation"
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_YAML_DEPTH:
+                return f"is nested deeper than {MAX_YAML_DEPTH} levels"
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return f"is not YAML: {' '.join(str(error).split())}"
+    return ""
 
 
 def flat_items(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

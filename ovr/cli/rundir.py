@@ -92,6 +92,8 @@ def resumed(args: Sequence[str]) -> list[str]:
         raise ConfigError(f"resume={resume.value()} is not a run directory: it has no .hydra/config.yaml")
     check_yaml_files(record)
     saved = yaml.safe_load((record / "config.yaml").read_text(encoding="utf-8"))
+    if not isinstance(saved, dict):
+        raise ConfigError(f"{record / 'config.yaml'} holds no configuration")
     for key, override in given.items():
         if isinstance(saved.get(key), dict) and not isinstance(override.value(), dict):
             example = f"{key}.{next(iter(saved[key]))}=..."

@@ -1,0 +1,128 @@
+"""Only allowed targets are followed, and what a target refuses is told with its place in the configuration."""
+
+import sys
+
+import pytest
+from omegaconf import OmegaConf
+
+from ovr.cli.instantiate import build
+from ovr.core.artifact import DecisionPolicy
+from ovr.errors import ArtifactError, ConfigError
+
+POLICY = "ovr.core.artifact.DecisionPolicy"
+
+
+def node(text, key=None):
+    cfg = OmegaConf.create(text)
+    return cfg if key is None else cfg[key]
+
+
+def test_a_target_gets_the_values_of_its_node():
+    cfg = node({"mode": "multilabel", "policy": {"_target_": POLICY, "mode": "${mode}", "top_k": 2}}, "policy")
+    assert build(cfg) == DecisionPolicy(mode="multilabel", top_k=2)
+
+
+def test_arguments_from_code_go_over_those_of_the_configuration_and_stay_the_same_object():
+    marker = {"a": [1]}
+    made = build({"_target_": "ovr.core.taxonomy.ClassSpec", "id": "x", "owner": "y"}, owner=marker)
+    assert made.id == "x"
+    assert made.owner is marker
+
+
+def test_a_dataclass_from_code_is_not_taken_for_configuration():
+    policy = DecisionPolicy(top_k=3)
+    waiting = build({"_target_": "ovr.core.taxonomy.ClassSpec", "_partial_": True, "id": "x"}, owner=policy)
+    assert waiting().owner is policy
+
+
+def test_a_partial_waits_for_the_rest():
+    sgd = build({"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.5})
+    import torch
+
+    assert sgd([torch.nn.Parameter(torch.zeros(1))]).defaults["lr"] == 0.5
+
+
+def test_a_node_without_target_gives_what_its_values_describe():
+    assert build({"a": {"_target_": POLICY}, "b": 3}) == {"a": DecisionPolicy(), "b": 3}
+    assert build({}) == {}
+
+
+def test_containers_arrive_plain():
+    made = build({"_target_": "ovr.core.taxonomy.ClassSpec", "id": "x", "owner": {"a": [1, {"b": 2}]}})
+    assert type(made.owner) is dict
+    assert type(made.owner["a"]) is list
+    assert type(made.owner["a"][1]) is dict
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["os.system", "pathlib.Path.unlink", "torch.load", "torch.hub.load", "numpy.load", "ovrx.evil", "torch.optimx.SGD", "ovr", ""],
+)
+def test_other_targets_are_refused(target):
+    with pytest.raises(ConfigError, match=f"_target_ {target} is not allowed"):
+        build({"_target_": target})
+
+
+def test_a_refused_target_is_not_imported(tmp_path, monkeypatch):
+    (tmp_path / "evil_module.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for cfg in ({"_target_": "evil_module.x"}, {"a": [{"b": {"_target_": "evil_module.x"}}]}):
+        with pytest.raises(ConfigError, match=r"_target_ evil_module\.x is not allowed; allowed are names below ovr\., torch"):
+            build(cfg)
+    with pytest.raises(ConfigError, match=r"_target_ evil_module\.x is not allowed"):
+        build({"_target_": POLICY, "mode": {"_target_": "evil_module.x"}})
+    with pytest.raises(ConfigError, match=r"_target_ evil_module\.x is not allowed"):
+        build(node({"t": "evil_module.x", "a": {"_target_": "${t}"}}, "a"))
+    assert "evil_module" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("ovr.core.files.shutil.rmtree", "is not allowed; it is a function of shutil"),
+        ("ovr.core.files.os.replace", "is not allowed"),
+        ("ovr.core.bundle.Path.unlink", "is not allowed"),
+        ("ovr.core.files.MAX_JSON_BYTES", "is not allowed; it is a int of None"),
+        ("ovr.core.files", "cannot be found|is not allowed"),
+        ("ovr.loss.focal.Fokal", "cannot be found"),
+        ("ovr.nothing.X", "cannot be found"),
+    ],
+)
+def test_what_a_name_leads_to_is_checked_too(target, message):
+    with pytest.raises(ConfigError, match=message):
+        build({"_target_": target, "path": "/nonexistent"})
+
+
+def test_the_user_allows_further_packages(tmp_path, monkeypatch):
+    (tmp_path / "my_package.py").write_text("def made(x):\n    return x + 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    cfg = {"_target_": "my_package.made", "x": 1}
+    with pytest.raises(ConfigError, match=r"others are added with allow_targets=\[PREFIX\]"):
+        build(cfg)
+    assert build(cfg, ["my_package."]) == build(cfg, ["my_package"]) == 2
+    with pytest.raises(ConfigError, match="is not allowed"):
+        build({"_target_": "os.getcwd"}, [""])
+
+
+def test_an_unknown_argument_is_refused_with_the_nearest_even_if_the_target_waits():
+    for extra in ({}, {"_partial_": True}):
+        with pytest.raises(ConfigError, match=r"p: DecisionPolicy: .*'topk'; nearest: top_k"):
+            build(node({"p": {"_target_": POLICY, "topk": 3, **extra}}, "p"))
+    with pytest.raises(ConfigError, match="'xyzzy'; it takes mode, abstain_below, top_k"):
+        build({"_target_": POLICY}, xyzzy=1)
+    with pytest.raises(ConfigError, match="missing 1 required positional argument: 'id'"):
+        build({"_target_": "ovr.core.taxonomy.ClassSpec"})
+
+
+def test_an_error_of_the_target_comes_as_it_is():
+    with pytest.raises(ArtifactError, match="top_k is 0; expected at least 1"):
+        build({"_target_": POLICY, "top_k": 0})
+    with pytest.raises(ArtifactError, match="top_k is 0; expected at least 1"):
+        build({"a": {"_target_": POLICY, "top_k": 0}})
+
+
+def test_values_that_are_missing_are_named():
+    with pytest.raises(ConfigError, match=r"p\.top_k is not given; add p\.top_k=VALUE"):
+        build(node({"p": {"_target_": POLICY, "top_k": "???"}}, "p"))
+    with pytest.raises(ConfigError, match="Interpolation key 'none' not found"):
+        build({"_target_": POLICY, "top_k": "${none}"})

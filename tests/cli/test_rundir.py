@@ -1,0 +1,106 @@
+"""Run directories: resuming takes the saved configuration, and a run that never began leaves nothing."""
+
+import pytest
+import yaml
+
+from ovr.cli.rundir import RunDirectory, resumed
+from ovr.errors import ConfigError
+from tests.cli.test_main import importable, ovr
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    (tmp_path / "run" / ".hydra").mkdir(parents=True)
+    saved = {"seed": 3, "resume": None, "loss": {"gamma": 2.0}, "paths": {"run_dir": "${hydra:runtime.output_dir}"}}
+    (tmp_path / "run" / ".hydra" / "config.yaml").write_text(yaml.safe_dump(saved))
+    return tmp_path / "run"
+
+
+def test_resume_takes_the_saved_configuration_and_its_directory(run_dir):
+    args = resumed([f"resume={run_dir}", "seed=4"])
+    assert args[:4] == ["--config-path", str(run_dir / ".hydra"), "--config-name", "config"]
+    assert f'hydra.run.dir="{run_dir}"' in args
+    assert args[-2:] == [f"resume={run_dir}", "seed=4"]
+
+
+def test_a_launcher_may_append_to_the_arguments_and_start_again(run_dir):
+    appended = [f"resume={run_dir}", f'hydra.run.dir="{run_dir}"', "hydra.job.name=train_ddp_process_1", "hydra.output_subdir=null"]
+    assert resumed(appended)[-len(appended) :] == appended
+
+
+@pytest.mark.parametrize("args", [[], ["seed=3"], ["resume=null"], ["a=[1", "resume=x"], ["--cfg", "job"]])
+def test_arguments_without_resume_stay_as_they_are(args):
+    assert resumed(args) == args
+
+
+def test_what_cannot_be_resumed_is_refused(run_dir, tmp_path):
+    with pytest.raises(ConfigError, match=r"is not a run directory: it has no \.hydra/config\.yaml"):
+        resumed([f"resume={tmp_path / 'none'}"])
+    for args in (["-m", f"resume={run_dir}"], [f"resume={run_dir},{run_dir}"]):
+        with pytest.raises(ConfigError, match="cannot be combined with multirun"):
+            resumed(args)
+    with pytest.raises(ConfigError, match=r"loss=focal: a resumed run keeps its loss; change single values, such as loss\.gamma"):
+        resumed([f"resume={run_dir}", "loss=focal"])
+    (run_dir / ".hydra" / "config.yaml").write_text("a: &a 1\nb: *a\n")
+    with pytest.raises(ConfigError, match="has YAML aliases"):
+        resumed([f"resume={run_dir}"])
+    (run_dir / ".hydra" / "config.yaml").write_text("[1]\n")
+    with pytest.raises(ConfigError, match=r"config\.yaml holds no configuration"):
+        resumed([f"resume={run_dir}"])
+
+
+def directory(path, *, before=frozenset(), multirun=False):
+    return RunDirectory(path, overrides=("seed=1",), multirun=multirun, existed_before=frozenset(before))
+
+
+def made(path):
+    (path / ".hydra").mkdir(parents=True)
+    (path / ".hydra" / "config.yaml").touch()
+    (path / "train.log").touch()
+    return path
+
+
+def test_an_unused_directory_goes_with_the_empty_folders_that_were_made_for_it(tmp_path):
+    directory(made(tmp_path / "outputs" / "day" / "time"), before=[tmp_path]).discard_if_unused()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_that_were_there_or_hold_something_stay(tmp_path):
+    (tmp_path / "outputs" / "day" / "other").mkdir(parents=True)
+    directory(made(tmp_path / "outputs" / "day" / "time"), before=[tmp_path]).discard_if_unused()
+    assert [path.name for path in (tmp_path / "outputs" / "day").iterdir()] == ["other"]
+    (tmp_path / "outputs" / "day" / "other").rmdir()
+    directory(made(tmp_path / "outputs" / "day" / "time"), before=[tmp_path, tmp_path / "outputs"]).discard_if_unused()
+    assert list((tmp_path / "outputs").iterdir()) == []
+
+
+def test_a_directory_that_was_there_or_was_used_stays(tmp_path):
+    path = made(tmp_path / "run")
+    directory(path, before=[tmp_path, path]).discard_if_unused()
+    assert path.is_dir()
+    (path / "checkpoints").mkdir()
+    directory(path, before=[tmp_path]).discard_if_unused()
+    assert (path / "train.log").is_file()
+
+
+def test_the_record_of_a_multirun_goes_with_its_only_job(tmp_path):
+    path = made(tmp_path / "sweep" / "0")
+    (tmp_path / "sweep" / "multirun.yaml").touch()
+    directory(path, before=[tmp_path], multirun=True).discard_if_unused()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_job_of_a_multirun_can_be_started_alone(tmp_path):
+    assert directory(tmp_path).single_run_args(["a=1", "--cfg", "job"], None) == ["a=1", "--cfg", "job"]
+    alone = directory(tmp_path, multirun=True).single_run_args(["-m", "seed=1,2"], "/conf")
+    assert alone == ["--config-dir", "/conf", "seed=1"]
+
+
+def test_a_run_that_fails_before_it_begins_leaves_nothing(tmp_path):
+    for args in (["data=idx", "data.root=/nonexistent"], ["-m", "seed=1,2", "data=idx", "data.root=/nonexistent"]):
+        failed = ovr("train", *args, cwd=tmp_path, env=importable())
+        assert failed.returncode == 1
+        assert failed.stderr.splitlines()[-1].startswith("error: ")
+        assert "nonexistent" in failed.stderr
+        assert "Traceback" not in failed.stderr
+        assert list(tmp_path.iterdir()) == []
