@@ -21,11 +21,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ovr.calibrator.apply import calibrated_prob
+from ovr.calibrator.apply import calibrated_prob, scale_and_bias
 from ovr.core.artifact import Calibration, DecisionPolicy
 from ovr.core.bundle import ModelBundle
 from ovr.core.files import write_file
-from ovr.data.splits import CalibRows, Rows, Splits, TestRows, standardization
+from ovr.data.splits import CalibRows, Rows, Splits, standardization
 from ovr.errors import ArtifactError, ConfigError
 from ovr.export.bundle import export_bundle
 from ovr.model import Normalizer, OvrModel
@@ -109,7 +109,14 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
         calibrations, threshold_K = _calibrate(recipe, calib_logit_NK, splits.calib)
     with _timed(seconds, "evaluate"):
         test_logit_NK = logits(model, splits.test, batch_size=recipe.batch_size)
-        report = _report(recipe, splits, test_logit_NK, splits.test, calibrations, threshold_K)
+        report = evaluate(
+            test_logit_NK,
+            *splits.test.labels.dense(),
+            taxonomy=splits.taxonomy,
+            calibrations=calibrations,
+            threshold_K=threshold_K,
+            policy=recipe.policy,
+        )
     with _timed(seconds, "export"):
         target_NK, mask_NK = splits.calib.labels.dense()
         bundle, max_abs_diff = export_bundle(
@@ -189,6 +196,7 @@ def _fit(recipe: Recipe, splits: Splits, run_dir: Path, resume: bool) -> lightni
         # Rows lie in memory: worker processes would only copy them.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+        warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")  # Lightning's own, of torch's pytree
         trainer.fit(module, ckpt_path=run_dir / "checkpoints" / "last.ckpt" if resume else None, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
@@ -205,30 +213,8 @@ def _calibrate(recipe: Recipe, logit_NK: NDArray, rows: CalibRows) -> tuple[list
     return calibrations, recipe.threshold.fit(_prob(logit_NK, calibrations), target_NK, mask_NK)
 
 
-def _report(
-    recipe: Recipe,
-    splits: Splits,
-    logit_NK: NDArray,
-    rows: TestRows,
-    calibrations: list[Calibration],
-    threshold_K: NDArray[np.float64],
-) -> dict[str, Any]:
-    target_NK, mask_NK = rows.labels.dense()
-    return evaluate(
-        logit_NK,
-        target_NK,
-        mask_NK,
-        taxonomy=splits.taxonomy,
-        calibrations=calibrations,
-        threshold_K=threshold_K,
-        policy=recipe.policy,
-    )
-
-
 def _prob(logit_NK: NDArray, calibrations: list[Calibration]) -> NDArray[np.float32]:
-    scale_K = np.array([c.scale for c in calibrations])
-    bias_K = np.array([c.bias for c in calibrations])
-    return calibrated_prob(logit_NK, scale_K, bias_K).astype(np.float32)
+    return calibrated_prob(logit_NK, *scale_and_bias(calibrations)).astype(np.float32)
 
 
 def _check(recipe: Recipe, run_dir: Path, resume: bool) -> None:

@@ -30,15 +30,16 @@ def write_table():
     return write
 
 
+def compose_recipe(run_dir: Path, *overrides: str):
+    """Return the recipe and splits of `ovr train` with these overrides."""
+    with initialize_config_dir(str(conf_dir()), version_base=None):
+        cfg = compose("train", overrides=list(overrides))
+    with open_dict(cfg):
+        cfg.paths.run_dir = str(run_dir)
+    return prepare(cfg)
+
+
 @pytest.fixture
 def configure():
-    """Return a function of (run_dir, overrides) that gives the recipe and splits of `ovr train data=table`."""
-
-    def build(run_dir: Path, *overrides: str):
-        with initialize_config_dir(str(conf_dir()), version_base=None):
-            cfg = compose("train", overrides=["data=table", "data.target=label", *QUICK, *overrides])
-        with open_dict(cfg):
-            cfg.paths.run_dir = str(run_dir)
-        return prepare(cfg)
-
-    return build
+    """Return a function of (run_dir, overrides) that gives the recipe and splits of a quick `ovr train data=table`."""
+    return lambda run_dir, *overrides: compose_recipe(run_dir, "data=table", "data.target=label", *QUICK, *overrides)
