@@ -5,9 +5,9 @@ N = rows, K = heads, C = heads of one block, G = bins
 Only rows whose label is known count, and a head without any has NaN. A calibration error (ECE; Naeini et al. 2015) is the mean over
 rows of |share of positives - mean probability| of the row's bin. It depends on how the bins are made, so each way has its own name:
 
-- equal mass: the lower edges are the scores of rank floor(g n / G), g = 0 .. G - 1, counted from the lowest. Rows of equal score share
-  a bin, whatever their order, so that ties, or fewer rows than bins, give fewer bins. The one to compare heads by: with rare classes
-  nearly all rows fall into the lowest bin of equal width, and the error is tiny by construction.
+- equal mass: the lower edges are the scores of rank floor(g n / G), g = 0 .. G - 1, counted from the lowest. Rows of equal score
+  share a bin, whatever their order, so that ties, or fewer rows than bins, give fewer bins. The one to compare heads by: with rare
+  classes nearly all rows fall into the lowest bin of equal width, and the error is tiny by construction.
 - equal width: bin g holds g / G <= prob < (g + 1) / G; the last one holds 1 too.
 """
 
@@ -63,7 +63,7 @@ def ece_equal_width(prob_NK: Any, target_NK: Any, mask_NK: Any, *, num_bins: int
         DataError: probabilities outside [0, 1] or NaN, shapes that differ, targets or mask other than 0 and 1.
     """
     prob_NK, target_NK, mask_NK = _checked(prob_NK, target_NK, mask_NK, num_bins)
-    num_rows, num_heads = prob_NK.shape
+    num_heads = prob_NK.shape[1]
     inner_edges = np.arange(1, num_bins) / num_bins
     bin_NK = np.searchsorted(inner_edges, prob_NK.astype(np.float64), side="right") + num_bins * np.arange(num_heads)
     gap_NK = np.where(mask_NK, target_NK - prob_NK.astype(np.float64), 0.0)
@@ -117,7 +117,8 @@ def nll(logit_NK: Any, target_NK: Any, mask_NK: Any, *, scale_K: ArrayLike = 1.0
         DataError: logits that are not finite, shapes that differ, targets or mask other than 0 and 1.
     """
     logit_NK, target_NK, mask_NK = check_targets(logit_NK, target_NK, mask_NK, score_name="logit")
-    scaled_NK = logit_NK * np.asarray(scale_K, dtype=np.float64) + np.asarray(bias_K, dtype=np.float64)
+    with np.errstate(over="ignore"):
+        scaled_NK = logit_NK * np.asarray(scale_K, dtype=np.float64) + np.asarray(bias_K, dtype=np.float64)
     signed_NK = np.where(target_NK, -scaled_NK, scaled_NK)
     softplus_NK = np.maximum(signed_NK, 0.0) + np.log1p(np.exp(-np.abs(signed_NK)))
     return _mean(np.where(mask_NK, softplus_NK, 0.0).sum(axis=0), mask_NK)
