@@ -1,0 +1,62 @@
+# Every target sets up what it needs; what is there already is not installed again.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test lint bench clean triton
+
+VENV ?= .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+# The first that runs and is 3.11 or 3.12; some names are only shims.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
+	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo "$$p" && break; done)
+TRITON_HOME := $(or $(OVR_TRITON_HOME),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ovr/triton)
+ARGS ?=
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{printf "  make %-7s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.digits triton ## environment in .venv and the embedded Triton server
+
+demo: setup ## train on handwritten digits, export, publish, serve, compare every runtime (ARGS="backbone=cnn ...")
+	$(PY) scripts/demo.py $(ARGS)
+
+test: lint triton ## linters and all tests (ARGS="-k export ...")
+	$(PY) -m pytest $(ARGS)
+
+lint: $(VENV)/.dev ## ruff, mypy and the layers of imports
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+bench: $(VENV)/.bench triton ## measurements against peers, into benchmarks/results (ARGS=--quick stores none)
+	for file in $(filter-out %/__init__.py %/report.py,$(wildcard benchmarks/*.py)); do name=$$(basename $$file .py); \
+	  $(PY) -m benchmarks.$$name $(if $(findstring --quick,$(ARGS)),,--json benchmarks/results/$$name.json) $(ARGS) || exit 1; done
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) outputs multirun build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf "$(TRITON_HOME)"/pytriton[0-9]*-numpy*
+	find triton_repo -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.made:
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 found; say PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# scikit-learn carries the demo's digits.
+$(VENV)/.digits: pyproject.toml | $(VENV)/.made
+	$(PIP) install --editable '.[digits]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/.made
+	$(PIP) install --editable '.[dev]'
+	@touch $(VENV)/.digits $@
+
+$(VENV)/.bench: pyproject.toml | $(VENV)/.made
+	$(PIP) install --editable '.[bench]'
+	@touch $(VENV)/.digits $@
+
+# Finds the server that is installed, or installs it.
+triton: $(VENV)/.digits
+	@$(PY) -m ovr.serving.embedded
