@@ -1,3 +1,20 @@
 """One-vs-Rest deep learning: one shared backbone, K independent sigmoid heads, one calibrated probability a class."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ovr.runtime.client import Client
+    from ovr.runtime.predictor import EdgePredictor
+
 __version__ = "0.1.0"
+__all__ = ["Client", "EdgePredictor", "__version__"]
+
+_HOMES = {"Client": "ovr.runtime.client", "EdgePredictor": "ovr.runtime.predictor"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public classes when they are first asked for: `import ovr` itself costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ovr' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,94 @@
+"""Predictions from one ONNX file, with numpy and onnxruntime alone. Knows nothing of training or servers.
+
+B = batch, K = heads
+"""
+
+import json
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from ovr.core.artifact import ModelCard
+from ovr.core.bundle import open_bundle
+from ovr.core.prediction import Prediction
+from ovr.core.schema import check_rows
+from ovr.decision.decide import decide
+from ovr.errors import ArtifactError, InputError
+
+CARD_KEY = "ovr.card"  # of the ONNX file's metadata
+OUTPUT = "prob"
+
+
+class EdgePredictor:
+    """A fused model, ready to predict.
+
+    A row's probabilities are the same bytes whatever rows come with it, and however the other heads change.
+    """
+
+    def __init__(self, path: str | PathLike[str], *, num_threads: int = 1) -> None:
+        """Open a bundle directory (every digest is checked first) or a fused ONNX file.
+
+        Args:
+            num_threads: of ONNX Runtime; 0: as many as there are cores.
+
+        Raises:
+            ArtifactError: the path is missing, the bundle is damaged, or the file is no fused ONNX model of ovr.
+        """
+        path = Path(path)
+        bundle = open_bundle(path) if path.is_dir() else None
+        model_path = path if bundle is None else bundle.fused_onnx
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = num_threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        if not model_path.is_file():
+            raise ArtifactError(f"{path} does not exist; expected a bundle directory or a fused ONNX file")
+        try:
+            self._session = ort.InferenceSession(model_path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions have no common base of their own
+            raise ArtifactError(f"{model_path} cannot be opened as an ONNX model: {error}") from None
+        self.card = self._read_card(model_path)
+        if bundle is not None and self.card != bundle.card:
+            raise ArtifactError(f"the model card in {model_path} is not that of the bundle; export the bundle again")
+
+    def predict_proba(self, rows: Any, *, batch_size: int = 256, progress: Callable[[int], Any] | None = None) -> NDArray[np.float32]:
+        """Return calibrated probabilities (B, K) float32; column k belongs to `card.taxonomy[k]`.
+
+        Args:
+            rows: numbers (B, *card.input.shape).
+            batch_size: rows given to ONNX Runtime at a time.
+            progress: called with the number of rows done since the last call.
+
+        Raises:
+            InputError: the rows do not fit the model's input schema, or batch_size is below 1.
+        """
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}; expected at least 1")
+        x = check_rows(rows, self.card.input)
+        prob_BK = np.empty((len(x), len(self.card.taxonomy)), dtype=np.float32)
+        for start in range(0, len(x), batch_size):
+            part = x[start : start + batch_size]
+            prob_BK[start : start + len(part)] = self._session.run([OUTPUT], {self.card.input.name: part})[0]
+            if progress is not None:
+                progress(len(part))
+        return prob_BK
+
+    def predict(self, rows: Any, *, batch_size: int = 256, progress: Callable[[int], Any] | None = None) -> Prediction:
+        """Return probabilities and the decision of the model's policy; arguments and errors as in `predict_proba`."""
+        prob_BK = self.predict_proba(rows, batch_size=batch_size, progress=progress)
+        return Prediction(self.card, prob_BK, decide(prob_BK, threshold_K=self.card.thresholds, policy=self.card.policy))
+
+    def _read_card(self, model_path: Path) -> ModelCard:
+        text = self._session.get_modelmeta().custom_metadata_map.get(CARD_KEY)
+        if text is None:
+            raise ArtifactError(f"{model_path} has no {CARD_KEY} in its metadata; expected a fused ONNX file made by `ovr export`")
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            raise ArtifactError(f"the model card in {model_path} is not JSON: {error}") from None
+        return ModelCard.from_json(value)

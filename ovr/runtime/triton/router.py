@@ -1,0 +1,83 @@
+"""The model `ovr` that clients talk to: checks the rows, asks `ovr_scores`, decides. Runs inside Triton's Python backend.
+
+It needs numpy, the files of ovr that it imports (published beside it) and `card.json`; it does not know how scores are computed.
+
+B = batch, K = heads, M = top-k
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from ovr.core.artifact import ModelCard
+from ovr.core.schema import check_rows
+from ovr.decision.decide import decide
+from ovr.errors import InputError
+
+SCORES = "ovr_scores"
+
+
+class TritonPythonModel:
+    """One instance of the router."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Read the model card of this version."""
+        directory = Path(args["model_repository"]) / args["model_version"]
+        self.card = ModelCard.from_json(json.loads((directory / "card.json").read_bytes()))
+        self.version = int(args["model_version"])  # the scores of the same publication have the same version
+        self.threshold_K = np.array(self.card.thresholds)
+        self.class_K = np.array([class_id.encode() for class_id in self.card.taxonomy.ids], dtype=np.object_)
+        self.head_version_K = np.array(self.card.head_versions, dtype=np.int64)
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer each request; a bad one gets an error of its own, the others are scored together."""
+        responses: list[Any] = [None] * len(requests)
+        rows = {}
+        for index, request in enumerate(requests):
+            try:
+                x = pb_utils.get_input_tensor_by_name(request, self.card.input.name).as_numpy()
+                rows[index] = check_rows(x, self.card.input)
+            except InputError as error:
+                responses[index] = _error(str(error), pb_utils.TritonError.INVALID_ARG)
+        if not rows:
+            return responses
+        scored = self._score(np.concatenate(list(rows.values())))
+        if scored.has_error():
+            failure = _error(f"{SCORES}: {scored.error().message()}", pb_utils.TritonError.UNAVAILABLE)
+            return [failure if response is None else response for response in responses]
+        prob_BK = pb_utils.get_output_tensor_by_name(scored, "prob").as_numpy()
+        start = 0
+        for index, x in rows.items():
+            responses[index] = self._answer(requests[index], prob_BK[start : start + len(x)])
+            start += len(x)
+        return responses
+
+    def _score(self, x: np.ndarray[Any, Any]) -> Any:
+        request = pb_utils.InferenceRequest(
+            model_name=SCORES,
+            model_version=self.version,
+            requested_output_names=["prob"],
+            inputs=[pb_utils.Tensor(self.card.input.name, x)],
+        )
+        return request.exec()
+
+    def _answer(self, request: Any, prob_BK: np.ndarray[Any, Any]) -> Any:
+        decision = decide(prob_BK, threshold_K=self.threshold_K, policy=self.card.policy)
+        outputs = {
+            "prob": np.ascontiguousarray(prob_BK),
+            "label": decision.label_BK,
+            "abstained": decision.abstained_B[:, None],
+            "top": decision.top_BM,
+            "top_class": self.class_K[decision.top_BM],
+            "head_version": np.broadcast_to(self.head_version_K, prob_BK.shape).copy(),
+        }
+        wanted = request.requested_output_names()
+        return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor(name, outputs[name]) for name in wanted])
+
+
+def _error(message: str, code: int) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))

@@ -1,0 +1,87 @@
+"""Small bundles for tests of what is made from a bundle: a dense backbone and linear heads, built without torch.
+
+D = features, K = heads
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from ovr.core.artifact import Calibration, DecisionPolicy, HeadArtifact
+from ovr.core.bundle import ModelBundle, head_directory, write_bundle
+from ovr.core.files import sha256_bytes
+from ovr.core.schema import InputSchema
+from ovr.core.taxonomy import Taxonomy
+from ovr.export.fused import fused_model
+from ovr.export.head import head_metadata, head_model
+
+ODD_IDS = ("/", "..", "äöü 猫", "train", "a b", "c" * 300, "line\nbreak", 'quo"te\\', "model.onnx", "A")
+
+
+def small_bundle(
+    path: Path,
+    class_ids: Sequence[str] = ("cat", "dog", "owl"),
+    *,
+    shape: tuple[int, ...] = (6,),
+    num_features: int = 5,
+    seed: int = 0,
+    head_seeds: Sequence[int] | None = None,
+    version: int = 1,
+    versions: Sequence[int] | None = None,
+    policy: DecisionPolicy | None = None,
+) -> ModelBundle:
+    """Write a bundle with random weights; `seed` decides the backbone, `head_seeds` (by default the columns) each head."""
+    backbone = dense_backbone(shape, num_features, seed=seed)
+    data = backbone.SerializeToString(deterministic=True)
+    heads, models = [], []
+    for column, class_id in enumerate(class_ids):
+        rng = np.random.default_rng(head_seeds[column] if head_seeds is not None else column)
+        calibration = Calibration(scale=float(rng.uniform(0.5, 2.0)), status="ok", num_rows=9, num_positives=3)
+        head = HeadArtifact(
+            class_id=class_id,
+            version=versions[column] if versions is not None else version,
+            backbone_sha256=sha256_bytes(data),
+            kind="linear",
+            calibration=calibration,
+            threshold=float(rng.uniform(0.3, 0.7)),
+        )
+        weights = {"weight": normal(rng, 1, num_features), "bias": normal(rng, 1)}
+        heads.append(head)
+        models.append(head_model("linear", weights, calibration, head_metadata(head)))
+    parts: dict[str, bytes | Path] = {"backbone/model.onnx": data}
+    parts |= {f"{head_directory(h)}/model.onnx": m.SerializeToString(deterministic=True) for h, m in zip(heads, models, strict=True)}
+    return write_bundle(
+        path,
+        taxonomy=Taxonomy.from_ids(class_ids),
+        heads=heads,
+        input=InputSchema(shape),
+        policy=policy or DecisionPolicy(mode="multilabel", abstain_below=0.2, top_k=2),
+        provenance={"seed": seed},
+        parts=parts,
+        fuse=lambda card: fused_model(backbone, models, card).SerializeToString(deterministic=True),
+    )
+
+
+def dense_backbone(shape: tuple[int, ...], num_features: int, *, seed: int) -> onnx.ModelProto:
+    """Return Flatten, Gemm, Relu with random weights: x (B, *shape) -> features (B, D)."""
+    rng = np.random.default_rng(1000 + seed)
+    size = int(np.prod(shape))
+    graph = helper.make_graph(
+        [
+            helper.make_node("Flatten", ["x"], ["flat"]),
+            helper.make_node("Gemm", ["flat", "w", "b"], ["hidden"]),
+            helper.make_node("Relu", ["hidden"], ["features"]),
+        ],
+        "backbone",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", *shape])],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", num_features])],
+        [numpy_helper.from_array(normal(rng, size, num_features), "w"), numpy_helper.from_array(normal(rng, num_features), "b")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.normal(size=shape).astype(np.float32)
