@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ovr.calibrator.apply import calibrated_prob
+from ovr.calibrator.apply import calibrated_prob, scale_and_bias
 from ovr.core.artifact import Calibration, DecisionPolicy, HeadArtifact, ModelCard
 from ovr.core.bundle import BACKBONE_ONNX, BACKBONE_WEIGHTS, ModelBundle, head_directory, write_bundle
 from ovr.core.files import canonical_json, sha256_bytes
@@ -111,7 +111,4 @@ def _torch_prob(model: OvrModel, x: NDArray[np.float32], calibrations: Sequence[
             logit_NK = model(torch.from_numpy(x).to(device)).float().cpu().numpy()
     finally:
         model.train(was_training)
-    scale_K = np.array([calibration.scale for calibration in calibrations])
-    bias_K = np.array([calibration.bias for calibration in calibrations])
-    prob_NK: NDArray[np.float64] = calibrated_prob(logit_NK, scale_K, bias_K)
-    return prob_NK
+    return calibrated_prob(logit_NK, *scale_and_bias(calibrations))
