@@ -191,6 +191,7 @@ def _fit(recipe: Recipe, splits: Splits, run_dir: Path, resume: bool) -> lightni
         log_every_n_steps=1,
     )
     if trainer.is_global_zero:
+        run_dir.mkdir(parents=True, exist_ok=True)
         write_file(run_dir / "environment.json", json.dumps(environment(), indent=2).encode())
     with warnings.catch_warnings():
         # Rows lie in memory: worker processes would only copy them.
