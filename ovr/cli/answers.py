@@ -35,8 +35,9 @@ def _jsonl_writer(file: IO[bytes], card: ModelCard, probabilities: bool) -> Call
         for record in prediction.records():
             if not probabilities:
                 del record["prob"]
-            record = {"row": next(rows), "labels": record.pop("labels"), "names": [name[i] for i in record["labels"]], **record}
-            file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+            labels = record.pop("labels")
+            line = {"row": next(rows), "labels": labels, "names": [name[class_id] for class_id in labels], **record}
+            file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
     return write
 

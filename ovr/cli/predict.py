@@ -1,13 +1,15 @@
 """`ovr predict`: rows in, predictions out, from a bundle or from a server. Needs no torch."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
 from ovr.cli.answers import FORMATS, writer
-from ovr.errors import ConfigError, InputError
+from ovr.core.artifact import ModelCard
+from ovr.core.prediction import Prediction
+from ovr.errors import ConfigError, InputError, ServingError
 
 
 def run(cfg: DictConfig) -> None:
@@ -16,6 +18,7 @@ def run(cfg: DictConfig) -> None:
     Raises:
         ConfigError: neither or both of bundle and server, or a setting that cannot be used.
         InputError: rows that the model cannot take, or an output file that exists.
+        ServingError: the server is not there, or its model was replaced on the way.
     """
     from tqdm import tqdm
 
@@ -31,26 +34,32 @@ def run(cfg: DictConfig) -> None:
         raise InputError(f"{output} exists already; choose another place or say overwrite=true")
     if not output.absolute().parent.is_dir():
         raise InputError(f"the folder {output.absolute().parent} of output= does not exist")
-    card, predict = _model(cfg)
-    rows = read_rows(Path(cfg.input), card.input, format=cfg.format, header=cfg.header, drop=[str(name) for name in cfg.drop])
-    with staged_file(output) as file, tqdm(total=len(rows), desc="predict", unit="row") as bar:
+    with ExitStack() as stack:
+        card, predict = _model(cfg, stack)
+        rows = read_rows(Path(cfg.input), card.input, format=cfg.format, header=cfg.header, drop=[str(name) for name in cfg.drop])
+        file = stack.enter_context(staged_file(output))
+        bar = stack.enter_context(tqdm(total=len(rows), desc="predict", unit="row"))
         write = writer(output.suffix.lower(), file, card, probabilities=cfg.probabilities)
         for start in range(0, len(rows), cfg.batch_size):
-            prediction = predict(rows[start : start + cfg.batch_size])
+            prediction = predict(rows[start : start + cfg.batch_size], batch_size=cfg.batch_size)
+            if prediction.card != card:
+                raise ServingError(
+                    f"the model at {cfg.server} was replaced after {start} rows; nothing is written, repeat the call"
+                )
             write(prediction)
             bar.update(len(prediction))
     print(f"{len(rows)} predictions in {output}")
 
 
-def _model(cfg: DictConfig) -> tuple[Any, Callable[[Any], Any]]:
-    """Return the model card and the function from rows to a Prediction."""
+def _model(cfg: DictConfig, stack: ExitStack) -> tuple[ModelCard, Callable[..., Prediction]]:
+    """Return the model card and the function from rows to predictions; `stack` closes what is opened."""
     if (cfg.bundle is None) == (cfg.server is None):
         got = "neither" if cfg.bundle is None else "both"
         raise ConfigError(f"give bundle=PATH (a bundle or a fused ONNX file) or server=URL; got {got}")
     if cfg.server is not None:
         from ovr.runtime.client import Client
 
-        client = Client(cfg.server)
+        client = stack.enter_context(Client(cfg.server))
         return client.card(), client.predict
     from ovr.runtime.predictor import EdgePredictor
 

@@ -1,0 +1,23 @@
+"""`ovr publish`: a bundle into a Triton model repository, and into a running server when one is named. Needs no torch."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+
+def run(cfg: DictConfig) -> None:
+    """Publish and print the versions that are served now.
+
+    Raises:
+        ArtifactError: the bundle cannot be used, or the repository holds this bundle or one of its versions already.
+        ConfigError: a setting of `serving` that cannot be used.
+        ServingError: the server is not there or cannot load what was published.
+    """
+    from ovr.core.bundle import open_bundle
+    from ovr.serving.repository import publish
+
+    settings = {str(key): value for key, value in OmegaConf.to_object(cfg.serving).items()}  # type: ignore[union-attr]
+    published = publish(open_bundle(Path(cfg.bundle)), Path(cfg.repository), server=cfg.server, **settings)
+    for name, version in published.versions.items():
+        print(f"{name} version {version}")
+    print(f"published into {published.repository}" + (f" and loaded at {cfg.server}" if cfg.server else ""))

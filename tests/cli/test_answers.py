@@ -1,0 +1,86 @@
+"""Predictions as text say what the prediction says."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+
+from ovr.cli.answers import writer
+from ovr.core.artifact import DecisionPolicy, ModelCard
+from ovr.core.prediction import Prediction
+from ovr.core.schema import InputSchema
+from ovr.core.taxonomy import ClassSpec, Taxonomy
+from ovr.decision.decide import decide
+
+IDS = ("a", 'b, "x"\nñ', "c")
+PROB_BK = np.array([[0.9, 0.2, 0.7], [0.1, 0.8, 0.7], [0.3, 0.2, 0.1]], dtype=np.float32)
+
+
+def prediction(mode):
+    card = ModelCard(
+        taxonomy=Taxonomy([ClassSpec(IDS[0], name="Alpha"), ClassSpec(IDS[1]), ClassSpec(IDS[2])]),
+        head_versions=(1, 1, 1),
+        thresholds=(0.5, 0.5, 0.6),
+        policy=DecisionPolicy(mode=mode, abstain_below=0.4, top_k=2),
+        input=InputSchema((1,)),
+        backbone_sha256="0" * 64,
+        bundle_sha256="1" * 64,
+    )
+    return Prediction(card, PROB_BK, decide(PROB_BK, threshold_K=card.thresholds, policy=card.policy))
+
+
+def written(ending, mode, *, probabilities=True, parts=1):
+    """Return the text of a prediction written in `parts` calls."""
+    whole = prediction(mode)
+    file = io.BytesIO()
+    write = writer(ending, file, whole.card, probabilities=probabilities)
+    for rows in np.array_split(np.arange(len(PROB_BK)), parts):
+        decision = decide(PROB_BK[rows], threshold_K=whole.card.thresholds, policy=whole.card.policy)
+        write(Prediction(whole.card, PROB_BK[rows], decision))
+    return file.getvalue().decode()
+
+
+@pytest.mark.parametrize("mode", ["argmax", "multilabel"])
+def test_json_lines_are_the_records_with_row_and_names(mode):
+    lines = [json.loads(line) for line in written(".jsonl", mode).splitlines()]
+    records = prediction(mode).records()
+    assert [line.pop("row") for line in lines] == [0, 1, 2]
+    names = [line.pop("names") for line in lines]
+    assert lines == records
+    assert names == [[{"a": "Alpha"}.get(label, label) for label in record["labels"]] for record in records]
+
+
+def test_csv_of_argmax_names_one_class_and_every_probability():
+    rows = list(csv.DictReader(io.StringIO(written(".csv", "argmax"))))
+    assert [row["label"] for row in rows] == ["a", IDS[1], ""]
+    assert [row["name"] for row in rows] == ["Alpha", IDS[1], ""]
+    assert [row["abstained"] for row in rows] == ["false", "false", "true"]
+    probs = np.array([[row[f"prob:{class_id}"] for class_id in IDS] for row in rows], dtype=np.float32)
+    np.testing.assert_array_equal(probs, PROB_BK)  # a float32 survives its decimal form
+    np.testing.assert_array_equal(np.array([row["confidence"] for row in rows], dtype=np.float32), PROB_BK.max(axis=1))
+
+
+def test_csv_of_multilabel_lists_the_classes_as_json():
+    rows = list(csv.DictReader(io.StringIO(written(".csv", "multilabel"))))
+    assert [json.loads(row["labels"]) for row in rows] == [["a", "c"], [IDS[1], "c"], []]
+    assert [json.loads(row["names"]) for row in rows] == [["Alpha", "c"], [IDS[1], "c"], []]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl"])
+def test_writing_in_parts_gives_the_same_text(ending):
+    assert written(ending, "argmax", parts=3) == written(ending, "argmax")
+
+
+def test_probabilities_can_be_left_out():
+    assert csv.DictReader(io.StringIO(written(".csv", "argmax", probabilities=False))).fieldnames == [
+        "row",
+        "label",
+        "name",
+        "abstained",
+        "confidence",
+    ]
+    line = json.loads(written(".jsonl", "argmax", probabilities=False).splitlines()[0])
+    assert "prob" not in line
+    assert [top["class"] for top in line["top"]] == ["a", "c"]

@@ -1,0 +1,47 @@
+"""`ovr export` and `ovr publish` on a bundle."""
+
+import json
+
+from ovr.cli.main import main
+from ovr.core.files import sha256_file
+from ovr.core.taxonomy import slug
+from tests.cli.test_main import error_of
+
+
+def test_export_writes_every_file_once(bundle, tmp_path, capsys):
+    args = ["export", f"bundle={bundle.path}", f"out={tmp_path / 'onnx'}"]
+    assert main(args) == 0
+    out = capsys.readouterr().out
+    assert f"backbone, {len(bundle.heads)} heads and fused graph in {tmp_path / 'onnx'}" in out
+    names = {path.relative_to(tmp_path / "onnx").as_posix() for path in (tmp_path / "onnx").rglob("*") if path.is_file()}
+    assert names == {"card.json", "backbone.onnx", "fused.onnx", *(f"heads/{slug(i)}.onnx" for i in bundle.taxonomy.ids)}
+    assert json.loads((tmp_path / "onnx" / "card.json").read_text(encoding="utf-8")) == bundle.card.to_json()
+    before = {name: sha256_file(tmp_path / "onnx" / name) for name in names}
+    assert "exists already" in error_of(capsys, *args)
+    assert {name: sha256_file(tmp_path / "onnx" / name) for name in names} == before
+
+
+def test_publish_tells_the_versions_and_refuses_the_same_bundle_again(bundle, tmp_path, capsys):
+    args = ["publish", f"bundle={bundle.path}", f"repository={tmp_path / 'repository'}"]
+    assert main(args) == 0
+    assert capsys.readouterr().out.splitlines()[:-1] == ["ovr_scores version 1", "ovr version 1"]
+    assert "holds this bundle" in error_of(capsys, *args)
+
+
+def test_publish_takes_the_settings_of_serving(bundle, tmp_path, capsys):
+    args = ["publish", f"bundle={bundle.path}", f"repository={tmp_path / 'repository'}"]
+    assert main([*args, "serving=gpu", "serving.layout=per_head", "serving.max_queue_delay_us=500"]) == 0
+    config = (tmp_path / "repository" / "ovr_scores" / "config.pbtxt").read_text()
+    assert "KIND_GPU" in config
+    assert "max_queue_delay_microseconds: 500" in config
+    heads = {path.name for path in (tmp_path / "repository").glob("head_*")}
+    assert heads == {f"head_{slug(class_id)}" for class_id in bundle.taxonomy.ids}
+
+
+def test_what_cannot_be_published_is_refused_and_nothing_is_written(bundle, tmp_path, capsys):
+    args = ["publish", f"bundle={bundle.path}", f"repository={tmp_path / 'repository'}"]
+    assert "layout is 'fussed'; expected 'fused' or 'per_head'" in error_of(capsys, *args, "serving.layout=fussed")
+    assert "max_batch_size is 0; expected" in error_of(capsys, *args, "serving.max_batch_size=0")
+    assert "http://127.0.0.1:1" in error_of(capsys, *args, "server=http://127.0.0.1:1")
+    assert "nearest: serving.layout" in error_of(capsys, *args, "layout=fused")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,85 @@
+"""`ovr predict` from a bundle: every format in and out, and nothing is written when something is wrong."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from ovr import EdgePredictor
+from ovr.cli.main import main
+from tests.cli.test_main import error_of
+from tests.export.sample import sample_rows
+
+
+@pytest.fixture
+def rows(tmp_path):
+    x = sample_rows(23)
+    np.save(tmp_path / "x.npy", x)
+    (tmp_path / "x.jsonl").write_text("\n".join(json.dumps(row.tolist()) for row in x))
+    np.savetxt(tmp_path / "x.csv", x.reshape(len(x), -1), delimiter=",", fmt="%.9g")
+    return x
+
+
+def predict(bundle, tmp_path, *more, output="y.csv", input="x.npy"):
+    return ["predict", f"bundle={bundle.path}", f"input={tmp_path / input}", f"output={tmp_path / output}", *more]
+
+
+@pytest.mark.parametrize(
+    "more", [["input=x.npy"], ["input=x.jsonl"], ["input=x.csv", "header=false"], ["input=x.npy", "batch_size=1"]]
+)
+def test_every_input_gives_the_predictor_s_answers(bundle, rows, tmp_path, capsys, monkeypatch, more):
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", f"bundle={bundle.path}", "output=y.csv", *more]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "23 predictions in y.csv\n"
+    assert "predict: 100%" in captured.err
+    expected = EdgePredictor(bundle.path).predict(rows)
+    with (tmp_path / "y.csv").open(newline="") as file:
+        answers = list(csv.DictReader(file))
+    probs = [[answer[f"prob:{class_id}"] for class_id in bundle.taxonomy.ids] for answer in answers]
+    np.testing.assert_array_equal(np.array(probs, dtype=np.float32), expected.prob_BK)
+    assert [answer["label"] for answer in answers] == [labels[0] for labels in expected.labels()]
+    assert {path.name for path in tmp_path.iterdir()} == {"x.npy", "x.jsonl", "x.csv", "y.csv"}
+
+
+def test_the_fused_file_alone_is_enough(bundle, rows, tmp_path):
+    assert main(predict(bundle, tmp_path, f"bundle={bundle.fused_onnx}", output="y.jsonl")) == 0
+    lines = [json.loads(line) for line in (tmp_path / "y.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["labels"] for line in lines] == [list(labels) for labels in EdgePredictor(bundle.path).predict(rows).labels()]
+
+
+def test_an_output_that_exists_is_replaced_only_on_purpose(bundle, rows, tmp_path, capsys):
+    (tmp_path / "y.csv").write_text("mine")
+    assert "exists already; choose another place or say overwrite=true" in error_of(capsys, *predict(bundle, tmp_path))
+    assert (tmp_path / "y.csv").read_text() == "mine"
+    assert main(predict(bundle, tmp_path, "overwrite=true")) == 0
+    assert (tmp_path / "y.csv").read_text().startswith("row,")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["bundle=null"], "give bundle=PATH (a bundle or a fused ONNX file) or server=URL; got neither"),
+        (["server=http://127.0.0.1:1"], "got both"),
+        (["bundle=/nonexistent"], "/nonexistent does not exist"),
+        (["bundle=null", "server=http://127.0.0.1:1"], "no server answers at http://127.0.0.1:1"),
+        (["bundle=null", "server=grpc://127.0.0.1:1"], "no server answers at grpc://127.0.0.1:1"),
+        (["input=/nonexistent.csv"], "/nonexistent.csv cannot be read: No such file or directory"),
+        (["output=/nonexistent/y.csv"], "the folder /nonexistent of output= does not exist"),
+        (["output=y.parquet"], "output=y.parquet must end in one of .csv, .jsonl, .ndjson"),
+        (["batch_size=0"], "batch_size is 0; expected at least 1"),
+        (["format=csv"], "is not UTF-8 text"),
+    ],
+)
+def test_what_cannot_be_predicted_is_refused(bundle, rows, tmp_path, capsys, more, message):
+    assert message in error_of(capsys, *predict(bundle, tmp_path, *more))
+    assert not (tmp_path / "y.csv").exists()
+
+
+def test_rows_of_another_shape_are_refused(bundle, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.zeros((3, 64)))
+    assert "rows have shape (3, 64); expected (rows, 1, 8, 8)" in error_of(capsys, *predict(bundle, tmp_path))
+    np.save(tmp_path / "x.npy", np.full((3, 1, 8, 8), np.nan))
+    assert "row 0, position (0, 0, 0) holds nan" in error_of(capsys, *predict(bundle, tmp_path))
+    assert not (tmp_path / "y.csv").exists()
