@@ -12,7 +12,7 @@ PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 def import_closure(module: str, *, root: Path = PACKAGE_ROOT) -> dict[str, bytes]:
     """Return the source of `module` and of all that it imports of its own top-level package when it is loaded.
 
-    Imports within functions are not followed.
+    Imports within functions and for type checkers alone are not followed.
 
     Args:
         module: dotted name, such as `ovr.runtime.triton.router`.
@@ -43,9 +43,12 @@ def _source(name: str, root: Path) -> Path | None:
 
 
 def _imports(node: ast.AST, package: str) -> list[str]:
-    """Return the dotted names under `package` that are imported in `node`, functions left out."""
+    """Return the dotted names under `package` that are imported when `node` runs; what its functions do is left out."""
     names = []
-    for child in ast.iter_child_nodes(node):
+    children: list[ast.AST] = list(ast.iter_child_nodes(node))
+    if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+        children = list(node.orelse)
+    for child in children:
         if isinstance(child, ast.Import):
             names += [alias.name for alias in child.names]
         elif isinstance(child, ast.ImportFrom) and child.module and not child.level:
