@@ -23,8 +23,7 @@ class _Batches(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        rows_B = np.asarray(indices)
+    def __getitem__(self, rows_B: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
         target_BK, mask_BK = self.rows.labels.dense(rows_B)
         return torch.from_numpy(self.rows.x[rows_B]), torch.from_numpy(target_BK).float(), torch.from_numpy(mask_BK)
 
@@ -51,10 +50,10 @@ class EpochSampler(Sampler):
     def __len__(self) -> int:
         return -(-len(self._rows()) // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
         rows = self._rows()
         for start in range(0, len(rows), self.batch_size):
-            yield rows[start : start + self.batch_size].tolist()
+            yield rows[start : start + self.batch_size]
 
 
 def loader(
@@ -62,8 +61,5 @@ def loader(
 ) -> DataLoader:
     """Return a loader of (x (B, *shape), target (B, K) float32, mask (B, K) bool)."""
     sampler = EpochSampler(len(rows), batch_size=batch_size, shuffle=shuffle, seed=seed, rank=rank, world_size=world_size)
-    return DataLoader(_Batches(rows), batch_sampler=sampler, collate_fn=_whole, pin_memory=pin_memory)
-
-
-def _whole(batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    return batch
+    # As `sampler` and not as `batch_sampler`: Lightning tells the epoch to the former only.
+    return DataLoader(_Batches(rows), sampler=sampler, batch_size=None, pin_memory=pin_memory)

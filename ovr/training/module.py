@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchmetrics.classification import BinaryAveragePrecision, MultilabelAveragePrecision
@@ -55,10 +56,11 @@ class OvrModule(lightning.LightningModule):
         loss_BK = self.loss(self.model(x), target_BK)
         return torch.where(mask_BK, loss_BK, 0.0).sum() / len(x)
 
-    def on_train_epoch_start(self) -> None:
-        """Seed dropout by (seed, epoch, rank), so that a resumed run draws what an uninterrupted one would."""
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed dropout by (seed, epoch, batch, rank), so that a resumed run draws what an uninterrupted one would."""
         if self.seed is not None:
-            torch.manual_seed((self.seed * 1_000_003 + self.current_epoch) * 1_009 + self.global_rank)
+            entropy = np.random.SeedSequence([self.seed, self.current_epoch, batch_idx, self.global_rank])
+            torch.manual_seed(int(entropy.generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step of all heads."""

@@ -10,7 +10,7 @@ def batches(epoch, *, rank=0, world_size=1, shuffle=True, num_rows=23, seed=0):
     sampler = EpochSampler(num_rows, batch_size=4, shuffle=shuffle, seed=seed, rank=rank, world_size=world_size)
     sampler.set_epoch(epoch)
     assert len(sampler) == len(list(sampler))
-    return list(sampler)
+    return [batch.tolist() for batch in sampler]
 
 
 def test_an_epochs_order_depends_on_seed_and_epoch_alone():

@@ -1,6 +1,7 @@
 import csv
 import json
 from dataclasses import replace
+from typing import ClassVar
 
 import lightning
 import numpy as np
@@ -175,3 +176,15 @@ def test_a_finished_run_and_an_empty_one_cannot_be_resumed(tmp_path, table, conf
     run_training(recipe, splits, tmp_path)
     with pytest.raises(ArtifactError, match="is a finished run: it has its bundle"):
         run_training(recipe, splits, tmp_path, resume=True)
+
+
+def test_every_epoch_is_shuffled_anew(tmp_path, table, configure):
+    class Watch(lightning.Callback):
+        epochs: ClassVar[list[int]] = []
+
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            self.epochs.append(trainer.train_dataloader.sampler.epoch)
+
+    recipe, splits = configure(tmp_path, f"data.path={table}", "trainer.max_epochs=3")
+    run_training(replace(recipe, callbacks=[*recipe.callbacks, Watch()]), splits, tmp_path)
+    assert sorted(set(Watch.epochs)) == [0, 1, 2]
