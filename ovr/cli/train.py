@@ -1,6 +1,5 @@
 """`ovr train`: turns the configuration into splits and a recipe, and runs it."""
 
-import logging
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +17,6 @@ def run(cfg: DictConfig) -> float | None:
     """Train and return the best validation macro average precision (what a sweeper maximises); None on ranks but the first."""
     from ovr.training.run import run_training
 
-    # Lightning tells of devices and tips at INFO; a run's story is told by ovr.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     recipe, splits = prepare(cfg)
     result = run_training(recipe, splits, Path(cfg.paths.run_dir).absolute(), resume=cfg.resume is not None)
     return None if result is None else result.val_macro_ap

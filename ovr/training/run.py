@@ -168,6 +168,8 @@ def logits(model: OvrModel, rows: Rows, *, batch_size: int) -> NDArray[np.float3
 
 
 def _fit(recipe: Recipe, splits: Splits, run_dir: Path, resume: bool) -> lightning.Trainer:
+    # Lightning tells of devices and tips at INFO; a run's story is told by ovr.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     if recipe.seed is not None:
         lightning.seed_everything(recipe.seed, workers=True, verbose=False)
     module = OvrModule(
