@@ -23,6 +23,7 @@ from ovr.core.schema import InputSchema
 from ovr.core.taxonomy import Taxonomy, slug
 from ovr.errors import ArtifactError
 
+MANIFEST = "manifest.json"
 BACKBONE_ONNX = "backbone/model.onnx"
 BACKBONE_WEIGHTS = "backbone/weights.npz"
 FUSED_ONNX = "fused/model.onnx"
@@ -98,13 +99,16 @@ def write_bundle(
     Raises:
         ArtifactError: `final` exists; a head does not fit the taxonomy or the backbone; a part is missing or badly named.
     """
-    if tuple(head.class_id for head in heads) != taxonomy.ids:
-        raise ArtifactError(f"the heads are of classes {[h.class_id for h in heads]}; the taxonomy has {list(taxonomy.ids)}")
+    _check_columns(heads, taxonomy)
     files = dict(parts)
     for relative in files:
         pure = PurePosixPath(relative)
-        if pure.is_absolute() or ".." in pure.parts or str(pure) != relative:
+        if pure.is_absolute() or ".." in pure.parts or str(pure) != relative or relative == ".":
             raise ArtifactError(f"part {relative!r} must be a plain relative path")
+        if relative in (MANIFEST, FUSED_ONNX) or pure.name == "head.json":
+            raise ArtifactError(f"part {relative!r} is written with the bundle; leave it out of the parts")
+    if len({head_directory(head) for head in heads}) != len(heads):
+        raise ArtifactError("two heads would lie in one directory; rename one of the classes")
     for head in heads:
         files[f"{head_directory(head)}/head.json"] = canonical_json(head.to_json())
     needed = [BACKBONE_ONNX, *(f"{head_directory(head)}/model.onnx" for head in heads)]
@@ -128,7 +132,7 @@ def write_bundle(
     fused = fuse(bundle.card)
     manifest["derived"] = {FUSED_ONNX: _digest(fused)}
     with staged_directory(final) as staging:
-        place(staging, {**files, FUSED_ONNX: fused, "manifest.json": canonical_json(manifest)})
+        place(staging, {**files, FUSED_ONNX: fused, MANIFEST: canonical_json(manifest)})
     return bundle
 
 
@@ -139,23 +143,29 @@ def open_bundle(path: Path) -> ModelBundle:
         ArtifactError: it is not a bundle, of another schema version, changed, incomplete, holds a file that the manifest
             does not name, or a head of another backbone. All damaged files are named in one error.
     """
-    if not (path / "manifest.json").is_file():
-        raise ArtifactError(f"{path} is not a bundle: it has no manifest.json")
-    manifest = read_json(path / "manifest.json")
-    check_schema_version(manifest, f"{path / 'manifest.json'}")
+    file = path / MANIFEST
+    if not file.is_file():
+        raise ArtifactError(f"{path} is not a bundle: it has no {MANIFEST}")
+    manifest = read_json(file)
+    check_schema_version(manifest, f"{file}")
     try:
+        # Its own digest leaves out how it is spelled: other blanks, or 1e2 for 1E2, are changes too.
+        if canonical_json(manifest) != file.read_bytes():
+            raise ArtifactError(f"{file} was changed after it was written: it is not spelled as ovr spells it")
         recorded = manifest.pop("bundle_sha256")
         derived = manifest.pop("derived")
         if sha256_bytes(canonical_json(manifest)) != recorded:
-            raise ArtifactError(f"{path / 'manifest.json'} was changed after it was written: its digest is not {recorded[:12]}")
+            raise ArtifactError(f"{file} was changed after it was written: its digest is not {recorded[:12]}")
         _check_files(path, {**manifest["files"], **derived})
         backbone_sha256 = manifest["files"][BACKBONE_ONNX]["sha256"]
-        heads = tuple(HeadArtifact.from_json(read_json(path / row["path"] / "head.json")) for row in manifest["heads"])
+        heads = tuple(_read_head(path, row, manifest["files"]) for row in manifest["heads"])
         for head in heads:
             _check_fits(head, backbone_sha256)
+        taxonomy = Taxonomy.from_json(manifest["taxonomy"])
+        _check_columns(heads, taxonomy)
         return ModelBundle(
             path=path,
-            taxonomy=Taxonomy.from_json(manifest["taxonomy"]),
+            taxonomy=taxonomy,
             heads=heads,
             input=InputSchema.from_json(manifest["input"]),
             policy=DecisionPolicy(**manifest["policy"]),
@@ -163,8 +173,8 @@ def open_bundle(path: Path) -> ModelBundle:
             bundle_sha256=recorded,
             provenance=manifest["provenance"],
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{path / 'manifest.json'} cannot be read: {type(error).__name__} {error}") from None
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ArtifactError(f"{file} cannot be read: {type(error).__name__} {error}") from None
 
 
 def _digest(content: bytes | Path) -> dict[str, Any]:
@@ -182,10 +192,27 @@ def _check_files(root: Path, files: Mapping[str, dict[str, Any]]) -> None:
             problems.append(f"{relative} is missing" if relative not in present else f"{relative} is a symbolic link")
         elif file.stat().st_size != recorded["size_bytes"] or sha256_file(file) != recorded["sha256"]:
             problems.append(f"{relative} was changed")
-    problems += [f"{relative} is not named in the manifest" for relative in sorted(present - {*files, "manifest.json"})]
+    if (root / MANIFEST).is_symlink():
+        problems.append(f"{MANIFEST} is a symbolic link")
+    problems += [f"{relative} is not named in the manifest" for relative in sorted(present - {*files, MANIFEST})]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ArtifactError(f"bundle {root} is damaged: {'; '.join(problems[:5])}{more}")
+
+
+def _read_head(root: Path, row: dict[str, Any], files: Mapping[str, Any]) -> HeadArtifact:
+    relative = f"{row['path']}/head.json"
+    if relative not in files:  # and with that, not proven
+        raise ArtifactError(f"bundle {root} names a head at {row['path']}, but has no digest of {relative}")
+    head = HeadArtifact.from_json(read_json(root / relative))
+    if head_directory(head) != row["path"]:
+        raise ArtifactError(f"bundle {root} has head {head.class_id!r} at {row['path']}; expected {head_directory(head)}")
+    return head
+
+
+def _check_columns(heads: Sequence[HeadArtifact], taxonomy: Taxonomy) -> None:
+    if tuple(head.class_id for head in heads) != taxonomy.ids:
+        raise ArtifactError(f"the heads are of classes {[h.class_id for h in heads]}; the taxonomy has {list(taxonomy.ids)}")
 
 
 def _check_fits(head: HeadArtifact, backbone_sha256: str) -> None:

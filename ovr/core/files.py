@@ -1,13 +1,15 @@
 """Files and directories that appear whole or not at all, and the digests that prove what they hold.
 
 Knows nothing of what is written. Everything is staged beside its final place (a rename is atomic only within one
-file system), flushed to the disk and then renamed. What a killed process leaves behind is named `.<name>.tmp-<pid>-<random>`
-and is swept by the next writer of the same name.
+file system), flushed to the disk and then renamed. What a killed process leaves behind is named `.<name>.tmp-<host>-<pid>-<random>`
+and is swept by the next writer of the same name on the same host (another host's processes cannot be seen from here).
 """
 
+import errno
 import hashlib
 import json
 import os
+import platform
 import re
 import secrets
 import shutil
@@ -109,7 +111,12 @@ def staged_directory(final: Path, *, beside: Path | None = None) -> Iterator[Pat
         _fsync_tree(staging)
         if os.path.lexists(final):
             raise ArtifactError(f"{final} appeared while it was being written; the other writer's version is kept")
-        os.rename(staging, final)
+        try:
+            os.rename(staging, final)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                raise
+            raise ArtifactError(f"{final} appeared while it was being written; the other writer's version is kept") from None
         fsync_directory(final.parent)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
@@ -125,14 +132,14 @@ def place(staging: Path, parts: Mapping[str, bytes | Path]) -> None:
             target.write_bytes(content)
             continue
         try:
-            os.link(content, target)
+            os.link(content.resolve(), target)
         except OSError:  # another file system, or one without hard links
             shutil.copyfile(content, target)
 
 
 def sweep(path: Path) -> None:
     """Remove what writers of `path` that are no longer alive have left beside it."""
-    pattern = re.compile(re.escape(f".{path.name}.tmp-") + r"(\d+)-[0-9a-f]{8}")
+    pattern = re.compile(re.escape(f".{path.name}.tmp-{_host()}-") + r"(\d{1,9})-[0-9a-f]{8}")
     if not path.parent.is_dir():
         return
     for entry in os.scandir(path.parent):
@@ -155,7 +162,12 @@ def fsync_directory(path: Path) -> None:
 
 
 def _staging_name(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
+    return path.with_name(f".{path.name}.tmp-{_host()}-{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def _host() -> str:
+    """Return eight characters that tell this host, or container, from others which share the file system."""
+    return sha256_bytes(platform.node().encode())[:8]
 
 
 def _is_alive(pid: int) -> bool:

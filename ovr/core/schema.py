@@ -4,6 +4,7 @@ B = batch
 """
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,8 @@ class InputSchema:
             raise ArtifactError(f"the shape of a row must be one or more positive sizes, got {self.shape}")
         if self.columns and len(self.columns) != self.size:
             raise ArtifactError(f"{len(self.columns)} column names for rows of {self.size} values")
+        if twice := sorted(name for name, count in Counter(self.columns).items() if count > 1):
+            raise ArtifactError(f"column names must differ, got {', '.join(map(repr, twice[:5]))} more than once")
 
     @property
     def size(self) -> int:
@@ -64,7 +67,10 @@ def check_rows(rows: Any, schema: InputSchema) -> NDArray[np.float32]:
     Raises:
         InputError: not numeric, another shape than (B, *schema.shape), no rows, or NaN or infinity (naming row and column).
     """
-    array = np.asarray(rows)
+    try:
+        array = np.asarray(rows)
+    except ValueError as error:
+        raise InputError(f"rows cannot be made into an array: {error}") from None
     if array.dtype.kind not in "fiu":
         raise InputError(f"rows must be numbers, got dtype {array.dtype}; expected {schema.dtype}")
     if array.ndim != len(schema.shape) + 1 or array.shape[1:] != schema.shape:

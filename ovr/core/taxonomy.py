@@ -41,6 +41,8 @@ class ClassSpec:
 
     def __post_init__(self) -> None:
         _check_id(self.id)
+        for field in ("name", "owner", "parent"):
+            _check_text(field, self.id, getattr(self, field))
         if not self.name:
             object.__setattr__(self, "name", self.id)
 
@@ -128,7 +130,13 @@ def _check_id(class_id: object) -> None:
         raise TaxonomyError(f"a class id is text, got {class_id!r} of type {type(class_id).__name__}; quote it")
     if not class_id or len(class_id) > MAX_ID_CHARS:
         raise TaxonomyError(f"a class id has 1 to {MAX_ID_CHARS} characters, got {len(class_id)}")
+    _check_text("id", class_id, class_id)
+
+
+def _check_text(field: str, class_id: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise TaxonomyError(f"the {field} of class {class_id!r} is {value!r}; expected text")
     try:
-        class_id.encode()
+        value.encode()
     except UnicodeEncodeError:
-        raise TaxonomyError(f"class id {class_id!r} is not valid Unicode (a lone surrogate)") from None
+        raise TaxonomyError(f"the {field} of class {class_id!r}, {value!r}, is not valid Unicode (a lone surrogate)") from None

@@ -17,7 +17,11 @@ def test_an_error_in_the_block_leaves_the_old_file_and_nothing_beside_it(tmp_pat
     path = tmp_path / "answers.csv"
     path.write_bytes(b"old")
     with pytest.raises(KeyError, match="stop"), staged_file(path) as file:
-        file.write(b"half")
-        raise KeyError("stop")
+        stop(file)
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["answers.csv"]
+
+
+def stop(file):
+    file.write(b"half")
+    raise KeyError("stop")

@@ -1,0 +1,67 @@
+"""Heads, policies and cards as data."""
+
+import json
+
+import pytest
+
+from ovr.core.artifact import Calibration, DecisionPolicy, HeadArtifact, ModelCard, check_schema_version
+from ovr.core.schema import InputSchema
+from ovr.core.taxonomy import Taxonomy
+from ovr.errors import ArtifactError
+
+HEAD = HeadArtifact("a/b", 3, "00ff", "mlp", Calibration(scale=0.4, status="ok"), 0.3, {"test": {"f1": None}}, {"seed": 0})
+CARD = ModelCard(
+    taxonomy=Taxonomy.from_ids(["a", "猫"]),
+    head_versions=(1, 7),
+    thresholds=(0.25, 0.5),
+    policy=DecisionPolicy("multilabel", 0.1, 3),
+    input=InputSchema((2,), ("x", "y")),
+    backbone_sha256="aa",
+    bundle_sha256="bb",
+)
+
+
+@pytest.mark.parametrize("value", [HEAD, CARD])
+def test_json_gives_it_back(value):
+    assert type(value).from_json(json.loads(json.dumps(value.to_json(), allow_nan=False))) == value
+
+
+def test_the_temperature_is_one_over_the_scale():
+    assert Calibration(scale=0.4).temperature == 2.5
+
+
+@pytest.mark.parametrize(("kind", "value", "name"), [(HeadArtifact, HEAD, r"head\.json"), (ModelCard, CARD, "the model card")])
+def test_another_version_or_other_keys_are_refused(kind, value, name):
+    good = value.to_json()
+    with pytest.raises(ArtifactError, match=f"{name} has schema_version 2; this ovr reads version 1"):
+        kind.from_json({**good, "schema_version": 2})
+    for wrong in (None, [], 3, "x", {}):
+        with pytest.raises(ArtifactError, match="schema_version None"):
+            kind.from_json(wrong)
+    for key in set(good) - {"schema_version", "metrics", "provenance"}:
+        with pytest.raises(ArtifactError, match=f"{name} cannot be read"):
+            kind.from_json({k: v for k, v in good.items() if k != key})
+    if kind is HeadArtifact:
+        with pytest.raises(ArtifactError, match=r"head\.json cannot be read: .*colour"):
+            kind.from_json({**good, "colour": "red"})
+
+
+def test_a_schema_version_is_that_of_an_object():
+    check_schema_version({"schema_version": 1}, "it")
+    with pytest.raises(ArtifactError, match="it has schema_version None"):
+        check_schema_version("schema_version", "it")
+
+
+def test_a_card_has_as_many_of_everything_as_classes():
+    with pytest.raises(ArtifactError, match="2 classes, 1 versions and 2 thresholds; expected as many of each"):
+        ModelCard.from_json({**CARD.to_json(), "head_versions": [1]})
+
+
+def test_policies_that_mean_nothing_are_refused():
+    with pytest.raises(ArtifactError, match="decision mode is 'softmax'; expected 'argmax' or 'multilabel'"):
+        DecisionPolicy("softmax")
+    for wrong in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ArtifactError, match=r"abstain_below is .*; expected a probability from 0 to 1"):
+            DecisionPolicy(abstain_below=wrong)
+    with pytest.raises(ArtifactError, match="top_k is 0; expected at least 1"):
+        DecisionPolicy(top_k=0)

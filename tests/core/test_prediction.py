@@ -1,0 +1,36 @@
+"""What a prediction says in ids and plain values."""
+
+import json
+
+import numpy as np
+
+from ovr.core.prediction import Decision, Prediction
+from tests.core.test_artifact import CARD
+
+PREDICTION = Prediction(
+    CARD,
+    np.array([[0.75, 0.5], [0.0, 0.25]], dtype=np.float32),
+    Decision(np.array([[True, True], [False, False]]), np.array([False, True]), np.array([[0, 1], [1, 0]])),
+)
+
+
+def test_labels_are_ids_and_an_abstained_row_has_none():
+    assert len(PREDICTION) == 2
+    assert PREDICTION.labels() == [("a", "猫"), ()]
+
+
+def test_records_are_plain_and_complete():
+    assert json.loads(json.dumps(PREDICTION.records())) == [
+        {
+            "labels": ["a", "猫"],
+            "abstained": False,
+            "top": [{"class": "a", "prob": 0.75}, {"class": "猫", "prob": 0.5}],
+            "prob": {"a": 0.75, "猫": 0.5},
+        },
+        {
+            "labels": [],
+            "abstained": True,
+            "top": [{"class": "猫", "prob": 0.25}, {"class": "a", "prob": 0.0}],
+            "prob": {"a": 0.0, "猫": 0.25},
+        },
+    ]

@@ -1,0 +1,146 @@
+"""Class ids of any kind, their columns and their names on disk."""
+
+import re
+import unicodedata
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ovr.core.taxonomy import MAX_ID_CHARS, ClassSpec, Taxonomy, slug
+from ovr.errors import TaxonomyError
+
+ODD_IDS = (
+    "/",
+    "..",
+    ".",
+    "train",
+    "a b",
+    "A",
+    "a",
+    "äöü 猫",
+    "ﬁ",
+    "c" * 300,
+    "line\nbreak",
+    "nul\0",
+    'quo"te',
+    "con",
+    "-",
+    " ",
+    "’",
+    "%00",
+)
+ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
+
+
+@settings(max_examples=2000, deadline=None)
+@given(ids)
+def test_a_slug_is_a_safe_name(class_id):
+    assert re.fullmatch(r"[a-z0-9_-]{1,53}", slug(class_id))
+    assert slug(class_id) == slug(class_id)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(ids, min_size=2, max_size=30, unique=True))
+def test_different_ids_have_different_slugs_also_where_case_is_ignored(class_ids):
+    assert len({slug(class_id).casefold() for class_id in class_ids}) == len(class_ids)
+
+
+@settings(max_examples=500, deadline=None)
+@given(ids)
+def test_the_slug_of_a_slug_or_of_another_spelling_is_another(class_id):
+    others = {class_id.upper(), class_id.lower(), unicodedata.normalize("NFD", class_id), class_id + " ", slug(class_id)} - {
+        class_id
+    }
+    plain = re.fullmatch(r"[a-z0-9_]{1,40}", class_id)
+    for other in others - {slug(class_id)} if plain else others:
+        assert slug(other) != slug(class_id)
+
+
+@pytest.mark.parametrize(
+    ("class_id", "expected"),
+    [
+        ("cat", "cat"),
+        ("t_shirt_2", "t_shirt_2"),
+        ("a" * 40, "a" * 40),
+        ("Cat", r"cat-\w{12}"),
+        ("T-shirt/top", r"t_shirt_top-\w{12}"),
+        ("..", r"class-\w{12}"),
+        ("猫", r"class-\w{12}"),
+        ("é", r"e-\w{12}"),
+        ("a" * 41, r"a{40}-\w{12}"),
+    ],
+)
+def test_a_slug_is_readable(class_id, expected):
+    assert re.fullmatch(expected, slug(class_id))
+
+
+def test_odd_ids_are_classes_like_others():
+    taxonomy = Taxonomy.from_ids(ODD_IDS)
+    assert taxonomy.ids == ODD_IDS
+    assert [taxonomy.column(class_id) for class_id in ODD_IDS] == list(range(len(ODD_IDS)))
+    assert len({slug(class_id) for class_id in ODD_IDS}) == len(ODD_IDS)
+
+
+def test_a_taxonomy_is_a_sequence_of_its_classes():
+    taxonomy = Taxonomy([ClassSpec("a", "An a", "team a", True, "b"), ClassSpec("b")])
+    assert len(taxonomy) == 2
+    assert taxonomy[0].owner == "team a"
+    assert [spec.name for spec in taxonomy] == ["An a", "b"]
+    assert repr(taxonomy) == "Taxonomy(['a', 'b'])"
+    assert Taxonomy.from_json(taxonomy.to_json()) == taxonomy
+    assert hash(Taxonomy.from_json(taxonomy.to_json())) == hash(taxonomy)
+    assert taxonomy != Taxonomy(reversed(taxonomy.classes))
+
+
+@settings(deadline=None)
+@given(st.lists(ids, min_size=1, max_size=10, unique_by=lambda text: unicodedata.normalize("NFC", text)))
+def test_json_gives_the_taxonomy_back(class_ids):
+    taxonomy = Taxonomy.from_ids(class_ids)
+    assert Taxonomy.from_json(taxonomy.to_json()) == taxonomy
+
+
+def test_no_class_is_no_model():
+    with pytest.raises(TaxonomyError, match="at least one class, got K = 0"):
+        Taxonomy([])
+
+
+@pytest.mark.parametrize("twice", [("a", "a"), ("\u00e9", "e\u0301")])
+def test_ids_that_are_or_look_alike_are_refused(twice):
+    with pytest.raises(TaxonomyError, match=r"\(column 2\) is there twice"):
+        Taxonomy.from_ids([twice[0], "other", twice[1]])
+
+
+def test_an_unknown_class_is_named_with_those_there_are():
+    with pytest.raises(TaxonomyError, match=r"class 'x' is not in the taxonomy; its 2 classes are 'a', 'b'$"):
+        Taxonomy.from_ids("ab").column("x")
+    with pytest.raises(TaxonomyError, match=r"its 12 classes are 'a', .*'j', \.\.\."):
+        Taxonomy.from_ids("abcdefghijkl").column("x")
+
+
+@pytest.mark.parametrize("wrong", [1, None, True, 1.5, b"a"])
+def test_an_id_is_text(wrong):
+    with pytest.raises(TaxonomyError, match=r"a class id is text, got .*; quote it"):
+        ClassSpec(wrong)
+
+
+@pytest.mark.parametrize("wrong", ["", "x" * (MAX_ID_CHARS + 1)])
+def test_an_id_has_a_length(wrong):
+    with pytest.raises(TaxonomyError, match=f"1 to {MAX_ID_CHARS} characters, got {len(wrong)}"):
+        ClassSpec(wrong)
+
+
+def test_text_that_no_file_can_hold_is_refused():
+    with pytest.raises(TaxonomyError, match="not valid Unicode"):
+        ClassSpec("\ud800")
+    for field in ("name", "owner", "parent"):
+        with pytest.raises(TaxonomyError, match=rf"the {field} of class 'a', .* is not valid Unicode \(a lone surrogate\)"):
+            ClassSpec("a", **{field: "\ud800"})
+        with pytest.raises(TaxonomyError, match=f"the {field} of class 'a' is 3; expected text"):
+            ClassSpec("a", **{field: 3})
+
+
+@pytest.mark.parametrize("rows", [[{"id": "a", "colour": "red"}], [{}], ["a"], None])
+def test_json_that_is_no_taxonomy_is_refused(rows):
+    with pytest.raises(TaxonomyError, match="cannot be read"):
+        Taxonomy.from_json(rows)
