@@ -220,11 +220,19 @@ def _next_version(repository: Path, bundle: ModelBundle, layout: Layout) -> int:
         card = repository / "ovr" / str(version) / "card.json"
         if read_json(card)["bundle_sha256"] != bundle.bundle_sha256:
             continue
-        unfinished = version > last or (version == last and layout == "per_head" and version not in _versions(repository / "ovr_heads"))
+        unfinished = version > last or (version == last and _is_unfinished(repository, layout, version))
         if not unfinished:
             raise ArtifactError(f"{repository} holds this bundle ({bundle.bundle_sha256[:12]}) already, as version {version}")
         return version
     return 1 + max(v for name in ("ovr_scores", "ovr", "ovr_heads") for v in (0, *_versions(repository / name)))
+
+
+def _is_unfinished(repository: Path, layout: Layout, version: int) -> bool:
+    """Return whether the version that is served lacks the layout's ensemble, or the one before it was not put out of service."""
+    if layout == "per_head" and version not in _versions(repository / "ovr_heads"):
+        return True
+    configs = (read_config(repository, name) for name in model_names(repository))
+    return any(config is not None and len(config.version_policy.specific.versions) > 1 for config in configs)
 
 
 def _version_of(model: Path, content: Path) -> int:

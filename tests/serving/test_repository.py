@@ -1,0 +1,244 @@
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from ovr.core.artifact import ModelCard
+from ovr.core.bundle import head_directory, open_bundle
+from ovr.core.taxonomy import slug
+from ovr.errors import ArtifactError, ConfigError, ServingError
+from ovr.serving.repository import model_names, publish, read_config
+from tests.bundles import ODD_IDS, small_bundle
+from tests.serving.consistency import check_repository
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory):
+    """Two bundles of odd classes; the second has other heads in columns 0 and 1, of version 2, and the same backbone."""
+    root = tmp_path_factory.mktemp("bundles")
+    num_heads = len(ODD_IDS)
+    first = small_bundle(root / "first", ODD_IDS)
+    seeds = [100, 101, *range(2, num_heads)]
+    second = small_bundle(root / "second", ODD_IDS, head_seeds=seeds, versions=[2, 2] + [1] * (num_heads - 2))
+    return first, second
+
+
+def names_of(bundle, layout):
+    heads = [f"head_{slug(class_id)}" for class_id in bundle.taxonomy.ids]
+    return ["ovr_scores", "ovr"] if layout == "fused" else ["ovr_scores", "backbone", *heads, "ovr_heads", "ovr"]
+
+
+@pytest.mark.parametrize("layout", ["fused", "per_head"])
+def test_a_layout_has_its_models_with_the_bytes_of_the_bundle(bundles, tmp_path, layout):
+    bundle = bundles[0]
+    published = publish(bundle, tmp_path / "repo", layout=layout)
+    assert list(published.versions) == names_of(bundle, layout)
+    assert sorted(model_names(tmp_path / "repo")) == sorted(published.versions)
+    assert check_repository(tmp_path / "repo") == 1
+    assert (tmp_path / "repo/ovr_scores/1/model.onnx").read_bytes() == bundle.fused_onnx.read_bytes()
+    if layout == "per_head":
+        for head in bundle.heads:
+            served = tmp_path / "repo" / f"head_{slug(head.class_id)}" / "1" / "model.onnx"
+            assert served.read_bytes() == bundle.head_onnx(head).read_bytes()
+
+
+def test_the_router_carries_the_card(bundles, tmp_path):
+    publish(bundles[0], tmp_path / "repo")
+    value = json.loads((tmp_path / "repo/ovr/1/card.json").read_bytes())
+    assert ModelCard.from_json(value) == bundles[0].card
+
+
+def test_callers_come_last_in_the_order_of_loading(bundles, tmp_path):
+    publish(bundles[0], tmp_path / "repo", layout="per_head")
+    assert model_names(tmp_path / "repo")[-2:] == ("ovr", "ovr_heads")
+
+
+@pytest.mark.parametrize("layout", ["fused", "per_head"])
+def test_the_next_bundle_gets_new_versions_and_leaves_the_old_ones_as_they_were(bundles, tmp_path, layout):
+    repository = tmp_path / "repo"
+    publish(bundles[0], repository, layout=layout)
+    before = {path: path.read_bytes() for path in repository.rglob("*") if path.is_file() and path.name != "config.pbtxt"}
+    published = publish(bundles[1], repository, layout=layout)
+    assert check_repository(repository) == 2
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert published.versions["ovr"] == published.versions["ovr_scores"] == 2
+    if layout == "per_head":
+        assert published.versions["backbone"] == 1  # the same bytes
+        assert [published.versions[f"head_{slug(id)}"] for id in ODD_IDS] == [2, 2] + [1] * (len(ODD_IDS) - 2)
+
+
+def test_the_heads_layout_can_be_added_to_a_fused_publication(bundles, tmp_path):
+    publish(bundles[0], tmp_path / "repo", layout="fused")
+    assert publish(bundles[0], tmp_path / "repo", layout="per_head").versions["ovr_heads"] == 1
+    check_repository(tmp_path / "repo")
+
+
+def test_nothing_is_left_beside_the_repository(bundles, tmp_path):
+    publish(bundles[0], tmp_path / "repo", layout="per_head")
+    assert [path.name for path in tmp_path.iterdir()] == ["repo"]
+
+
+@pytest.mark.parametrize("layout", ["fused", "per_head"])
+def test_the_same_bundle_is_not_published_twice(bundles, tmp_path, layout):
+    repository = tmp_path / "repo"
+    publish(bundles[0], repository, layout=layout)
+    publish(bundles[1], repository, layout=layout)
+    for bundle, version in zip(bundles, (1, 2), strict=True):
+        with pytest.raises(ArtifactError, match=f"holds this bundle .* already, as version {version}"):
+            publish(bundle, repository, layout=layout)
+
+
+def test_a_head_version_with_other_weights_is_refused_before_anything_is_written(bundles, tmp_path):
+    repository = tmp_path / "repo"
+    publish(bundles[0], repository, layout="per_head")
+    other = small_bundle(tmp_path / "other", ODD_IDS, head_seeds=[50, *range(1, len(ODD_IDS))])
+    before = snapshot(repository)
+    with pytest.raises(ArtifactError, match=f"head_{slug(ODD_IDS[0])} version 1 with other weights"):
+        publish(other, repository, layout="per_head")
+    assert snapshot(repository) == before
+
+
+def test_many_clashes_are_counted_in_one_error(bundles, tmp_path):
+    publish(bundles[0], tmp_path / "repo", layout="per_head")
+    other = small_bundle(tmp_path / "other", ODD_IDS, head_seeds=range(50, 50 + len(ODD_IDS)))
+    with pytest.raises(ArtifactError, match="and 5 more with other weights"):
+        publish(other, tmp_path / "repo", layout="per_head")
+
+
+def test_another_input_needs_another_repository(bundles, tmp_path):
+    publish(bundles[0], tmp_path / "repo")
+    other = small_bundle(tmp_path / "other", shape=(2, 3))
+    with pytest.raises(ArtifactError, match=r"serves rows of shape \(6,\) as input 'x', this bundle takes \(2, 3\)"):
+        publish(other, tmp_path / "repo")
+
+
+def test_heads_are_not_left_behind_by_a_fused_publication(bundles, tmp_path):
+    publish(bundles[0], tmp_path / "repo", layout="per_head")
+    with pytest.raises(ArtifactError, match="its heads would stay behind; publish with layout per_head"):
+        publish(bundles[1], tmp_path / "repo", layout="fused")
+
+
+def test_a_backbone_without_a_fixed_feature_size_is_refused(bundles, tmp_path):
+    bundle = small_bundle(tmp_path / "bundle", num_features=5)
+    shutil.copy(bundle.head_onnx(bundle.heads[0]), bundle.backbone_onnx)
+    import onnx
+
+    model = onnx.load(bundle.backbone_onnx)
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "features"
+    onnx.save(model, bundle.backbone_onnx)
+    with pytest.raises(ArtifactError, match="must return features of a fixed size"):
+        publish(bundle, tmp_path / "repo", layout="per_head")
+    assert not (tmp_path / "repo").exists()
+
+
+def test_an_unknown_layout_is_refused(bundles, tmp_path):
+    with pytest.raises(ConfigError, match="layout is 'flat'; expected 'fused' or 'per_head'"):
+        publish(bundles[0], tmp_path / "repo", layout="flat")
+    assert not (tmp_path / "repo").exists()
+
+
+def test_a_server_that_is_not_there_is_said_before_anything_is_written(bundles, tmp_path):
+    with pytest.raises(ServingError, match="no Triton server answers at http://127.0.0.1:9"):
+        publish(bundles[0], tmp_path / "repo", server="http://127.0.0.1:9")
+    assert not (tmp_path / "repo").exists()
+
+
+def test_two_publishers_do_not_meet(bundles, tmp_path):
+    (tmp_path / "repo").mkdir()
+    descriptor = os.open(tmp_path / "repo", os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with pytest.raises(ArtifactError, match="another process is publishing"):
+            publish(bundles[0], tmp_path / "repo")
+    finally:
+        os.close(descriptor)
+
+
+def test_a_mounted_directory_cannot_be_the_repository_itself(bundles):
+    from pathlib import Path
+
+    with pytest.raises(ArtifactError, match="on different file systems"):
+        publish(bundles[0], Path("/dev/shm"))
+
+
+def test_an_empty_repository_is_said_to_be_empty(tmp_path):
+    with pytest.raises(ArtifactError, match="holds no model; publish a bundle there"):
+        model_names(tmp_path)
+
+
+def test_a_damaged_configuration_is_named(tmp_path):
+    (tmp_path / "ovr").mkdir()
+    (tmp_path / "ovr/config.pbtxt").write_bytes(b"\xff")
+    with pytest.raises(ArtifactError, match=r"ovr/config\.pbtxt cannot be read"):
+        read_config(tmp_path, "ovr")
+
+
+CRASHES = """
+import os, shutil, sys
+from pathlib import Path
+from ovr.core.bundle import open_bundle
+from ovr.serving.repository import publish
+from tests.serving.consistency import check_repository
+
+first, second, root, layout, first_time = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], sys.argv[5] == "True"
+old, new = open_bundle(first), open_bundle(second)
+if not first_time:
+    publish(old, root / "start", layout=layout)
+
+def killed_at(event_number, repository):
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    seen = 0
+    def hook(event, args):
+        nonlocal seen
+        if event in ("os.rename", "os.mkdir", "os.link") or (event == "open" and args[1] and set(args[1]) & set("wx")):
+            seen += 1
+            if seen == event_number:
+                os._exit(9)
+    sys.addaudithook(hook)
+    publish(new, repository, layout=layout)
+    os._exit(0)
+
+number, outcomes = 0, []
+while not outcomes or outcomes[-1] == 9:
+    number += 1
+    repository = root / f"run{number}" / "repo"
+    repository.parent.mkdir()
+    if not first_time:
+        shutil.copytree(root / "start", repository)
+    outcomes.append(killed_at(number, repository))
+    if repository.exists():
+        check_repository(repository)
+    if outcomes[-1] == 9:
+        again = publish(new, repository, layout=layout)
+        assert check_repository(repository) == again.versions["ovr"]
+    shutil.rmtree(repository.parent)
+assert outcomes[-1] == 0, outcomes
+print(number)
+"""
+
+
+@pytest.mark.parametrize("first_time", [True, False])
+@pytest.mark.parametrize("layout", ["fused", "per_head"])
+def test_a_publisher_killed_at_any_write_leaves_a_whole_repository_and_can_be_repeated(tmp_path, layout, first_time):
+    small_bundle(tmp_path / "first", ("/", ".."))
+    small_bundle(tmp_path / "second", ("/", ".."), seed=1, version=2, head_seeds=[7, 8])
+    arguments = [str(tmp_path / "first"), str(tmp_path / "second"), str(tmp_path), layout, str(first_time)]
+    done = subprocess.run([sys.executable, "-c", CRASHES, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 10
+
+
+def test_the_bundle_is_whole_after_it_was_published(bundles, tmp_path):
+    publish(bundles[0], tmp_path / "repo", layout="per_head")
+    assert open_bundle(bundles[0].path) == bundles[0]
+    assert (bundles[0].path / head_directory(bundles[0].heads[0])).is_dir()
+
+
+def snapshot(root):
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
