@@ -82,7 +82,8 @@ def run_command(command: str, args: Sequence[str]) -> None:
         sys.argv = [program, command, *job.single_run_args(args, options.config_dir)]
         point_run_dir_here()
         try:
-            return importlib.import_module(f"ovr.cli.{command}").run(cfg)
+            with _own_processes():
+                return importlib.import_module(f"ovr.cli.{command}").run(cfg)
         except Exception as error:
             if is_expected(error):
                 job.discard_if_unused()
@@ -125,6 +126,20 @@ def explain(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return f"unexpected {type(error).__name__}: {error} (debug=true shows the traceback)"
+
+
+@contextmanager
+def _own_processes() -> Iterator[None]:
+    """Take back what a launcher of several processes leaves behind, so that the next job of a multirun starts its own."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        distributed = sys.modules.get("torch.distributed")
+        if distributed is not None and distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 @contextmanager

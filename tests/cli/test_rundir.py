@@ -1,5 +1,7 @@
 """Run directories: resuming takes the saved configuration, and a run that never began leaves nothing."""
 
+import shutil
+
 import pytest
 import yaml
 
@@ -104,3 +106,30 @@ def test_a_run_that_fails_before_it_begins_leaves_nothing(tmp_path):
         assert "nonexistent" in failed.stderr
         assert "Traceback" not in failed.stderr
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_every_job_of_a_multirun_starts_its_own_processes(tmp_path):
+    trainer = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true", "trainer.max_epochs=1"]
+    done = ovr("train", "-m", "seed=0,1", *trainer, "hydra.sweep.dir=sweep", cwd=tmp_path, env=importable())
+    assert done.returncode == 0, done.stderr
+    assert [(tmp_path / "sweep" / job / "bundle" / "manifest.json").is_file() for job in ("0", "1")] == [True, True]
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep"]
+
+
+@pytest.mark.slow
+def test_a_resumed_run_goes_on_in_its_directory_and_keeps_the_first_configuration(tmp_path):
+    first = ovr("train", "trainer.max_epochs=1", "hydra.run.dir=run", cwd=tmp_path, env=importable())
+    assert first.returncode == 0, first.stderr
+    saved = (tmp_path / "run" / ".hydra" / "config.yaml").read_bytes()
+    again = ovr("train", "resume=run", cwd=tmp_path, env=importable())
+    assert again.returncode == 1
+    assert "error: " in again.stderr
+    shutil.rmtree(tmp_path / "run" / "bundle")
+    resumed_run = ovr("train", "resume=run", "trainer.max_epochs=2", cwd=tmp_path, env=importable())
+    assert resumed_run.returncode == 0, resumed_run.stderr
+    assert (tmp_path / "run" / "bundle" / "manifest.json").is_file()
+    assert (tmp_path / "run" / ".hydra" / "config.yaml").read_bytes() == saved
+    record = yaml.safe_load((tmp_path / "run" / ".hydra" / "resumed" / "config.yaml").read_text())
+    assert (record["resume"], record["trainer"]["max_epochs"]) == ("run", 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -1,0 +1,149 @@
+"""The installed package: what the wheel holds, and that every install command of the Dockerfile gives a working environment."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.export.sample import sample_bundle, sample_model
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def stage(name):
+    """Return the instructions of a stage of the Dockerfile as (word, rest) pairs."""
+    text = (ROOT / "Dockerfile").read_text()
+    body = re.split(r"^FROM .*$", text.partition(f" AS {name}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    return [tuple(line.split(maxsplit=1)) for line in body.splitlines() if line and not line.startswith("#")]
+
+
+def clean_env():
+    return {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
+
+
+def run(command, cwd):
+    done = subprocess.run(command, cwd=cwd, env=clean_env(), capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, f"{command}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+    return done.stdout
+
+
+def install(name, folder):
+    """Copy and install what a stage of the Dockerfile copies and installs, into an empty environment; return its bin/."""
+    source = folder / "source"
+    source.mkdir()
+    venv.create(folder / "venv", with_pip=True)
+    for word, rest in stage(name):
+        if word == "COPY":
+            *files, target = rest.split()
+            for file in files:
+                copy = shutil.copytree if (ROOT / file).is_dir() else shutil.copy
+                copy(ROOT / file, source / (target if (ROOT / file).is_dir() else file))
+        elif word == "RUN":
+            program, *arguments = shlex.split(rest)
+            run([folder / "venv" / "bin" / program, *arguments], source)
+    shutil.rmtree(source)  # what is installed must not need it
+    return folder / "venv" / "bin"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    run([sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(ROOT)], folder)
+    (file,) = folder.glob("*.whl")
+    return zipfile.ZipFile(file)
+
+
+def test_the_wheel_holds_the_package_and_its_configuration_and_nothing_else(wheel):
+    names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    sources = [Path(p) for p in run(["git", "ls-files", "-co", "--exclude-standard", "ovr", "conf"], ROOT).splitlines()]
+    assert names == {f"ovr/{path}" if path.parts[0] == "conf" else str(path) for path in sources if (ROOT / path).is_file()}
+
+
+def test_the_wheel_has_the_licence_and_the_command(wheel):
+    files = {Path(name).name: name for name in wheel.namelist() if ".dist-info/" in name}
+    assert "Apache License" in wheel.read(files["LICENSE"]).decode()
+    assert "ovr = ovr.cli.main:main" in wheel.read(files["entry_points.txt"]).decode()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_installed_in_an_empty_environment_it_trains_from_any_directory(tmp_path):
+    bin_dir = install("train", tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    run([bin_dir / "python", "-m", "pip", "check"], elsewhere)
+    run([bin_dir / "ovr", "train", "experiment=digits", "trainer.max_epochs=2", "hydra.run.dir=run"], elsewhere)
+    assert (elsewhere / "run" / "bundle" / "manifest.json").is_file()
+    run([bin_dir / "ovr", "export", "bundle=run/bundle", "out=onnx"], elsewhere)
+    run([bin_dir / "ovr", "publish", "bundle=run/bundle", "repository=repository"], elsewhere)
+    assert {path.name for path in elsewhere.iterdir()} == {"run", "onnx", "repository"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_edge_environment_predicts_without_torch(tmp_path):
+    sample_bundle(tmp_path / "bundle", sample_model(num_heads=3), ["a", "b", "c"])
+    bin_dir = install("edge", tmp_path)
+    code = (
+        "import sys, numpy as np\n"
+        "from ovr import EdgePredictor\n"
+        "for path in ('bundle', 'bundle/fused/model.onnx'):\n"
+        "    prediction = EdgePredictor(path).predict(np.ones((2, 1, 8, 8)))\n"
+        "    assert prediction.prob_BK.shape == (2, 3)\n"
+        "assert not {'torch', 'hydra', 'onnx', 'tritonclient'} & set(sys.modules)\n"
+    )
+    run([bin_dir / "python", "-c", code], tmp_path)
+    assert "torch" not in run([bin_dir / "python", "-m", "pip", "list"], tmp_path)
+
+
+def test_the_triton_image_needs_numpy_alone():
+    ((command, arguments),) = [item for item in stage("triton") if item[0] == "RUN"]
+    assert (command, arguments) == ("RUN", "python3 -m pip install 'numpy>=1.26,<3'")
+
+
+def test_the_edge_image_installs_the_versions_of_the_package():
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    wanted = shlex.split(next(rest for word, rest in stage("edge") if word == "RUN"))[4:]
+    assert wanted
+    assert set(wanted) <= set(dependencies)
+
+
+def test_the_hooks_run_what_lint_runs():
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    assert [repo["repo"] for repo in config["repos"]] == ["local"]
+    programs = {Path(hook["entry"].split()[0]).name for repo in config["repos"] for hook in repo["hooks"]}
+    recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
+    assert programs == {Path(line.split()[0]).name for line in recipe.splitlines()}
+
+
+def test_make_help_lists_the_targets():
+    text = run(["make", "help"], ROOT)
+    assert {"setup", "demo", "test", "lint", "bench", "clean"} <= set(re.findall(r"make (\w+)", text))
+
+
+def test_a_machine_without_a_suitable_python_is_told_so(tmp_path):
+    done = subprocess.run(
+        ["make", "setup", "PYTHON=", f"VENV={tmp_path / 'venv'}"],
+        cwd=ROOT,
+        env=clean_env(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode != 0
+    assert "error: no Python 3.11 or 3.12 found; say PYTHON=/path/to/python3.11" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ci_runs_make_test():
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
