@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -63,3 +65,8 @@ def test_a_model_that_is_no_onnx_file_is_named(tmp_path):
     bundle.head_onnx(bundle.heads[1]).write_bytes(b"\xff\xff\xff")
     with pytest.raises(ArtifactError, match="head 'b/c' is not an ONNX file"):
         export_onnx(bundle, tmp_path / "out")
+
+
+def test_it_needs_no_torch():
+    code = "import sys, ovr.export.standalone; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,91 @@
+"""All K heads as one product against a loop over K modules: one training step of the heads on given features.
+
+A step is forward, binary cross-entropy, backward and AdamW, the same on both sides; the losses are compared before anything is
+timed. The loop is measured with one loss and one optimizer over the joined logits, its cheapest form, and as K trainings in turn.
+
+B = batch, D = features, K = heads
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from benchmarks.report import Row, main, timed  # first: it pins the number of threads
+from ovr.head.linear import Linear
+from ovr.head.mlp import Mlp
+
+B, D, HIDDEN = 64, 256, 16
+
+
+class Loop(nn.Module):
+    """The peer: one module a head."""
+
+    def __init__(self, heads: nn.Module, num_heads: int) -> None:
+        super().__init__()
+        weights = [{name: torch.from_numpy(value) for name, value in heads.head_weights(k).items()} for k in range(num_heads)]
+        self.heads = nn.ModuleList(self._head(heads.kind, weight) for weight in weights)
+
+    @staticmethod
+    def _head(kind: str, weight: dict[str, torch.Tensor]) -> nn.Module:
+        last = nn.Linear(weight["weight"].shape[1], 1)
+        last.load_state_dict({"weight": weight["weight"], "bias": weight["bias"]})
+        if kind == "linear":
+            return last
+        first = nn.Linear(D, HIDDEN)
+        first.load_state_dict({"weight": weight["hidden_weight"], "bias": weight["hidden_bias"]})
+        return nn.Sequential(first, nn.ReLU(), last)
+
+    def forward(self, z_BD: torch.Tensor) -> torch.Tensor:
+        """Return logits (B, K)."""
+        return torch.cat([head(z_BD) for head in self.heads], dim=1)
+
+
+def joint_loss(heads: nn.Module, z_BD: torch.Tensor, target_BK: torch.Tensor) -> torch.Tensor:
+    """Return the mean over rows of the sum over heads, in one call."""
+    return binary_cross_entropy_with_logits(heads(z_BD), target_BK, reduction="sum") / len(z_BD)
+
+
+def stepper(heads: nn.Module, z_BD: torch.Tensor, target_BK: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """Return a call that makes one training step of all heads and returns the loss before it."""
+    optimizer = torch.optim.AdamW(heads.parameters(), lr=0.002)
+
+    def step() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = joint_loss(heads, z_BD, target_BK)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+def stepper_a_head(loop: Loop, z_BD: torch.Tensor, target_BK: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """Return the same with a loss, a backward pass and an optimizer for each head."""
+    steps = [stepper(head, z_BD, target_BK[:, k : k + 1].clone()) for k, head in enumerate(loop.heads)]
+    return lambda: torch.stack([step() for step in steps]).sum()
+
+
+def measure(quick: bool) -> Iterator[Row]:
+    """Yield a row for each kind of head and K."""
+    torch.set_num_threads(1)
+    kinds: dict[str, Callable[[int], nn.Module]] = {
+        "linear": lambda k: Linear(D, num_heads=k),
+        "mlp": lambda k: Mlp(D, num_heads=k, hidden=HIDDEN),
+    }
+    for kind, make in kinds.items():
+        for k in (10, 100) if quick else (10, 100, 1000):
+            repeats = 5 if quick else max(5, 10_000 // k)
+            for against, peer_of in (("module loop, one step", stepper), ("module loop, a step a head", stepper_a_head)):
+                torch.manual_seed(0)
+                heads = make(k)
+                batch = torch.randn(B, D), (torch.rand(B, k) < 0.1).float()
+                ours, peer = stepper(heads, *batch), peer_of(Loop(heads, k), *batch)
+                for _ in range(3):
+                    torch.testing.assert_close(ours(), peer(), rtol=1e-3, atol=1e-3)
+                yield timed(f"{kind} heads, training step", against, k, ours, peer, repeats=repeats, note=f"B={B} D={D}")
+
+
+if __name__ == "__main__":
+    main(measure, __doc__ or "")
