@@ -10,6 +10,7 @@ from ovr.core.artifact import DecisionPolicy
 from ovr.errors import ArtifactError, ConfigError
 
 POLICY = "ovr.core.artifact.DecisionPolicy"
+ANYTHING = "ovr.core.prediction.Decision"  # holds what it is given, unchecked
 
 
 def node(text, key=None):
@@ -24,15 +25,15 @@ def test_a_target_gets_the_values_of_its_node():
 
 def test_arguments_from_code_go_over_those_of_the_configuration_and_stay_the_same_object():
     marker = {"a": [1]}
-    made = build({"_target_": "ovr.core.taxonomy.ClassSpec", "id": "x", "owner": "y"}, owner=marker)
-    assert made.id == "x"
-    assert made.owner is marker
+    made = build({"_target_": ANYTHING, "label_BK": 1, "abstained_B": 2}, abstained_B=marker, top_BM=3)
+    assert (made.label_BK, made.top_BM) == (1, 3)
+    assert made.abstained_B is marker
 
 
 def test_a_dataclass_from_code_is_not_taken_for_configuration():
     policy = DecisionPolicy(top_k=3)
-    waiting = build({"_target_": "ovr.core.taxonomy.ClassSpec", "_partial_": True, "id": "x"}, owner=policy)
-    assert waiting().owner is policy
+    waiting = build({"_target_": ANYTHING, "_partial_": True, "label_BK": 1}, abstained_B=policy)
+    assert waiting(top_BM=2).abstained_B is policy
 
 
 def test_a_partial_waits_for_the_rest():
@@ -48,10 +49,10 @@ def test_a_node_without_target_gives_what_its_values_describe():
 
 
 def test_containers_arrive_plain():
-    made = build({"_target_": "ovr.core.taxonomy.ClassSpec", "id": "x", "owner": {"a": [1, {"b": 2}]}})
-    assert type(made.owner) is dict
-    assert type(made.owner["a"]) is list
-    assert type(made.owner["a"][1]) is dict
+    made = build({"_target_": ANYTHING, "label_BK": {"a": [1, {"b": 2}]}, "abstained_B": 1, "top_BM": 1})
+    assert type(made.label_BK) is dict
+    assert type(made.label_BK["a"]) is list
+    assert type(made.label_BK["a"][1]) is dict
 
 
 @pytest.mark.parametrize(
