@@ -3,6 +3,7 @@
 D = features, K = heads
 """
 
+import logging
 import statistics
 import tempfile
 import time
@@ -121,6 +122,7 @@ def answer_rows(num_heads: int, repeats: int) -> Iterator[Row]:
 def measure(quick: bool) -> Iterator[Row]:
     """Yield all rows."""
     torch.set_num_threads(1)
+    logging.disable(logging.WARNING)  # of torch's exporter, called as the peer
     yield from export_rows(100 if quick else 1000)
     for num_heads in (10, 100) if quick else (10, 100, 1000):
         yield from answer_rows(num_heads, 5 if quick else 15)
