@@ -1,6 +1,7 @@
 """A CSV file with a header: numeric columns and one column of class ids."""
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -101,7 +102,9 @@ def read_table(path: Path, *, target: str) -> tuple[tuple[str, ...], NDArray[np.
             try:
                 x[number, d] = float(cell)
             except ValueError:
-                raise DataError(f"{path}, row {number}, column {names[d]!r} holds {cell!r}; expected a number") from None
+                x[number, d] = math.nan
+            if not math.isfinite(x[number, d]):
+                raise DataError(f"{path}, row {number}, column {names[d]!r} holds {cell!r}; expected a finite number")
     return names, x, ids
 
 

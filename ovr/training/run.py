@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import lightning
 import numpy as np
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from numpy.typing import NDArray
 from torch import nn
 
@@ -181,17 +182,22 @@ def _fit(recipe: Recipe, splits: Splits, run_dir: Path, resume: bool) -> lightni
         batch_size=recipe.batch_size,
         seed=recipe.seed,
     )
-    trainer = recipe.trainer(
-        callbacks=recipe.callbacks,
-        logger=recipe.loggers,
-        plugins=[AtomicCheckpointIO()],
-        default_root_dir=run_dir,
-        use_distributed_sampler=False,  # `loader` shares the rows among the ranks itself, as a function of (seed, epoch)
-        num_sanity_val_steps=0,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        log_every_n_steps=1,
-    )
+    with _settings("optimizer", recipe.optimizer):  # made for nothing: the fit makes its own when it is too late for a clear error
+        optimizer = recipe.optimizer(module.model.parameters())
+    with _settings("scheduler", recipe.scheduler):
+        recipe.scheduler(optimizer)
+    with _settings("trainer", recipe.trainer):
+        trainer = recipe.trainer(
+            callbacks=recipe.callbacks,
+            logger=recipe.loggers,
+            plugins=[AtomicCheckpointIO()],
+            default_root_dir=run_dir,
+            use_distributed_sampler=False,  # `loader` shares the rows among the ranks itself, as a function of (seed, epoch)
+            num_sanity_val_steps=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            log_every_n_steps=1,
+        )
     if trainer.is_global_zero:
         run_dir.mkdir(parents=True, exist_ok=True)
         write_file(run_dir / "environment.json", json.dumps(environment(), indent=2).encode())
@@ -233,6 +239,16 @@ def _check(recipe: Recipe, run_dir: Path, resume: bool) -> None:
         raise ArtifactError(f"{run_dir} is a finished run: it has its bundle; start a new run instead")
     if resume and not (run_dir / "checkpoints" / "last.ckpt").is_file():
         raise ArtifactError(f"{run_dir} has no checkpoints/last.ckpt to resume from; start a new run instead")
+
+
+@contextmanager
+def _settings(part: str, made: Callable[..., Any]) -> Iterator[None]:
+    """Report what torch or Lightning refuse among the settings of `part`."""
+    try:
+        yield
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
+        settings = ", ".join(f"{name}={value!r}" for name, value in getattr(made, "keywords", {}).items())
+        raise ConfigError(f"the {part} cannot be made with {settings}: {error}") from error
 
 
 @contextmanager

@@ -56,9 +56,9 @@ def test_a_class_that_calibration_lacks_is_allowed(tmp_path):
         ("u,v\n1,2\n", "one of them 'label'"),
         ("u,u,label\n1,2,a\n", "expected distinct names"),
         ("u,v,label\n1,2\n", "row 0: 2 cells; the header has 3"),
-        ("u,v,label\n1,two,a\n", "row 0, column 'v' holds 'two'; expected a number"),
-        ("u,v,label\n" + "1,2,a\n" * 20 + "1,nan,a\n", "column 'v' holds nan; every value must be finite"),
-        ("u,v,label\n" + "1,2,a\n" * 20 + "1,inf,a\n", "column 'v' holds inf; every value must be finite"),
+        ("u,v,label\n1,two,a\n", "row 0, column 'v' holds 'two'; expected a finite number"),
+        ("u,v,label\n" + "1,2,a\n" * 20 + "1,nan,a\n", "row 20, column 'v' holds 'nan'; expected a finite number"),
+        ("u,v,label\n" + "1,2,a\n" * 20 + "1,inf,a\n", "row 20, column 'v' holds 'inf'; expected a finite number"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_named(tmp_path, content, message):
