@@ -1,6 +1,7 @@
 """Temperatures of K heads at once against one head after the other with LBFGS, Brent, netcal and scikit-learn.
 
-Every peer gets its rows contiguous in memory and converted beforehand; ours starts from the float32 (rows, heads) matrix of a model.
+Every peer gets its rows contiguous in memory and converted beforehand; ours starts from the float32 (rows, heads) matrix of logits
+and gives the likelihoods before and after as well. All maximise the same likelihood, without a prior.
 netcal and scikit-learn are measured where they are installed (`pip install '.[bench]'`).
 """
 
@@ -39,10 +40,27 @@ def brent(logit_N: np.ndarray, target_N: np.ndarray) -> float:
     return float(np.exp(minimize_scalar(nll, bounds=bounds, method="bounded", options={"xatol": 1e-9}).x))
 
 
-def lbfgs(logit_N: torch.Tensor, target_N: torch.Tensor) -> float:
-    """Return T by torch's LBFGS with a strong Wolfe line search, the usual recipe of temperature scaling."""
+def lbfgs_reference(logit_N: torch.Tensor, target_N: torch.Tensor) -> float:
+    """Return T as the published recipe finds it: LBFGS on T itself, learning rate 0.01, 50 steps (Guo et al.'s own code)."""
+    temperature = torch.ones((), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([temperature], lr=0.01, max_iter=50)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logit_N / temperature, target_N)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return float(temperature.detach())
+
+
+def lbfgs_tuned(logit_N: torch.Tensor, target_N: torch.Tensor) -> float:
+    """Return T by the best use of torch's LBFGS that we know: on log T, with a strong Wolfe line search."""
     log_scale = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([log_scale], lr=1.0, max_iter=50, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        [log_scale], lr=1.0, max_iter=50, tolerance_grad=1e-10, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
@@ -59,7 +77,8 @@ def peers(logit_NK: np.ndarray, target_NK: np.ndarray) -> Iterator[tuple[str, Ca
     logits = [np.ascontiguousarray(column, dtype=np.float64) for column in logit_NK.T]
     targets = [np.ascontiguousarray(column) for column in target_NK.T]
     tensors = [(torch.from_numpy(z), torch.from_numpy(y.astype(np.float64))) for z, y in zip(logits, targets, strict=True)]
-    yield "LBFGS loop", lambda: [lbfgs(z, y) for z, y in tensors]
+    yield "LBFGS loop", lambda: [lbfgs_reference(z, y) for z, y in tensors]
+    yield "LBFGS loop, tuned", lambda: [lbfgs_tuned(z, y) for z, y in tensors]
     yield "SciPy bounded Brent", lambda: [brent(z, y) for z, y in zip(logits, targets, strict=True)]
     if importlib.util.find_spec("netcal"):
         from netcal.scaling import TemperatureScaling
@@ -68,9 +87,36 @@ def peers(logit_NK: np.ndarray, target_NK: np.ndarray) -> Iterator[tuple[str, Ca
         probs = [np.clip(1.0 / (1.0 + np.exp(-z)), 1e-6, 1.0 - 1e-6) for z in logits]
         yield "netcal", lambda: [TemperatureScaling().fit(p, y) for p, y in zip(probs, targets, strict=True)]
     if importlib.util.find_spec("sklearn"):
-        from sklearn.calibration import _TemperatureScaling
+        from sklearn.base import BaseEstimator, ClassifierMixin
+        from sklearn.calibration import CalibratedClassifierCV, _TemperatureScaling
+        from sklearn.frozen import FrozenEstimator
 
-        yield "scikit-learn", lambda: [_TemperatureScaling().fit(z, y) for z, y in zip(logits, targets, strict=True)]
+        class Given(ClassifierMixin, BaseEstimator):
+            """A fitted binary classifier whose one feature is its logit."""
+
+            def __init__(self) -> None:
+                self.classes_ = np.array([False, True])
+
+            def __sklearn_is_fitted__(self) -> bool:
+                return True
+
+            def fit(self, rows: np.ndarray, target: np.ndarray) -> "Given":
+                return self
+
+            def decision_function(self, rows: np.ndarray) -> np.ndarray:
+                return rows[:, 0]
+
+            def predict(self, rows: np.ndarray) -> np.ndarray:
+                return rows[:, 0] > 0
+
+        def calibrated(logit_N: np.ndarray, target_N: np.ndarray) -> Any:
+            return CalibratedClassifierCV(FrozenEstimator(Given()), method="temperature").fit(logit_N[:, None], target_N)
+
+        yield "scikit-learn", lambda: [calibrated(z, y) for z, y in zip(logits, targets, strict=True)]
+        yield (
+            "scikit-learn, bare optimiser",
+            lambda: [_TemperatureScaling().fit(z, y) for z, y in zip(logits, targets, strict=True)],
+        )
 
 
 def measure(quick: bool) -> Iterator[Row]:

@@ -5,7 +5,8 @@ import pytest
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import expit
 
-from ovr.calibrator.temperature import UNKNOWN, Temperature, fit_temperature
+from ovr.calibrator.newton import UNKNOWN
+from ovr.calibrator.temperature import Temperature, fit_temperature
 from ovr.core.artifact import Calibration
 from ovr.errors import ConfigError, DataError
 
@@ -248,7 +249,64 @@ def test_bounds_that_do_not_hold_one_are_refused(low, high):
 def test_the_plug_in_returns_one_calibration_a_head(rng):
     logit_NK, target_NK, mask_NK = sample_heads(rng, num_rows=300, temperatures=(2.0, 0.6))
     fit = fit_temperature(logit_NK, target_NK, mask_NK, min_temperature=0.1, max_temperature=9.0)
-    calibrations = Temperature(min_temperature=0.1, max_temperature=9.0).fit(logit_NK, target_NK, mask_NK)
+    calibrations = Temperature(min_temperature=0.1, max_temperature=9.0, prior_strength=0.0).fit(logit_NK, target_NK, mask_NK)
     assert calibrations[1] == Calibration("temperature", float(fit.scale_K[1]), 0.0, "ok", 300, int(target_NK[:, 1].sum()))
     assert calibrations[0].temperature == pytest.approx(2.0, rel=0.3)
     assert all(type(c.scale) is float and type(c.num_rows) is int for c in calibrations)
+
+
+def penalised(log_scale, logit_N, target_N, strength):
+    """Return likelihood and prior by their definitions."""
+    scale = np.exp(log_scale)
+    return len(logit_N) * mean_nll(logit_N, target_N, scale) + strength * (scale - 1.0 - log_scale)
+
+
+@pytest.mark.parametrize("strength", [0.1, 5.0, 300.0])
+@pytest.mark.parametrize("num_rows", [30, 3000])
+def test_with_a_prior_it_finds_the_optimum_that_brent_finds(rng, num_rows, strength):
+    logit_NK, target_NK, mask_NK = sample_heads(rng, num_rows=num_rows, temperatures=np.geomspace(0.3, 5.0, 8))
+    fit = fit_temperature(logit_NK, target_NK, mask_NK, prior_strength=strength, **WIDE)
+    for k in range(8):
+        found = minimize_scalar(
+            penalised, bounds=(-7, 7), args=(logit_NK[:, k], target_NK[:, k], strength), options={"xatol": 1e-10}
+        )
+        assert fit.scale_K[k] == pytest.approx(np.exp(found.x), rel=1e-6)
+
+
+def test_a_prior_draws_to_one_and_never_past_it(rng):
+    logit_NK, target_NK, mask_NK = sample_heads(rng, num_rows=200, temperatures=np.geomspace(0.3, 5.0, 12))
+    last = fit_temperature(logit_NK, target_NK, mask_NK)
+    for strength in (0.5, 5.0, 50.0, 5e3, 1e9):
+        fit = fit_temperature(logit_NK, target_NK, mask_NK, prior_strength=strength)
+        assert np.all(np.abs(np.log(fit.scale_K)) <= np.abs(np.log(last.scale_K)) + 1e-9)
+        assert np.all(np.log(fit.scale_K) * np.log(last.scale_K) >= -1e-9)
+        assert np.all(fit.nll_after_K <= fit.nll_before_K)
+        last = fit
+    np.testing.assert_allclose(last.scale_K, 1.0, rtol=1e-5)
+
+
+def test_with_many_rows_the_prior_hardly_counts(rng):
+    sample = sample_heads(rng, num_rows=30_000, temperatures=(0.5, 2.0))
+    np.testing.assert_allclose(fit_temperature(*sample, prior_strength=5.0).scale_K, fit_temperature(*sample).scale_K, rtol=0.01)
+
+
+def test_a_separable_head_has_an_optimum_with_a_prior_and_still_says_so(rng):
+    logit_N1 = rng.normal(size=(100, 1)) * 5
+    fit = fit_temperature(logit_N1, logit_N1 > 0, np.ones_like(logit_N1), prior_strength=5.0)
+    found = minimize_scalar(penalised, bounds=(-3, 3), args=(logit_N1[:, 0], logit_N1[:, 0] > 0, 5.0), options={"xatol": 1e-10})
+    assert fit.status_K == ("separable",)
+    assert 1.0 < fit.scale_K[0] == pytest.approx(np.exp(found.x), rel=1e-6)
+
+
+def test_what_names_no_temperature_keeps_one_with_a_prior_too():
+    fit = fit_temperature([[1.0, 5.0, 0.0], [2.0, 5.0, 0.0]], [[1, 0, 1], [1, 0, 0]], [[1, 0, 1], [1, 0, 1]], prior_strength=5.0)
+    assert fit.status_K == ("one_class", "no_rows", "ok")
+    np.testing.assert_array_equal(fit.scale_K, 1.0)
+
+
+@pytest.mark.parametrize("wrong", [-1.0, np.nan, np.inf])
+def test_a_prior_strength_is_zero_or_more(wrong):
+    with pytest.raises(ConfigError, match=r"prior_strength is .*; expected 0 \(no prior\) or more"):
+        Temperature(prior_strength=wrong)
+    with pytest.raises(ConfigError, match="prior_strength is"):
+        fit_temperature([[1.0]], [[1]], [[1]], prior_strength=wrong)

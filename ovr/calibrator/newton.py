@@ -1,0 +1,183 @@
+"""The scale of least negative log-likelihood for a block of heads. Knows nothing of temperatures that users ask for.
+
+N = rows, C = heads of one block
+
+The likelihood of a head is L(b) = sum_n softplus(-s_n b); see `temperature`. With a = |s|, q = sigmoid(-a b) and A = sum of a over
+the rows on the wrong side of logit 0,
+
+    dL/db = A - sum_n a_n q_n
+
+so that one exponential a row, which never overflows, gives the derivative, its slope and the likelihood. A row whose label is
+unknown gets a distance so large that it adds exactly 0 to every sum.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovr.core.artifact import CalibrationStatus
+
+F64 = NDArray[np.float64]
+Logits = NDArray[np.floating[Any]]  # kept as they came, which may be float32; every sum is of float64
+
+MAX_STEPS = 100
+STEP_TOLERANCE = 3e-4  # of log b: a last Newton step below it left a relative error of T of at most 2e-7, mostly 1e-9
+START_TOLERANCE = 3e-2  # the same for the start, which a part of the rows gives
+START_ROWS = 1024  # as many of them as that, or up to twice as many
+BRACKET_TOLERANCE = 1e-13
+PART_VALUES = 1 << 16  # worked on at a time: three float64 arrays of 512 KB stay in the caches
+UNKNOWN = 1e38  # the distance of a row whose label is unknown; float32 holds it
+
+
+def fit_block(
+    signed_CN: Logits,
+    num_rows_C: NDArray[np.int64],
+    num_positives_C: NDArray[np.int64],
+    scale_bounds: tuple[float, float],
+    prior_strength: float,
+) -> tuple[F64, list[CalibrationStatus], F64, F64]:
+    """Return scale, status and mean likelihoods before and after of the heads of one block; overwrites `signed_CN`, which is s."""
+    wrong_C = _wrong(signed_CN)
+    one_class_C = (num_positives_C == 0) | (num_positives_C == num_rows_C)
+    separable_C = ~one_class_C & (wrong_C == 0)
+    for c in np.flatnonzero(separable_C):  # where all known logits are 0 there are no sides, and T = 1 is as good as any
+        separable_C[c] = bool(np.any((signed_CN[c] != 0) & (signed_CN[c] != UNKNOWN)))
+    fit = np.flatnonzero(~one_class_C & ((wrong_C > 0) | (separable_C & (prior_strength > 0))))
+    start_C, bend_C = _start(signed_CN[fit, :: max(1, signed_CN.shape[1] // START_ROWS)], scale_bounds)
+    away_CN = np.negative(np.abs(signed_CN, out=signed_CN), out=signed_CN)
+    scale_C, at_bound_C = np.ones(len(away_CN)), np.zeros(len(away_CN), dtype=np.bool_)
+    before_C = _nll(away_CN, wrong_C, scale_C, num_rows_C)
+    after_C = before_C.copy()
+    if len(fit):
+        if len(fit) < len(away_CN):
+            away_CN = away_CN[fit]
+        scale_C[fit], at_bound_C[fit], _ = _minimise(
+            away_CN, wrong_C[fit], start_C, bend_C, scale_bounds, prior_strength, STEP_TOLERANCE
+        )
+        after_C[fit] = _nll(away_CN, wrong_C[fit], scale_C[fit], num_rows_C[fit])
+        worse_C = after_C > before_C  # by rounding alone: the optimum is 1 to within some units in the last place
+        scale_C[worse_C], after_C[worse_C] = 1.0, before_C[worse_C]
+    statuses: list[CalibrationStatus] = [
+        "no_rows" if n == 0 else "one_class" if one else "separable" if separable else "at_bound" if at_bound else "ok"
+        for n, one, separable, at_bound in zip(num_rows_C, one_class_C, separable_C, at_bound_C, strict=True)
+    ]
+    return scale_C, statuses, before_C, after_C
+
+
+def _start(some_CN: Logits, scale_bounds: tuple[float, float]) -> tuple[F64, F64]:
+    """Return where to start, as log b, and the bend there, from a part of the rows; T = 1 where they name no temperature."""
+    start_C, bend_C = np.zeros(len(some_CN)), np.zeros(len(some_CN))
+    wrong_C = _wrong(some_CN)
+    usable = np.flatnonzero(wrong_C > 0)
+    if some_CN.shape[1] >= START_ROWS and len(usable):
+        scale_C, at_bound_C, found_bend_C = _minimise(
+            -np.abs(some_CN[usable]), wrong_C[usable], start_C[usable], bend_C[usable], scale_bounds, 0.0, START_TOLERANCE
+        )
+        start_C[usable] = np.where(at_bound_C, 0.0, np.log(scale_C))
+        bend_C[usable] = np.where(at_bound_C, 0.0, found_bend_C)
+    return start_C, bend_C
+
+
+def _minimise(
+    away_CN: Logits,
+    wrong_C: F64,
+    start_C: F64,
+    bend_C: F64,
+    scale_bounds: tuple[float, float],
+    prior_strength: float,
+    tolerance: float,
+) -> tuple[F64, NDArray[np.bool_], F64]:
+    """Return the root of dL/db within the bounds for every head, whether it is a bound that stopped it, and the bend there.
+
+    Bracketed Newton in u = log b on f = log(sum a q) - log A: the sum falls like a power or an exponential of b, so that f is close
+    to a straight line. The bend f''/2f', from the slopes of the last two steps, corrects for what is left of curvature. The prior
+    adds strength / b to the sum and its strength to A. A head that has converged is not looked at again.
+    """
+    num_heads = len(away_CN)
+    scale_C, at_bound_C, found_bend_C = np.empty(num_heads), np.zeros(num_heads, dtype=np.bool_), np.empty(num_heads)
+    min_u, max_u = np.log(scale_bounds[0]), np.log(scale_bounds[1])
+    wrong_C = wrong_C + prior_strength
+    head = np.arange(num_heads)  # those that have not converged
+    u_C, lo_C, hi_C = start_C, np.full(num_heads, min_u), np.full(num_heads, max_u)
+    lo_tried_C, hi_tried_C = np.zeros(num_heads, dtype=np.bool_), np.zeros(num_heads, dtype=np.bool_)
+    last_u_C, last_slope_C = np.full(num_heads, np.nan), np.full(num_heads, np.nan)
+    for _ in range(MAX_STEPS):
+        sum_C, fall_C = _sums(away_CN, head, np.exp(u_C))
+        sum_C, fall_C = sum_C + prior_strength * np.exp(-u_C), fall_C + prior_strength * np.exp(-2.0 * u_C)
+        falls_C = sum_C > wrong_C  # the likelihood still falls: the root is above u
+        lo_C, hi_C = np.where(falls_C, u_C, lo_C), np.where(falls_C, hi_C, u_C)
+        lo_tried_C, hi_tried_C = lo_tried_C | falls_C, hi_tried_C | ~falls_C
+        with np.errstate(divide="ignore", invalid="ignore"):  # sums that underflow to 0 or overflow: the bracket takes over
+            slope_C = -np.exp(u_C) * fall_C / sum_C
+            newton_C = -np.log(sum_C / wrong_C) / slope_C
+            new_bend_C = 0.5 * (slope_C - last_slope_C) / ((u_C - last_u_C) * slope_C)
+        bend_C = np.where(np.isfinite(new_bend_C), new_bend_C, bend_C)
+        correction_C = bend_C * newton_C
+        step_C = np.where(np.abs(correction_C) < 0.25, newton_C * (1.0 - correction_C), newton_C)
+        middle_C = 0.5 * (lo_C + hi_C)
+        next_C = np.where(np.isfinite(step_C), u_C + step_C, np.where(falls_C, np.inf, -np.inf))
+        next_C = np.where(next_C >= hi_C, np.where(hi_tried_C, middle_C, max_u), next_C)
+        next_C = np.where(next_C <= lo_C, np.where(lo_tried_C, middle_C, min_u), next_C)
+        bound_C = lo_C == hi_C
+        converged_C = (np.abs(newton_C) < tolerance) & (next_C == u_C + step_C)
+        done_C = bound_C | converged_C | (hi_C - lo_C < BRACKET_TOLERANCE)
+        scale_C[head] = np.where(bound_C, np.where(falls_C, scale_bounds[1], scale_bounds[0]), np.exp(next_C))
+        at_bound_C[head] = bound_C
+        found_bend_C[head] = bend_C
+        if done_C.all():
+            break
+        last_u_C, last_slope_C, u_C = u_C, slope_C, next_C
+        if done_C.any():
+            keep = ~done_C
+            head, wrong_C, u_C, bend_C = head[keep], wrong_C[keep], u_C[keep], bend_C[keep]
+            lo_C, hi_C, lo_tried_C, hi_tried_C = lo_C[keep], hi_C[keep], lo_tried_C[keep], hi_tried_C[keep]
+            last_u_C, last_slope_C = last_u_C[keep], last_slope_C[keep]
+    return scale_C, at_bound_C, found_bend_C
+
+
+def _wrong(signed_CN: Logits) -> F64:
+    """Return A (C,): how far the rows on the wrong side of logit 0 are from it, in sum."""
+    wrong_C = np.empty(len(signed_CN))
+    for part in _parts(*signed_CN.shape):
+        wrong_C[part] = -np.minimum(signed_CN[part].astype(np.float64), 0.0).sum(axis=1)
+    return wrong_C
+
+
+def _sums(away_CN: Logits, head: NDArray[np.intp], scale_C: F64) -> tuple[F64, F64]:
+    """Return sum a q and its fall -d/db = sum a^2 q (1 - q) of the heads `head`; q = sigmoid(-a b), `away_CN` = -a."""
+    sum_C, fall_C = np.empty(len(head)), np.empty(len(head))
+    for part in _parts(len(head), away_CN.shape[1]):
+        part_CN = away_CN[head[part]].astype(np.float64)
+        q_CN = part_CN * scale_C[part, None]
+        np.exp(q_CN, out=q_CN)
+        aq_CN = q_CN + 1.0
+        np.divide(q_CN, aq_CN, out=q_CN)
+        np.multiply(part_CN, q_CN, out=aq_CN)
+        np.subtract(part_CN, aq_CN, out=q_CN)  # -a (1 - q); q <= 1/2, so nothing cancels
+        sum_C[part] = -aq_CN.sum(axis=1)
+        # Not BLAS: its dot product may add in another order with another number of threads.
+        fall_C[part] = np.einsum("cn,cn->c", aq_CN, q_CN)
+    return sum_C, fall_C
+
+
+def _nll(away_CN: Logits, wrong_C: F64, scale_C: F64, num_rows_C: NDArray[np.int64]) -> F64:
+    """Return the mean over known rows of softplus(-s b) = max(-s b, 0) + log(1 + exp(-a b)); NaN without rows."""
+    nll_C = scale_C * wrong_C
+    for part in _parts(*away_CN.shape):
+        tail_CN = away_CN[part].astype(np.float64)
+        tail_CN *= scale_C[part, None]
+        np.exp(tail_CN, out=tail_CN)
+        np.log1p(tail_CN, out=tail_CN)
+        nll_C[part] += tail_CN.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        nll_C /= num_rows_C
+    return nll_C
+
+
+def _parts(num_heads: int, num_rows: int) -> Iterator[slice]:
+    """Yield slices of heads whose working arrays stay in the cache."""
+    step = max(1, PART_VALUES // max(1, num_rows))
+    for start in range(0, num_heads, step):
+        yield slice(start, start + step)
