@@ -7,6 +7,7 @@ N = rows, K = heads
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +61,7 @@ class Splits:
     test: TestRows
 
 
-def make_splits(taxonomy: Taxonomy, input: InputSchema, parts: Mapping[str, tuple[NDArray, Labels]]) -> Splits:
+def make_splits(taxonomy: Taxonomy, input: InputSchema, parts: Mapping[str, tuple[NDArray[Any], Labels]]) -> Splits:
     """Return checked splits from raw (x, labels) of train, val, calib and test.
 
     Raises:

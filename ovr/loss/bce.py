@@ -15,6 +15,8 @@ from ovr.errors import ConfigError
 class Bce(nn.Module):
     """-w y log p - (1 - y) log(1 - p), from logits, with a positive weight w a head (1 by default)."""
 
+    pos_weight_K: Tensor
+
     def __init__(self, class_ids: Sequence[str], *, pos_weight: float | Mapping[str, float] | None) -> None:
         """Take the class ids in column order, and one positive weight for all heads or one by class id (others keep 1)."""
         super().__init__()

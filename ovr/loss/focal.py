@@ -18,6 +18,8 @@ class Focal(nn.Module):
     It trains under-confident heads by design: rely on the fitted temperatures, not on the raw sigmoid.
     """
 
+    pos_weight_K: Tensor
+
     def __init__(self, class_ids: Sequence[str], *, gamma: float, pos_weight: float | Mapping[str, float] | None) -> None:
         """Take the class ids in column order, the focusing exponent gamma >= 0, and positive weights as `Bce` does."""
         super().__init__()

@@ -33,7 +33,7 @@ class AtomicCheckpointIO(CheckpointIO):
         write_file(_sidecar(path), new.encode())
 
     def load_checkpoint(
-        self, path: str | Path, map_location: Callable | str | None = None, weights_only: bool | None = None
+        self, path: str | Path, map_location: Callable[..., Any] | str | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Return the checkpoint at `path`, on the CPU.
 
@@ -59,7 +59,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     data = path.read_bytes()
     if sha256_bytes(data) not in _accepted(path):
         raise ArtifactError(f"checkpoint {path} is damaged: its digest is not one of those in {_sidecar(path).name}")
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    checkpoint: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return checkpoint
 
 
 def _sidecar(path: Path) -> Path:

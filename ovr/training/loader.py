@@ -13,8 +13,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ovr.data.splits import Rows
 
+Batch = tuple[Tensor, Tensor, Tensor]  # x (B, *shape), target (B, K) float32, mask (B, K) bool
 
-class _Batches(Dataset):
+
+class _Batches(Dataset[Batch]):
     """Serves whole batches: one fancy index a batch instead of one call a row."""
 
     def __init__(self, rows: Rows) -> None:
@@ -23,12 +25,12 @@ class _Batches(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, rows_B: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
+    def __getitem__(self, rows_B: NDArray[np.int64]) -> Batch:
         target_BK, mask_BK = self.rows.labels.dense(rows_B)
         return torch.from_numpy(self.rows.x[rows_B]), torch.from_numpy(target_BK).float(), torch.from_numpy(mask_BK)
 
 
-class EpochSampler(Sampler):
+class EpochSampler(Sampler[NDArray[np.int64]]):
     """Batches of row numbers for one rank, in an order that depends on (seed, epoch) alone, so that a resumed run goes on alike."""
 
     def __init__(self, num_rows: int, *, batch_size: int, shuffle: bool, seed: int, rank: int, world_size: int) -> None:
@@ -58,7 +60,7 @@ class EpochSampler(Sampler):
 
 def loader(
     rows: Rows, *, batch_size: int, shuffle: bool, seed: int, rank: int = 0, world_size: int = 1, pin_memory: bool = False
-) -> DataLoader:
+) -> DataLoader[Batch]:
     """Return a loader of (x (B, *shape), target (B, K) float32, mask (B, K) bool)."""
     sampler = EpochSampler(len(rows), batch_size=batch_size, shuffle=shuffle, seed=seed, rank=rank, world_size=world_size)
     # As `sampler` and not as `batch_sampler`: Lightning tells the epoch to the former only.

@@ -9,18 +9,19 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics.classification import BinaryAveragePrecision, MultilabelAveragePrecision
 
 from ovr.data.splits import Splits
 from ovr.model import OvrModel
-from ovr.training.loader import loader
-
-Batch = tuple[Tensor, Tensor, Tensor]
+from ovr.training.loader import Batch, loader
 
 
 class OvrModule(lightning.LightningModule):
     """Trains an `OvrModel` with a loss that returns (B, K). The reported loss is the mean over rows of the sum over known heads."""
+
+    evaluable_K: Tensor
 
     def __init__(
         self,
@@ -94,7 +95,7 @@ class OvrModule(lightning.LightningModule):
         """The validation rows, in order."""
         return self._loader("val", shuffle=False, seed=0)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer over all parameters, and the scheduler, stepped once an epoch."""
         optimizer = self.make_optimizer(self.model.parameters())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "epoch"}}

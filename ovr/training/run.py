@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from numpy.typing import NDArray
 from torch import nn
 
@@ -41,13 +41,13 @@ log = logging.getLogger(__name__)
 class Calibrator(Protocol):
     """Fits one `Calibration` a head, in column order, on logits (N, K)."""
 
-    def fit(self, logit_NK: NDArray, target_NK: NDArray, mask_NK: NDArray) -> list[Calibration]: ...
+    def fit(self, logit_NK: NDArray[Any], target_NK: NDArray[Any], mask_NK: NDArray[Any]) -> list[Calibration]: ...
 
 
 class ThresholdRule(Protocol):
     """Chooses one threshold a head on probabilities (N, K)."""
 
-    def fit(self, prob_NK: NDArray, target_NK: NDArray, mask_NK: NDArray) -> NDArray[np.float64]: ...
+    def fit(self, prob_NK: NDArray[Any], target_NK: NDArray[Any], mask_NK: NDArray[Any]) -> NDArray[np.float64]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,9 +142,8 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
             },
         )
     log.info("bundle %s with %d heads in %s", bundle.bundle_sha256[:12], len(bundle.heads), bundle.path)
-    score = next(
-        float(cb.best_model_score) for cb in trainer.checkpoint_callbacks if getattr(cb, "best_model_score", None) is not None
-    )
+    scores = [getattr(callback, "best_model_score", None) for callback in trainer.checkpoint_callbacks]
+    score = next(float(value) for value in scores if value is not None)
     return TrainResult(bundle, report, _prob(test_logit_NK, calibrations), score, max_abs_diff, seconds)
 
 
@@ -212,7 +211,7 @@ def _fit(recipe: Recipe, splits: Splits, run_dir: Path, resume: bool) -> lightni
     return trainer
 
 
-def _calibrate(recipe: Recipe, logit_NK: NDArray, rows: CalibRows) -> tuple[list[Calibration], NDArray[np.float64]]:
+def _calibrate(recipe: Recipe, logit_NK: NDArray[Any], rows: CalibRows) -> tuple[list[Calibration], NDArray[np.float64]]:
     target_NK, mask_NK = rows.labels.dense()
     calibrations = recipe.calibrator.fit(logit_NK, target_NK, mask_NK)
     for status in sorted({c.status for c in calibrations} - {"ok"}):
@@ -222,7 +221,7 @@ def _calibrate(recipe: Recipe, logit_NK: NDArray, rows: CalibRows) -> tuple[list
     return calibrations, recipe.threshold.fit(_prob(logit_NK, calibrations), target_NK, mask_NK)
 
 
-def _prob(logit_NK: NDArray, calibrations: list[Calibration]) -> NDArray[np.float32]:
+def _prob(logit_NK: NDArray[Any], calibrations: list[Calibration]) -> NDArray[np.float32]:
     return calibrated_prob(logit_NK, *scale_and_bias(calibrations)).astype(np.float32)
 
 
