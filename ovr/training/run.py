@@ -7,6 +7,7 @@ N = rows, K = heads
 
 import json
 import logging
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -143,7 +144,7 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
         )
     log.info("bundle %s with %d heads in %s", bundle.bundle_sha256[:12], len(bundle.heads), bundle.path)
     scores = [getattr(callback, "best_model_score", None) for callback in trainer.checkpoint_callbacks]
-    score = next(float(value) for value in scores if value is not None)
+    score = next((float(value) for value in scores if value is not None), math.nan)
     return TrainResult(bundle, report, _prob(test_logit_NK, calibrations), score, max_abs_diff, seconds)
 
 
@@ -234,6 +235,9 @@ def _check(recipe: Recipe, run_dir: Path, resume: bool) -> None:
     ):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
             raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    saved = {getattr(callback, "filename", None) for callback in recipe.callbacks}
+    if not {"best", "last"} <= saved:
+        raise ConfigError('the callbacks must keep checkpoints with filename "best" and "last", as conf/callback/default.yaml does')
     if (run_dir / "bundle").exists():
         raise ArtifactError(f"{run_dir} is a finished run: it has its bundle; start a new run instead")
     if resume and not (run_dir / "checkpoints" / "last.ckpt").is_file():

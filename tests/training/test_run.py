@@ -158,14 +158,18 @@ def test_a_class_that_val_and_calib_lack_gets_a_status(tmp_path, write_table, co
         ("version=0", ConfigError, "version must be a whole number of at least 1, got 0"),
         ("seed=-1", ConfigError, "seed must be a whole number of at least 0, got -1"),
         ("reference_rows=1.5", ConfigError, "reference_rows must be a whole number of at least 1, got 1.5"),
-        ("loss.pos_weight={z: 2}", ConfigError, r"names classes \['z'\]"),
+        ("loss.pos_weight={z:2}", ConfigError, r"names classes \['z'\]"),
         ("data.normalize=row", DataError, "normalize is 'row'"),
+        ("~callback.best", ConfigError, 'must keep checkpoints with filename "best" and "last"'),
+        ("optimizer.lr=-1", ConfigError, "the optimizer cannot be made with lr=-1, .*Invalid learning rate: -1"),
+        ("scheduler.factor=2 scheduler=constant", ConfigError, "the scheduler cannot be made with factor=2"),
+        ("trainer.precision=3", ConfigError, "the trainer cannot be made with .*precision=3"),
     ],
 )
 def test_bad_settings_stop_a_run_before_it_writes(tmp_path, table, configure, override, error, message):
     run_dir = tmp_path / "run"
     with pytest.raises(error, match=message):
-        run_training(*configure(run_dir, f"data.path={table}", override), run_dir)
+        run_training(*configure(run_dir, f"data.path={table}", *override.split(" ")), run_dir)
     assert not run_dir.exists()
 
 
