@@ -39,24 +39,30 @@ def fit_block(
     prior_strength: float,
 ) -> tuple[F64, list[CalibrationStatus], F64, F64]:
     """Return scale, status and mean likelihoods before and after of the heads of one block; overwrites `signed_CN`, which is s."""
-    wrong_C = _wrong(signed_CN)
+    wrong_C, tail_C = _at_one(signed_CN)
     one_class_C = (num_positives_C == 0) | (num_positives_C == num_rows_C)
     separable_C = ~one_class_C & (wrong_C == 0)
     for c in np.flatnonzero(separable_C):  # where all known logits are 0 there are no sides, and T = 1 is as good as any
         separable_C[c] = bool(np.any((signed_CN[c] != 0) & (signed_CN[c] != UNKNOWN)))
     fit = np.flatnonzero(~one_class_C & ((wrong_C > 0) | (separable_C & (prior_strength > 0))))
-    start_C, bend_C = _start(signed_CN[fit, :: max(1, signed_CN.shape[1] // START_ROWS)], scale_bounds)
+    stride = signed_CN.shape[1] // START_ROWS
+    some_CN = signed_CN[fit, ::stride] if stride >= 4 else None
     away_CN = np.negative(np.abs(signed_CN, out=signed_CN), out=signed_CN)
     scale_C, at_bound_C = np.ones(len(away_CN)), np.zeros(len(away_CN), dtype=np.bool_)
-    before_C = _nll(away_CN, wrong_C, scale_C, num_rows_C)
+    with np.errstate(invalid="ignore"):  # no rows: NaN
+        before_C = (wrong_C + tail_C) / num_rows_C
     after_C = before_C.copy()
     if len(fit):
         if len(fit) < len(away_CN):
             away_CN = away_CN[fit]
+        start_C, bend_C = np.zeros(len(fit)), np.zeros(len(fit))
+        if some_CN is not None:
+            start_C, bend_C = _start(some_CN, scale_bounds)
+            start_C = _refined(away_CN, wrong_C[fit], start_C, bend_C, scale_bounds, prior_strength)
         scale_C[fit], at_bound_C[fit], _ = _minimise(
             away_CN, wrong_C[fit], start_C, bend_C, scale_bounds, prior_strength, STEP_TOLERANCE
         )
-        after_C[fit] = _nll(away_CN, wrong_C[fit], scale_C[fit], num_rows_C[fit])
+        after_C[fit] = (scale_C[fit] * wrong_C[fit] + _tails(away_CN, scale_C[fit])) / num_rows_C[fit]
         worse_C = after_C > before_C  # by rounding alone: the optimum is 1 to within some units in the last place
         scale_C[worse_C], after_C[worse_C] = 1.0, before_C[worse_C]
     statuses: list[CalibrationStatus] = [
@@ -67,17 +73,26 @@ def fit_block(
 
 
 def _start(some_CN: Logits, scale_bounds: tuple[float, float]) -> tuple[F64, F64]:
-    """Return where to start, as log b, and the bend there, from a part of the rows; T = 1 where they name no temperature."""
+    """Return the optimum of a part of the rows, as log b, and the bend there; T = 1 where they name no temperature."""
     start_C, bend_C = np.zeros(len(some_CN)), np.zeros(len(some_CN))
-    wrong_C = _wrong(some_CN)
+    wrong_C = -np.minimum(some_CN, 0.0).sum(axis=1, dtype=np.float64)
     usable = np.flatnonzero(wrong_C > 0)
-    if some_CN.shape[1] >= START_ROWS and len(usable):
+    if len(usable):
         scale_C, at_bound_C, found_bend_C = _minimise(
             -np.abs(some_CN[usable]), wrong_C[usable], start_C[usable], bend_C[usable], scale_bounds, 0.0, START_TOLERANCE
         )
         start_C[usable] = np.where(at_bound_C, 0.0, np.log(scale_C))
         bend_C[usable] = np.where(at_bound_C, 0.0, found_bend_C)
     return start_C, bend_C
+
+
+def _refined(away_CN: Logits, wrong_C: F64, u_C: F64, bend_C: F64, scale_bounds: tuple[float, float], prior_strength: float) -> F64:
+    """Return `u_C` after one step in float32, at half the cost of one in float64; its rounding moves the start alone."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sum_C, fall_C = _sums(away_CN, np.arange(len(away_CN)), u_C, prior_strength, np.float32)
+        newton_C = -np.log(sum_C / (wrong_C + prior_strength)) / _slope(sum_C, fall_C, u_C)
+        moved_C = np.clip(u_C + _corrected(newton_C, bend_C), *np.log(scale_bounds))
+    return np.where(np.abs(newton_C) < 1.0, moved_C, u_C)
 
 
 def _minimise(
@@ -104,18 +119,16 @@ def _minimise(
     lo_tried_C, hi_tried_C = np.zeros(num_heads, dtype=np.bool_), np.zeros(num_heads, dtype=np.bool_)
     last_u_C, last_slope_C = np.full(num_heads, np.nan), np.full(num_heads, np.nan)
     for _ in range(MAX_STEPS):
-        sum_C, fall_C = _sums(away_CN, head, np.exp(u_C))
-        sum_C, fall_C = sum_C + prior_strength * np.exp(-u_C), fall_C + prior_strength * np.exp(-2.0 * u_C)
+        sum_C, fall_C = _sums(away_CN, head, u_C, prior_strength, np.float64)
         falls_C = sum_C > wrong_C  # the likelihood still falls: the root is above u
         lo_C, hi_C = np.where(falls_C, u_C, lo_C), np.where(falls_C, hi_C, u_C)
         lo_tried_C, hi_tried_C = lo_tried_C | falls_C, hi_tried_C | ~falls_C
         with np.errstate(divide="ignore", invalid="ignore"):  # sums that underflow to 0 or overflow: the bracket takes over
-            slope_C = -np.exp(u_C) * fall_C / sum_C
+            slope_C = _slope(sum_C, fall_C, u_C)
             newton_C = -np.log(sum_C / wrong_C) / slope_C
             new_bend_C = 0.5 * (slope_C - last_slope_C) / ((u_C - last_u_C) * slope_C)
-        bend_C = np.where(np.isfinite(new_bend_C), new_bend_C, bend_C)
-        correction_C = bend_C * newton_C
-        step_C = np.where(np.abs(correction_C) < 0.25, newton_C * (1.0 - correction_C), newton_C)
+            bend_C = np.where(np.isfinite(new_bend_C), new_bend_C, bend_C)
+            step_C = _corrected(newton_C, bend_C)
         middle_C = 0.5 * (lo_C + hi_C)
         next_C = np.where(np.isfinite(step_C), u_C + step_C, np.where(falls_C, np.inf, -np.inf))
         next_C = np.where(next_C >= hi_C, np.where(hi_tried_C, middle_C, max_u), next_C)
@@ -137,43 +150,68 @@ def _minimise(
     return scale_C, at_bound_C, found_bend_C
 
 
-def _wrong(signed_CN: Logits) -> F64:
-    """Return A (C,): how far the rows on the wrong side of logit 0 are from it, in sum."""
-    wrong_C = np.empty(len(signed_CN))
-    for part in _parts(*signed_CN.shape):
-        wrong_C[part] = -np.minimum(signed_CN[part].astype(np.float64), 0.0).sum(axis=1)
-    return wrong_C
+def _slope(sum_C: F64, fall_C: F64, u_C: F64) -> F64:
+    """Return df/du."""
+    return -np.exp(u_C) * fall_C / sum_C
 
 
-def _sums(away_CN: Logits, head: NDArray[np.intp], scale_C: F64) -> tuple[F64, F64]:
-    """Return sum a q and its fall -d/db = sum a^2 q (1 - q) of the heads `head`; q = sigmoid(-a b), `away_CN` = -a."""
-    sum_C, fall_C = np.empty(len(head)), np.empty(len(head))
+def _corrected(newton_C: F64, bend_C: F64) -> F64:
+    """Return Newton's step, less what the bend makes of it where that is little."""
+    correction_C = bend_C * newton_C
+    return np.where(np.abs(correction_C) < 0.25, newton_C * (1.0 - correction_C), newton_C)
+
+
+def _sums(
+    away_CN: Logits, head: NDArray[np.intp], u_C: F64, prior_strength: float, dtype: type[np.floating[Any]]
+) -> tuple[F64, F64]:
+    """Return sum a q and its fall -d/db = sum a^2 q (1 - q), with the prior's shares, for the heads `head`; `away_CN` = -a."""
+    sum_C, fall_C = prior_strength * np.exp(-u_C), prior_strength * np.exp(-2.0 * u_C)
+    scale_C = np.exp(u_C).astype(dtype)
     for part in _parts(len(head), away_CN.shape[1]):
-        part_CN = away_CN[head[part]].astype(np.float64)
+        part_CN = away_CN[head[part]].astype(dtype, copy=False)
         q_CN = part_CN * scale_C[part, None]
         np.exp(q_CN, out=q_CN)
-        aq_CN = q_CN + 1.0
+        aq_CN = q_CN + dtype(1)
         np.divide(q_CN, aq_CN, out=q_CN)
         np.multiply(part_CN, q_CN, out=aq_CN)
         np.subtract(part_CN, aq_CN, out=q_CN)  # -a (1 - q); q <= 1/2, so nothing cancels
-        sum_C[part] = -aq_CN.sum(axis=1)
+        sum_C[part] -= aq_CN.sum(axis=1)
         # Not BLAS: its dot product may add in another order with another number of threads.
-        fall_C[part] = np.einsum("cn,cn->c", aq_CN, q_CN)
+        fall_C[part] += np.einsum("cn,cn->c", aq_CN, q_CN)
     return sum_C, fall_C
 
 
-def _nll(away_CN: Logits, wrong_C: F64, scale_C: F64, num_rows_C: NDArray[np.int64]) -> F64:
-    """Return the mean over known rows of softplus(-s b) = max(-s b, 0) + log(1 + exp(-a b)); NaN without rows."""
-    nll_C = scale_C * wrong_C
+def _at_one(signed_CN: Logits) -> tuple[F64, F64]:
+    """Return A (C,), how far in sum the rows on the wrong side of logit 0 are from it, and the tails of the likelihood at b = 1."""
+    wrong_C, tail_C = np.empty(len(signed_CN)), np.empty(len(signed_CN))
+    for part in _parts(*signed_CN.shape):
+        part_CN = signed_CN[part].astype(np.float64)
+        wrong_C[part] = -np.minimum(part_CN, 0.0).sum(axis=1)
+        np.abs(part_CN, out=part_CN)
+        tail_C[part] = _tail(np.negative(part_CN, out=part_CN))
+    return wrong_C, tail_C
+
+
+def _tails(away_CN: Logits, scale_C: F64) -> F64:
+    """Return sum log(1 + exp(-a b)) (C,); with b A it is the likelihood: softplus(-s b) = max(-s b, 0) + log(1 + exp(-a b))."""
+    tail_C = np.empty(len(away_CN))
     for part in _parts(*away_CN.shape):
-        tail_CN = away_CN[part].astype(np.float64)
-        tail_CN *= scale_C[part, None]
-        np.exp(tail_CN, out=tail_CN)
-        np.log1p(tail_CN, out=tail_CN)
-        nll_C[part] += tail_CN.sum(axis=1)
-    with np.errstate(invalid="ignore"):
-        nll_C /= num_rows_C
-    return nll_C
+        part_CN = away_CN[part].astype(np.float64)
+        tail_C[part] = _tail(np.multiply(part_CN, scale_C[part, None], out=part_CN))
+    return tail_C
+
+
+def _tail(exponent_CN: F64) -> F64:
+    """Return sum log(1 + exp(x)) (C,) over exponents of at most 0, which are overwritten."""
+    half = exponent_CN.shape[1] // 2
+    power_CN = np.exp(exponent_CN, out=exponent_CN)
+    first_CN, second_CN = power_CN[:, :half], power_CN[:, half : 2 * half]
+    # (1 + x)(1 + y) - 1 = x + y + x y: one logarithm for two rows, and no digit of a small x or y is lost.
+    product_CN = first_CN * second_CN
+    first_CN += second_CN
+    first_CN += product_CN
+    tail_C: F64 = np.log1p(first_CN, out=first_CN).sum(axis=1) + np.log1p(power_CN[:, 2 * half :]).sum(axis=1)
+    return tail_C
 
 
 def _parts(num_heads: int, num_rows: int) -> Iterator[slice]:

@@ -24,7 +24,7 @@ from ovr.errors import ConfigError
 MIN_TEMPERATURE = 0.05
 MAX_TEMPERATURE = 20.0
 # Mean likelihood of test rows against T = 1 on digits (290 calibration rows, 10 heads, three ways of training, 6 seeds each):
-# +2, -11, -23 % without a prior; with strength 1 -4, -7, -45 %; with 3 -5, -12, -44 %; with 10 -5, -14, -38 %; with 100 -2, -5, -15 %.
+# +2, -11, -23 % without a prior; with strength 1 -4, -7, -45 %; with 3 -5, -12, -44 %; with 10 -5, -14, -38 %.
 PRIOR_STRENGTH = 5.0
 BLOCK_HEADS = 64  # brought into rows at a time: whole cache lines of a row-major logit_NK, little memory however many heads
 BLOCK_VALUES = 1 << 16  # or more of them, where they have few rows

@@ -81,6 +81,31 @@ def test_heavy_tailed_logits_of_any_size_give_the_optimum(rng, spread):
         assert pull_N.sum() == pytest.approx(wrong, rel=1e-6)  # dL/db = 0
 
 
+@pytest.mark.parametrize("kind", ["normal", "cauchy", "three sizes", "log-normal", "few values"])
+@pytest.mark.parametrize("num_rows", [2, 3, 30, 1500])
+def test_distributions_of_every_kind_give_the_root_of_the_derivative(rng, kind, num_rows):
+    shape = (num_rows, 200)
+    logit_NK = {
+        "normal": lambda: rng.normal(size=shape),
+        "cauchy": lambda: rng.standard_cauchy(shape),
+        "three sizes": lambda: rng.choice([1e-6, 1.0, 30.0], size=shape) * rng.choice([-1, 1], size=shape),
+        "log-normal": lambda: np.exp(5 * rng.normal(size=shape)) * rng.choice([-1, 1], size=shape),
+        "few values": lambda: rng.integers(-3, 4, size=shape).astype(float),
+    }[kind]() * np.exp(rng.uniform(-8, 8, 200))
+    target_NK = (logit_NK > 0) ^ (rng.random(shape) < rng.choice([0.001, 0.01, 0.1, 0.3, 0.49], size=200))
+    fit = fit_temperature(logit_NK, target_NK, np.ones(shape), min_temperature=1e-4, max_temperature=1e4)
+    signed_NK = np.where(target_NK, logit_NK, -logit_NK)
+    for k in np.flatnonzero(np.array(fit.status_K) == "ok"):
+        wrong = -np.minimum(signed_NK[:, k], 0.0).sum()
+        if wrong == 0:  # logits of 0 alone
+            continue
+        pull = [
+            (np.abs(signed_NK[:, k]) * expit(-np.abs(signed_NK[:, k]) * fit.scale_K[k] * f)).sum() for f in (1 - 5e-7, 1 + 5e-7)
+        ]
+        assert pull[0] >= wrong * (1 - 1e-12)
+        assert pull[1] <= wrong * (1 + 1e-12)
+
+
 def test_sorted_rows_are_fitted_like_shuffled_ones(rng):
     logit_NK, target_NK, mask_NK = sample_heads(rng, num_rows=9000, temperatures=(2.0, 0.6))
     order = np.argsort(logit_NK[:, 0])
