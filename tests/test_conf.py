@@ -1,0 +1,56 @@
+"""Every shipped YAML composes, names something that exists, and every plug-in has its YAML of the same name."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_object
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+import ovr
+from ovr.cli.conf import COMMANDS, conf_dir
+from ovr.cli.instantiate import ALLOWED_TARGETS
+
+PLUG_INS = ("backbone", "head", "loss", "data", "calibrator")
+NOT_PLUG_INS = {"data/labels", "data/splits", "calibrator/apply", "calibrator/newton"}  # what plug-ins are made of
+GROUPS = sorted(path for path in conf_dir().glob("*/*.yaml"))
+
+
+def targets(node):
+    if isinstance(node, DictConfig):
+        if "_target_" in node:
+            yield node._target_
+        node = [value for key, value in node.items_ex(resolve=False)]
+    if isinstance(node, list | ListConfig):
+        for value in node:
+            yield from targets(value)
+
+
+def composed(command: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(conf_dir()), version_base=None):
+        return compose(command, overrides=list(overrides))
+
+
+@pytest.mark.parametrize("path", GROUPS, ids=lambda path: f"{path.parent.name}={path.stem}")
+def test_every_option_composes_and_its_targets_exist(path):
+    command = "publish" if path.parent.name == "serving" else "train"
+    cfg = composed(command, f"{path.parent.name}={path.stem}")
+    found = [target for target in targets(cfg) if target is not None]
+    assert found or command == "publish"
+    for target in found:
+        assert target.startswith(ALLOWED_TARGETS)
+        assert callable(get_object(target))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_composes_as_plain_values(command):
+    assert isinstance(OmegaConf.to_container(composed(command), resolve=False), dict)
+
+
+@pytest.mark.parametrize("group", PLUG_INS)
+def test_every_plug_in_has_a_yaml_of_its_name(group):
+    modules = {p.stem for p in (Path(ovr.__file__).parent / group).glob("*.py")} - {"__init__"}
+    modules -= {name.partition("/")[2] for name in NOT_PLUG_INS if name.startswith(f"{group}/")}
+    assert modules == {p.stem for p in (conf_dir() / group).glob("*.yaml")}
+    for name in modules:
+        assert f"ovr.{group}.{name}." in (conf_dir() / group / f"{name}.yaml").read_text()
