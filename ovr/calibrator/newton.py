@@ -168,7 +168,7 @@ def _sums(
     sum_C, fall_C = prior_strength * np.exp(-u_C), prior_strength * np.exp(-2.0 * u_C)
     scale_C = np.exp(u_C).astype(dtype)
     for part in _parts(len(head), away_CN.shape[1]):
-        part_CN = away_CN[head[part]].astype(dtype, copy=False)
+        part_CN = away_CN[part if len(head) == len(away_CN) else head[part]].astype(dtype, copy=False)
         q_CN = part_CN * scale_C[part, None]
         np.exp(q_CN, out=q_CN)
         aq_CN = q_CN + dtype(1)

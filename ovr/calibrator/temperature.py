@@ -72,21 +72,19 @@ def fit_temperature(
     logit_NK, target_NK, mask_NK = check_targets(logit_NK, target_NK, mask_NK, score_name="logit")
     num_rows, num_heads = logit_NK.shape
     scale_K, before_K, after_K = np.ones(num_heads), np.full(num_heads, np.nan), np.full(num_heads, np.nan)
-    num_rows_K, num_positives_K = np.full(num_heads, num_rows), np.zeros(num_heads, dtype=np.int64)
     all_known = bool(mask_NK.all())
+    num_rows_K = np.full(num_heads, num_rows) if all_known else _count(mask_NK)
+    num_positives_K = _count(target_NK if all_known else target_NK & mask_NK)
     status_K: list[CalibrationStatus] = []
     bounds = (1.0 / max_temperature, 1.0 / min_temperature)
     step = max(BLOCK_HEADS, BLOCK_VALUES // max(1, num_rows))
     for start in range(0, num_heads, step):
         here = slice(start, start + step)
-        positive_NC = target_NK[:, here]
-        signed_NC = logit_NK[:, here] * (positive_NC * logit_NK.dtype.type(2) - 1)  # several times faster than np.where
+        signed_NC = target_NK[:, here] * logit_NK.dtype.type(2)  # 2 y - 1 in place: several times faster than np.where
+        signed_NC -= 1
+        signed_NC *= logit_NK[:, here]
         if not all_known:
-            known_NC = np.ascontiguousarray(mask_NK[:, here])
-            positive_NC = positive_NC & known_NC
-            num_rows_K[here] = _count(known_NC)
-            signed_NC[~known_NC] = UNKNOWN
-        num_positives_K[here] = _count(positive_NC)
+            signed_NC[~mask_NK[:, here]] = UNKNOWN
         signed_CN = np.ascontiguousarray(signed_NC.T)
         with np.errstate(over="ignore"):  # sums of logits near the largest float64 become infinite, and stay ordered
             scale_K[here], statuses, before_K[here], after_K[here] = fit_block(
