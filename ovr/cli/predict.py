@@ -51,6 +51,15 @@ def run(cfg: DictConfig) -> None:
     print(f"{len(rows)} predictions in {output}")
 
 
+def check_same_model(answered: ModelCard, asked: ModelCard, *, num_done: int) -> None:
+    """Raise ServingError unless both cards are of one bundle: a file must not mix the answers of two."""
+    if answered.bundle_sha256 != asked.bundle_sha256:
+        raise ServingError(
+            f"the server's model was replaced after {num_done} rows: bundle {answered.bundle_sha256[:12]} answers, "
+            f"{asked.bundle_sha256[:12]} was asked; nothing is written, repeat the call"
+        )
+
+
 def _model(cfg: DictConfig, stack: ExitStack) -> tuple[ModelCard, Callable[..., Prediction]]:
     """Return the model card and the function from rows to predictions; `stack` closes what is opened."""
     if (cfg.bundle is None) == (cfg.server is None):

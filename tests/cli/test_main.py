@@ -1,14 +1,18 @@
 """The dispatcher: help without torch, one clear error, exit statuses."""
 
+import os
 import subprocess
 import sys
 
 import pytest
+from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue
 
+import ovr as package
 from ovr import __version__
 from ovr.cli.conf import COMMANDS, conf_dir
 from ovr.cli.main import explain, main
-from ovr.errors import DataError
+from ovr.errors import ConfigError, DataError
 
 
 def ovr(*args, cwd, env=None):
@@ -108,6 +112,7 @@ def test_a_failing_job_of_a_multirun_is_named_and_leaves_nothing(tmp_path):
         (DataError("rows\nare missing"), "rows\nare missing"),
         (PermissionError(13, "Permission denied", "/x"), "Permission denied: /x"),
         (OSError(28, "No space left on device"), "No space left on device"),
+        (InterpolationKeyError("Interpolation key 'x' not found\n    full_key: y"), "Interpolation key 'x' not found"),
         (KeyError("k"), "unexpected KeyError: 'k' (debug=true shows the traceback)"),
     ],
 )
@@ -115,8 +120,18 @@ def test_errors_are_explained(error, message):
     assert explain(error) == message
 
 
+def test_a_value_that_is_missing_is_named():
+    with pytest.raises(MissingMandatoryValue) as missing:
+        _ = OmegaConf.create({"a": {"b": "???"}}).a.b
+    assert explain(missing.value) == "a.b is not given; add a.b=VALUE"
+
+
+def test_an_installation_without_configuration_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(package, "__file__", str(tmp_path / "ovr" / "__init__.py"))
+    with pytest.raises(ConfigError, match=r"the configuration of ovr is neither in .* nor beside it; install ovr again"):
+        conf_dir()
+
+
 def importable():
     """Return an environment in which a process elsewhere imports the package under test."""
-    import os
-
     return {**os.environ, "PYTHONPATH": str(conf_dir().parent)}

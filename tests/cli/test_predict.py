@@ -2,12 +2,15 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from ovr import EdgePredictor
 from ovr.cli.main import main
+from ovr.cli.predict import check_same_model
+from ovr.errors import ServingError
 from tests.cli.test_main import error_of
 from tests.export.sample import sample_rows
 
@@ -83,3 +86,9 @@ def test_rows_of_another_shape_are_refused(bundle, tmp_path, capsys):
     np.save(tmp_path / "x.npy", np.full((3, 1, 8, 8), np.nan))
     assert "row 0, position (0, 0, 0) holds nan" in error_of(capsys, *predict(bundle, tmp_path))
     assert not (tmp_path / "y.csv").exists()
+
+
+def test_answers_of_two_bundles_are_not_mixed(bundle):
+    check_same_model(bundle.card, bundle.card, num_done=0)
+    with pytest.raises(ServingError, match=r"replaced after 256 rows: bundle 000000000000 answers, .*; nothing is written"):
+        check_same_model(replace(bundle.card, bundle_sha256="0" * 64), bundle.card, num_done=256)
