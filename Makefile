@@ -34,9 +34,9 @@ bench: $(VENV)/.bench triton ## measurements against peers, into benchmarks/resu
 	  $(PY) -m benchmarks.$$name $(if $(findstring --quick,$(ARGS)),,--json benchmarks/results/$$name.json) $(ARGS) || exit 1; done
 
 clean: ## remove what the other targets made
+	@if [ -f $(VENV)/.servers ]; then while read -r server; do echo "rm -rf $$server"; rm -rf "$$server"; done < $(VENV)/.servers; fi
 	rm -rf $(VENV) outputs multirun build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	rm -rf "$(TRITON_HOME)"/pytriton[0-9]*-numpy*
-	find triton_repo -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
+	[ ! -d triton_repo ] || find triton_repo -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.made:
@@ -57,6 +57,8 @@ $(VENV)/.bench: pyproject.toml | $(VENV)/.made
 	$(PIP) install --editable '.[bench]'
 	@touch $(VENV)/.digits $@
 
-# Finds the server that is installed, or installs it.
+# Finds the embedded server, or installs it. The cache is shared: what this installed is noted, and `clean` removes nothing else.
 triton: $(VENV)/.digits
-	@$(PY) -m ovr.serving.embedded
+	@before=$$(ls -d "$(TRITON_HOME)"/pytriton* 2>/dev/null); $(PY) -m ovr.serving.embedded || exit 1; \
+	for server in "$(TRITON_HOME)"/pytriton*; do \
+	  case "$$before" in *"$$server"*) ;; *) echo "$$server" >> $(VENV)/.servers ;; esac; done

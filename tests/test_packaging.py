@@ -144,6 +144,20 @@ def test_a_machine_without_a_suitable_python_is_told_so(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_clean_removes_the_servers_that_make_installed_and_no_others(tmp_path):
+    (tmp_path / "checkout" / ".venv").mkdir(parents=True)
+    (tmp_path / "checkout" / "triton_repo" / "demo").mkdir(parents=True)
+    (tmp_path / "checkout" / "triton_repo" / "README.md").touch()
+    shutil.copy(ROOT / "Makefile", tmp_path / "checkout")
+    for name in ("pytriton-ours", "pytriton-theirs"):
+        (tmp_path / "the cache" / name).mkdir(parents=True)
+    (tmp_path / "checkout" / ".venv" / ".servers").write_text(f"{tmp_path / 'the cache' / 'pytriton-ours'}\n")
+    run(["make", "clean"], tmp_path / "checkout")
+    assert [path.name for path in (tmp_path / "the cache").iterdir()] == ["pytriton-theirs"]
+    left = {path.relative_to(tmp_path / "checkout").as_posix() for path in (tmp_path / "checkout").rglob("*")}
+    assert left == {"Makefile", "triton_repo", "triton_repo/README.md"}
+
+
 def test_ci_runs_make_test():
     assert "make test" in (ROOT / ".ci" / "run").read_text()
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
