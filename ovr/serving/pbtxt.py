@@ -6,7 +6,7 @@ B = batch (left out of Triton's dims), K = heads, D = features, M = top-k
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
@@ -130,7 +130,7 @@ def both_versions(old: pb.ModelConfig, new: pb.ModelConfig) -> pb.ModelConfig:
 
 def to_text(config: pb.ModelConfig) -> str:
     """Return the text of `config.pbtxt`."""
-    return text_format.MessageToString(config, as_utf8=True)
+    return str(text_format.MessageToString(config, as_utf8=True))
 
 
 def from_text(text: str, what: str) -> pb.ModelConfig:
@@ -162,5 +162,5 @@ def _config(name: str, backend: str, scheduling: Scheduling, *, version: int) ->
     return config
 
 
-def _tensor(tensors, name: str, data_type: int, dims: Sequence[int]):
+def _tensor(tensors: Any, name: str, data_type: int, dims: Sequence[int]) -> Any:
     return tensors.add(name=name, data_type=data_type, dims=dims)

@@ -37,7 +37,6 @@ from ovr.serving.pbtxt import (
     ensemble_config,
     from_text,
     head_config,
-    head_model_name,
     router_config,
     scores_config,
     to_text,
@@ -80,7 +79,7 @@ class _Model:
 
     @property
     def version(self) -> int:
-        return self.config.version_policy.specific.versions[0]
+        return int(self.config.version_policy.specific.versions[0])
 
 
 def publish(
@@ -191,7 +190,7 @@ def _models(
 
 def _num_features(backbone_onnx: Path) -> int:
     shape = onnx.load(backbone_onnx, load_external_data=False).graph.output[0].type.tensor_type.shape
-    num_features = shape.dim[-1].dim_value
+    num_features = int(shape.dim[-1].dim_value)
     if len(shape.dim) != 2 or num_features < 1:
         raise ArtifactError(f"{backbone_onnx} must return features of a fixed size (B, D), got {len(shape.dim)} axes")
     return num_features
