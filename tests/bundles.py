@@ -52,7 +52,9 @@ def small_bundle(
         heads.append(head)
         models.append(head_model("linear", weights, calibration, head_metadata(head)))
     parts: dict[str, bytes | Path] = {"backbone/model.onnx": data}
-    parts |= {f"{head_directory(h)}/model.onnx": m.SerializeToString(deterministic=True) for h, m in zip(heads, models, strict=True)}
+    parts |= {
+        f"{head_directory(h)}/model.onnx": m.SerializeToString(deterministic=True) for h, m in zip(heads, models, strict=True)
+    }
     return write_bundle(
         path,
         taxonomy=Taxonomy.from_ids(class_ids),

@@ -20,6 +20,7 @@ from ovr.errors import InputError, ServingError
 ROUTER = "ovr"
 SCORES = "ovr_scores"
 DEFAULT_PORTS = {"http": 8000, "https": 8000, "grpc": 8001, "grpcs": 8001}
+MAX_ATTEMPTS = 3  # at the first batch, where the model card is of a version that has been replaced since
 
 
 class Client:
@@ -132,16 +133,16 @@ class Client:
         """Return the card, and for each batch the arrays of `outputs`; all of one model version."""
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; expected at least 1")
-        fetched = self._card is None
-        if self._card is None:
-            self._fetch_card()
-        try:
-            return self._infer_all(model, outputs, rows, batch_size, progress, request_id)
-        except _Replaced as error:
-            if fetched or error.num_done:
-                raise ServingError(f"the model at {self.url} was replaced during the call ({error}); repeat it") from None
-        self._card = None  # it is of an earlier call: the model has been replaced since
-        return self._infer(model, outputs, rows, batch_size, progress, request_id)
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            if self._card is None:
+                self._fetch_card()
+            try:
+                return self._infer_all(model, outputs, rows, batch_size, progress, request_id)
+            except _Replaced as error:
+                self._card = None
+                if error.num_done or attempt == MAX_ATTEMPTS:
+                    raise ServingError(f"the model at {self.url} was replaced during the call ({error}); repeat it") from None
+        raise AssertionError("the last attempt returns or raises")
 
     def _infer_all(
         self,

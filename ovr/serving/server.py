@@ -13,8 +13,10 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Literal, Self
@@ -32,6 +34,7 @@ SHM = Path("/dev/shm")
 STOP_TIMEOUT_S = 5.0
 DRAIN_S = 3  # of the 5: what Triton gives the requests in flight
 LOG_TAIL_LINES = 25
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Server:
@@ -73,17 +76,18 @@ class Server:
 
     def stop(self) -> None:
         """End the server: requests in flight are answered, within 5 seconds it is gone, and so is what it had in /dev/shm."""
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(STOP_TIMEOUT_S - 1)
-            except subprocess.TimeoutExpired:
-                log.warning("the server did not stop within %.0f s and is killed", STOP_TIMEOUT_S - 1)
-        _kill_group(self.process.pid)  # the server itself where it hangs, and stubs that outlived it
-        self.process.wait()
-        for path in SHM.glob(f"{self._shm_prefix}*"):
-            path.unlink(missing_ok=True)
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        with _signals_deferred():
+            if self.process.poll() is None:
+                self.process.terminate()
+                try:
+                    self.process.wait(STOP_TIMEOUT_S - 1)
+                except subprocess.TimeoutExpired:
+                    log.warning("the server did not stop within %.0f s and is killed", STOP_TIMEOUT_S - 1)
+            _kill_group(self.process.pid)  # the server itself where it hangs, and stubs that outlived it
+            self.process.wait()
+            for path in SHM.glob(f"{self._shm_prefix}*"):
+                path.unlink(missing_ok=True)
+            shutil.rmtree(self._scratch, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self
@@ -127,25 +131,23 @@ def start(
     ports = _ports(host, {"http": http_port, "grpc": grpc_port, "metrics": metrics_port})
     scratch = Path(tempfile.mkdtemp(prefix="ovr-triton-"))
     shm_prefix = f"ovr-{os.getpid()}-{secrets.token_hex(4)}-"
+    server = None
     try:
         command, env = _program(repository, names, scratch, install=install, home=home)
         command += _flags(repository, names, host, ports, model_control, shm_prefix)
-        with (scratch / "server.log").open("wb") as log_file:
+        with _signals_deferred(), (scratch / "server.log").open("wb") as log_file:
             # A session of its own: Ctrl-C at the terminal reaches this process only, which then stops the server in order.
             process = subprocess.Popen(
                 command, env=env, stdin=subprocess.DEVNULL, stdout=log_file, stderr=subprocess.STDOUT, start_new_session=True
             )
-    except OSError as error:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise ServingError(f"tritonserver cannot be started: {error}") from None
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
-    server = Server(process, host=host, ports=ports, scratch=scratch, shm_prefix=shm_prefix)
-    try:
+            server = Server(process, host=host, ports=ports, scratch=scratch, shm_prefix=shm_prefix)
         _wait_until_ready(server, timeout_s, num_models=len(names))
-    except BaseException:
-        server.stop()
+    except BaseException as error:
+        if server is not None:
+            server.stop()
+        shutil.rmtree(scratch, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise ServingError(f"tritonserver cannot be started: {error}") from None
         raise
     return server
 
@@ -163,12 +165,11 @@ def serve_until_signal(begin: Callable[[], Server], on_ready: Callable[[Server],
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
         # A second signal must not break off the orderly stop.
-        for name in signals:
+        for name in STOP_SIGNALS:
             signal.signal(name, signal.SIG_IGN)
         raise _Stop
 
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {name: signal.signal(name, interrupt) for name in signals}
+    before = {name: signal.signal(name, interrupt) for name in STOP_SIGNALS}
     try:
         with begin() as server:
             on_ready(server)
@@ -183,6 +184,23 @@ def serve_until_signal(begin: Callable[[], Server], on_ready: Callable[[Server],
 
 class _Stop(BaseException):
     """SIGINT or SIGTERM while serving; a BaseException, so that no `except Exception` on the way takes it."""
+
+
+@contextmanager
+def _signals_deferred() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back until the block ends, so that no process is started or half-stopped and then forgotten."""
+    if threading.current_thread() is not threading.main_thread():  # others get no signals
+        yield
+        return
+    arrived: list[int] = []
+    before = {name: signal.signal(name, lambda signum, frame: arrived.append(signum)) for name in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+        for signum in arrived:
+            signal.raise_signal(signum)
 
 
 def _ports(host: str, wanted: dict[str, int]) -> dict[str, int]:

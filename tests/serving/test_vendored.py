@@ -28,7 +28,9 @@ def test_imports_that_do_not_run_are_not_followed(tmp_path):
     package = tmp_path / "pack"
     package.mkdir()
     (package / "__init__.py").write_text("def f():\n    import pack.lazy\n")
-    (package / "a.py").write_text("import os\nif True:\n    from pack import b\nfrom pack.c import name\nif TYPE_CHECKING:\n    import pack.lazy\n")
+    (package / "a.py").write_text(
+        "import os\nif True:\n    from pack import b\nfrom pack.c import name\nif TYPE_CHECKING:\n    import pack.lazy\n"
+    )
     for name in ("b", "lazy"):
         (package / f"{name}.py").write_text("")
     (package / "c.py").write_text("name = 1\n")

@@ -52,7 +52,10 @@ class TritonPythonModel:
         prob_BK = pb_utils.get_output_tensor_by_name(scored, "prob").as_numpy()
         start = 0
         for index, x in rows.items():
-            responses[index] = self._answer(requests[index], prob_BK[start : start + len(x)])
+            try:
+                responses[index] = self._answer(requests[index], prob_BK[start : start + len(x)])
+            except InputError as error:  # a finite row can still overflow within the model
+                responses[index] = _error(str(error), pb_utils.TritonError.INTERNAL)
             start += len(x)
         return responses
 

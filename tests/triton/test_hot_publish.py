@@ -1,0 +1,95 @@
+"""Publishing into a server that is answering."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from ovr import Client, EdgePredictor
+from ovr.errors import ServingError
+from ovr.serving.control import load_model
+from ovr.serving.repository import publish
+from tests.bundles import small_bundle
+
+pytestmark = pytest.mark.triton
+
+
+@pytest.mark.parametrize("layout", ["fused", "per_head"])
+def test_no_request_is_lost_or_answered_by_a_mixture_while_a_bundle_is_replaced(tmp_path, started, rng, layout):
+    """The second bundle has other heads, one class more and another number of features."""
+    bundles = [
+        small_bundle(tmp_path / "first", ("a", "b")),
+        small_bundle(tmp_path / "second", ("a", "b", "c"), seed=1, head_seeds=[7, 8, 9], version=2, num_features=7),
+    ]
+    publish(bundles[0], tmp_path / "repo", layout=layout)
+    server = started(tmp_path / "repo")
+    x = rng.normal(size=(3, 6)).astype(np.float32)
+    expected = {bundle.bundle_sha256: EdgePredictor(bundle.path).predict_proba(x) for bundle in bundles}
+    finished, errors, counts = threading.Event(), [], {sha256: 0 for sha256 in expected}
+
+    def ask(url):
+        try:
+            with Client(url) as client:
+                while not finished.is_set():
+                    answer = client.predict(x)
+                    wanted = expected[answer.card.bundle_sha256]
+                    assert answer.prob_BK.shape == wanted.shape
+                    assert np.abs(answer.prob_BK - wanted).max() <= 1e-6
+                    counts[answer.card.bundle_sha256] += 1
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=ask, args=(url,)) for url in (server.http_url, server.grpc_url)]
+    for thread in threads:
+        thread.start()
+    try:
+        publish(bundles[1], tmp_path / "repo", layout=layout, server=server.http_url)
+        with Client(server.http_url) as client:
+            assert client.predict(x).card == bundles[1].card
+    finally:
+        finished.set()
+        for thread in threads:
+            thread.join()
+    assert errors == []
+    assert all(count > 0 for count in counts.values()), counts
+
+
+def test_a_first_bundle_can_be_published_into_a_server_of_another(tmp_path, started, rng):
+    publish(small_bundle(tmp_path / "first"), tmp_path / "repo")
+    server = started(tmp_path / "repo")
+    published = publish(
+        small_bundle(tmp_path / "second", seed=3, version=2), tmp_path / "repo", layout="per_head", server=server.http_url
+    )
+    assert published.versions["ovr_heads"] == 2
+    with Client(server.grpc_url) as client:
+        assert len(client.predict(rng.normal(size=(2, 6)))) == 2
+
+
+def test_a_client_notices_that_the_model_was_replaced_during_a_call(tmp_path, started, rng):
+    publish(small_bundle(tmp_path / "first"), tmp_path / "repo")
+    server = started(tmp_path / "repo")
+    second = small_bundle(tmp_path / "second", seed=1)
+    done = []
+
+    def replace(num_rows):
+        if not done:
+            publish(second, tmp_path / "repo", server=server.http_url)
+        done.append(num_rows)
+
+    with Client(server.http_url) as client:
+        with pytest.raises(ServingError, match="was replaced during the call .version 1, then 2.; repeat it"):
+            client.predict(rng.normal(size=(3, 6)), batch_size=1, progress=replace)
+        assert client.predict(rng.normal(size=(3, 6))).card == second.card
+
+
+def test_a_model_that_the_server_cannot_load_is_told_with_its_reason(tmp_path, started, rng):
+    publish(small_bundle(tmp_path / "first"), tmp_path / "repo")
+    server = started(tmp_path / "repo")
+    with pytest.raises(ServingError, match="the server refused .*/nothing/load: failed to load 'nothing'"):
+        load_model(server.http_url, "nothing")
+    broken = small_bundle(tmp_path / "second", seed=1)
+    broken.fused_onnx.write_bytes(b"changed after the bundle was opened")
+    with pytest.raises(ServingError, match="the server refused .*/ovr_scores/load: failed to load 'ovr_scores'"):
+        publish(broken, tmp_path / "repo", server=server.http_url)
+    with Client(server.http_url) as client:
+        assert len(client.predict(rng.normal(size=(2, 6)))) == 2

@@ -1,0 +1,208 @@
+"""Starting and stopping the real server."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ovr import Client
+from ovr.errors import ServingError
+from ovr.serving.repository import publish
+from ovr.serving.server import SHM, STOP_TIMEOUT_S, serve_until_signal, start
+from tests.bundles import small_bundle
+
+pytestmark = pytest.mark.triton
+
+
+@pytest.fixture
+def repository(tmp_path):
+    publish(small_bundle(tmp_path / "bundle"), tmp_path / "repo")
+    return tmp_path / "repo"
+
+
+def test_a_server_is_ready_soon_stops_in_time_and_leaves_nothing(repository, started):
+    began = time.monotonic()
+    server = started(repository)
+    assert time.monotonic() - began < 10
+    assert in_shm(os.getpid())
+    scratch, session = server.log_path.parent, server.process.pid
+    before = tree(repository)
+    began = time.monotonic()
+    server.stop()
+    assert time.monotonic() - began < STOP_TIMEOUT_S
+    assert server.process.returncode == 0
+    assert in_shm(os.getpid()) == []
+    assert not scratch.exists()
+    assert processes_of(session) == []
+    assert tree(repository) == before
+    server.stop()  # again is no error
+
+
+def test_a_killed_server_leaves_nothing_either(repository, started):
+    server = started(repository)
+    os.kill(server.process.pid, signal.SIGKILL)
+    server.process.wait()
+    assert in_shm(os.getpid())
+    server.stop()
+    assert in_shm(os.getpid()) == []
+    assert processes_of(server.process.pid) == []
+
+
+def test_two_servers_serve_one_repository_side_by_side(repository, started, rng):
+    first, second = started(repository), started(repository)
+    x = rng.normal(size=(4, 6))
+    with Client(first.http_url) as one, Client(second.grpc_url) as other:
+        assert (one.predict(x).prob_BK == other.predict(x).prob_BK).all()
+        first.stop()
+        assert len(other.predict(x)) == 4
+        with pytest.raises(ServingError, match=f"no server answers at {first.http_url}"):
+            one.predict(x)
+
+
+def test_a_grpc_client_says_that_its_server_is_gone(repository, started, rng):
+    server = started(repository)
+    with Client(server.grpc_url, timeout_s=10) as client:
+        client.card()
+        server.stop()
+        with pytest.raises(ServingError, match=f"no server answers at {server.grpc_url}"):
+            client.predict(rng.normal(size=(4, 6)))
+
+
+def test_a_model_that_cannot_be_loaded_is_told_with_the_end_of_the_log(repository, installed):
+    model = repository / "ovr_scores/1/model.onnx"
+    model.unlink()  # it shares its bytes with the bundle
+    model.write_bytes(b"no model")
+    with pytest.raises(ServingError, match=r"(?s)ended with status .* while it loaded its 2 models:.*ovr_scores"):
+        start(repository)
+
+
+def test_a_server_that_takes_too_long_is_stopped(repository, installed):
+    with pytest.raises(ServingError, match=r"was not ready within 0\.01 s \(2 models\)"):
+        start(repository, timeout_s=0.01)
+    assert in_shm(os.getpid()) == []
+
+
+def test_without_model_control_models_cannot_be_loaded(repository, started, tmp_path):
+    server = started(repository, model_control="none")
+    with pytest.raises(ServingError, match="the server refused .*: explicit model load / unload is not allowed"):
+        publish(small_bundle(tmp_path / "next", seed=1), repository, server=server.http_url)
+
+
+def test_a_model_that_is_not_ovr_s_is_said_so(repository, started):
+    router = repository / "ovr/config.pbtxt"
+    text = router.read_text()
+    router.write_text(text[: text.index("parameters")])
+    server = started(repository)
+    with Client(server.http_url) as client, pytest.raises(ServingError, match="'ovr' that was not published by ovr"):
+        client.card()
+
+
+SERVE = """
+import sys
+from pathlib import Path
+from ovr.serving.server import serve_until_signal, start
+serve_until_signal(lambda: start(Path(sys.argv[1])), lambda server: print(server.http_url, flush=True))
+print("stopped", flush=True)
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", ["starting", "ready"])
+def test_a_signal_stops_the_server_in_time_and_in_order(repository, installed, tmp_path, signum, moment):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    command = [sys.executable, "-c", SERVE, str(repository)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(scratch)})
+    if moment == "ready":
+        assert process.stdout.readline().startswith("http://127.0.0.1:")
+    else:
+        until(lambda: children_of(process.pid))
+    began = time.monotonic()
+    process.send_signal(signum)
+    process.send_signal(signum)  # an impatient user
+    output, _ = process.communicate(timeout=30)
+    assert time.monotonic() - began < STOP_TIMEOUT_S
+    assert (process.returncode, output) == (0, "stopped\n")
+    assert in_shm(process.pid) == []
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_server_that_ends_by_itself_is_an_error(repository, installed):
+    with pytest.raises(ServingError, match="the server ended with status -9"):
+        serve_until_signal(lambda: start(repository), lambda server: os.kill(server.process.pid, signal.SIGKILL))
+
+
+def test_the_signal_handlers_are_given_back(repository, installed):
+    before = signal.getsignal(signal.SIGTERM)
+    serve_until_signal(lambda: start(repository), lambda server: os.kill(os.getpid(), signal.SIGTERM))
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_taken_port_is_said_before_the_server_is_started(repository, installed):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ServingError, match=f"grpc_port {port} on 127.0.0.1 cannot be used: .*in use"):
+            start(repository, grpc_port=port)
+
+
+def test_a_freed_port_can_be_used_at_once(repository, started):
+    server = started(repository)
+    port = int(server.http_url.rpartition(":")[2])
+    with Client(server.http_url) as client:
+        client.card()
+        server.stop()
+    assert started(repository, http_port=port).http_url == server.http_url
+
+
+def test_a_tritonserver_on_the_path_is_preferred_and_needs_no_embedded_one(repository, tmp_path, monkeypatch):
+    binary = tmp_path / "bin/tritonserver"
+    binary.parent.mkdir()
+    binary.write_text('#!/bin/sh\necho "$@"\nexit 3\n')
+    binary.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{binary.parent}:{os.environ['PATH']}")
+    with pytest.raises(ServingError, match=r"(?s)ended with status 3.*--load-model=ovr_scores --load-model=ovr") as caught:
+        start(repository, home=tmp_path / "none", install=False)
+    assert "--backend-directory" not in str(caught.value)
+    shutil.rmtree(tmp_path / "bin")
+
+
+def in_shm(pid):
+    """Return what servers started by process `pid` have in /dev/shm."""
+    return list(SHM.glob(f"ovr-{pid}-*"))
+
+
+def tree(root):
+    return {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+
+
+def until(condition, timeout_s=20):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def children_of(parent):
+    """Return the children of process `parent`."""
+    return Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+
+
+def processes_of(session):
+    """Return the live processes of a session."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(stat.parent.name)
+    return found
