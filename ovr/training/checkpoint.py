@@ -1,4 +1,4 @@
-"""Checkpoints that a crash cannot spoil and that are proven before they are parsed. Knows nothing of what they hold.
+"""Checkpoints that a crash cannot spoil, that are proven before they are parsed, and that may be moved.
 
 Lightning stages a checkpoint in $TMPDIR and moves it, which is no atomic step between file systems. Here it is staged beside its
 final place. A sidecar `<name>.sha256` lists the digests that the file may have; while a checkpoint is replaced it lists the old and
@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ovr.core.files import sha256_bytes, write_file
 from ovr.errors import ArtifactError
@@ -46,6 +48,25 @@ class AtomicCheckpointIO(CheckpointIO):
         """Remove the checkpoint and its sidecar, if they are there."""
         Path(path).unlink(missing_ok=True)
         _sidecar(Path(path)).unlink(missing_ok=True)
+
+
+class MovedCheckpoints(Callback):
+    """Lets a run go on from another place: `ModelCheckpoint` forgets its best score where its directory has another path."""
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Rename the directory in the saved states of all `ModelCheckpoint` callbacks to their present one."""
+        for callback in trainer.checkpoint_callbacks:
+            state = checkpoint["callbacks"].get(callback.state_key)
+            if state is not None and isinstance(callback, ModelCheckpoint):
+                checkpoint["callbacks"][callback.state_key] = _moved(state, str(state["dirpath"]), str(callback.dirpath))
+
+
+def _moved(value: Any, before: str, after: str) -> Any:
+    if isinstance(value, dict):
+        return {_moved(key, before, after): _moved(item, before, after) for key, item in value.items()}
+    if isinstance(value, str) and (value == before or value.startswith(before + "/")):
+        return after + value[len(before) :]
+    return value
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

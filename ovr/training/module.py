@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import BinaryAveragePrecision, MultilabelAveragePrecision
 
 from ovr.data.splits import Splits
+from ovr.errors import ConfigError
 from ovr.model import OvrModel
 from ovr.training.loader import Batch, loader
 
@@ -83,6 +84,16 @@ class OvrModule(lightning.LightningModule):
         else:
             self.val_ap.update(prob_BK, known_BK)
         self.log("val/macro_ap", self.val_ap, on_epoch=True)
+
+    def on_train_epoch_end(self) -> None:
+        """Raise ConfigError where training has diverged: no later epoch can be better."""
+        for name in ("train/loss", "val/loss"):
+            loss = self.trainer.callback_metrics.get(name)
+            if loss is not None and not loss.isfinite():
+                raise ConfigError(
+                    f"training diverged: the {name} of epoch {self.current_epoch} is {float(loss)}; lower optimizer.lr, "
+                    "or look for rows with values far from all others"
+                )
 
     def train_dataloader(self) -> Any:
         """The training rows, shuffled by (seed, epoch)."""

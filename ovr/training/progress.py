@@ -35,8 +35,15 @@ class EpochProgress(Callback):
             self._bar.set_postfix({key: f"{value:.4f}" for key, value in figures.items()}, refresh=False)
             self._bar.update(1)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Close the bar, so that the message has a line of its own; there is no teardown then."""
+        self._close()
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Close the bar, also after an exception."""
+        """Close the bar."""
+        self._close()
+
+    def _close(self) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None

@@ -8,6 +8,7 @@ N = rows, K = heads
 import json
 import logging
 import math
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ import lightning
 import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from numpy.typing import NDArray
 from torch import nn
 
@@ -31,12 +33,14 @@ from ovr.data.splits import CalibRows, Rows, Splits, standardization
 from ovr.errors import ArtifactError, ConfigError
 from ovr.export.bundle import export_bundle
 from ovr.model import Normalizer, OvrModel
-from ovr.training.checkpoint import AtomicCheckpointIO, read_checkpoint
+from ovr.training.checkpoint import AtomicCheckpointIO, MovedCheckpoints, read_checkpoint
 from ovr.training.environment import environment
 from ovr.training.evaluate import evaluate
 from ovr.training.module import OvrModule
 
 log = logging.getLogger(__name__)
+
+MAX_SEED = 2**32 - 1  # numpy's
 
 
 class Calibrator(Protocol):
@@ -93,7 +97,9 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
     With `resume`, the fit goes on from `run_dir`/checkpoints/last.ckpt and gives what an uninterrupted run gives.
 
     Raises:
-        ConfigError: a setting that cannot be used; ArtifactError: nothing to resume, or the run has its bundle already.
+        ConfigError: a setting that cannot be used, or training that diverges.
+        ArtifactError: nothing to resume, or the run has its bundle already.
+        KeyboardInterrupt: SIGINT during the fit, which can be resumed; SystemExit(143): SIGTERM likewise.
     """
     _check(recipe, run_dir, resume)
     seconds: dict[str, float] = {}
@@ -188,7 +194,7 @@ def _fit(recipe: Recipe, splits: Splits, run_dir: Path, resume: bool) -> lightni
         recipe.scheduler(optimizer)
     with _settings("trainer", recipe.trainer):
         trainer = recipe.trainer(
-            callbacks=recipe.callbacks,
+            callbacks=[*recipe.callbacks, MovedCheckpoints()],
             logger=recipe.loggers,
             plugins=[AtomicCheckpointIO()],
             default_root_dir=run_dir,
@@ -198,17 +204,22 @@ def _fit(recipe: Recipe, splits: Splits, run_dir: Path, resume: bool) -> lightni
             enable_model_summary=False,
             log_every_n_steps=1,
         )
+    if not trainer.max_epochs or trainer.max_epochs < 1:
+        raise ConfigError(f"trainer.max_epochs must be at least 1, got {trainer.max_epochs}")
+    if len(splits.val) < trainer.world_size:
+        raise ConfigError(
+            f"{trainer.world_size} processes share the {len(splits.val)} rows of the val split, and each needs one; "
+            "use fewer trainer.devices or more validation rows"
+        )
     if trainer.is_global_zero:
         run_dir.mkdir(parents=True, exist_ok=True)
         write_file(run_dir / "environment.json", json.dumps(environment(), indent=2).encode())
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _interruptible(run_dir):
         # Rows lie in memory: worker processes would only copy them.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
         warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")  # Lightning's own, of torch's pytree
         trainer.fit(module, ckpt_path=run_dir / "checkpoints" / "last.ckpt" if resume else None, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
     return trainer
 
 
@@ -235,6 +246,8 @@ def _check(recipe: Recipe, run_dir: Path, resume: bool) -> None:
     ):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
             raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    if recipe.seed is not None and recipe.seed > MAX_SEED:
+        raise ConfigError(f"seed must be at most {MAX_SEED}, got {recipe.seed}")
     saved = {getattr(callback, "filename", None) for callback in recipe.callbacks}
     if not {"best", "last"} <= saved:
         raise ConfigError('the callbacks must keep checkpoints with filename "best" and "last", as conf/callback/default.yaml does')
@@ -252,6 +265,24 @@ def _settings(part: str, made: Callable[..., Any]) -> Iterator[None]:
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         settings = ", ".join(f"{name}={value!r}" for name, value in getattr(made, "keywords", {}).items())
         raise ConfigError(f"the {part} cannot be made with {settings}: {error}") from error
+
+
+@contextmanager
+def _interruptible(run_dir: Path) -> Iterator[None]:
+    """Let signals come out as what they are: Lightning exits without a word, with status 0 after SIGTERM, and ignores SIGINT on."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stopped:
+        by_sigint = isinstance(stopped.__context__, KeyboardInterrupt)
+        if not by_sigint and not isinstance(stopped, SIGTERMException):
+            raise
+        if (run_dir / "checkpoints" / "last.ckpt").is_file():
+            log.warning("stopped by %s; resume=%s goes on from the last checkpoint", "SIGINT" if by_sigint else "SIGTERM", run_dir)
+        if not by_sigint:
+            raise SystemExit(128 + signal.SIGTERM) from None  # what shells report of a process that SIGTERM ended
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from None
 
 
 @contextmanager

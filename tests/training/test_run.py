@@ -1,5 +1,7 @@
 import csv
 import json
+import logging
+import signal
 from dataclasses import replace
 from typing import ClassVar
 
@@ -86,6 +88,61 @@ def test_a_resumed_run_gives_what_an_uninterrupted_one_gives(tmp_path, table, co
         assert expected.bundle.head_onnx(a).read_bytes() == result.bundle.head_onnx(b).read_bytes()
 
 
+def test_a_run_resumed_from_another_directory_still_knows_its_best_epoch(tmp_path, table, configure):
+    # From the first epoch on at a rate so high that the best one comes early.
+    overrides = [f"data.path={table}", "optimizer.lr=1.0", "scheduler=constant", "trainer.max_epochs=8", "seed=3"]
+    whole, broken, moved = tmp_path / "whole", tmp_path / "broken", tmp_path / "moved"
+    expected = run_training(*configure(whole, *overrides), whole)
+    best = expected.bundle.provenance["best_epoch"]
+    assert best < 6, "nothing is shown unless the best epoch lies before the break"
+    recipe, splits = configure(broken, *overrides)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run_training(replace(recipe, callbacks=[*recipe.callbacks, StopAt(6)]), splits, broken)
+    broken.rename(moved)
+    result = run_training(*configure(moved, *overrides), moved, resume=True)
+    assert (result.bundle.provenance["best_epoch"], result.val_macro_ap) == (best, expected.val_macro_ap)
+    assert same_bits(weights(whole, "best"), weights(moved, "best"))
+
+
+class Signal(lightning.Callback):
+    """Sends a signal to this process at the start of the third epoch."""
+
+    def __init__(self, signum):
+        self.signum = signum
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 2:
+            signal.raise_signal(self.signum)
+
+
+@pytest.mark.parametrize(("signum", "outcome"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_ends_the_fit_as_it_ends_others_and_says_how_to_go_on(tmp_path, table, configure, caplog, signum, outcome):
+    recipe, splits = configure(tmp_path / "run", f"data.path={table}")
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with caplog.at_level(logging.WARNING, "ovr"), pytest.raises(outcome) as caught:
+        run_training(replace(recipe, callbacks=[*recipe.callbacks, Signal(signum)]), splits, tmp_path / "run")
+    assert outcome is KeyboardInterrupt or caught.value.code == 143
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert f"stopped by {signum.name}; resume={tmp_path / 'run'} goes on from the last checkpoint" in caplog.text
+    assert run_training(*configure(tmp_path / "run", f"data.path={table}"), tmp_path / "run", resume=True) is not None
+
+
+def test_an_exit_that_is_no_interrupt_stays_an_exit(tmp_path, table, configure):
+    class Exit(lightning.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            raise SystemExit(3)
+
+    recipe, splits = configure(tmp_path / "run", f"data.path={table}")
+    with pytest.raises(SystemExit, match="3"):
+        run_training(replace(recipe, callbacks=[*recipe.callbacks, Exit()]), splits, tmp_path / "run")
+
+
+def test_training_that_diverges_is_stopped_with_an_error(tmp_path, table, configure):
+    recipe, splits = configure(tmp_path / "run", f"data.path={table}", "optimizer.lr=1e30", "trainer.max_epochs=50")
+    with pytest.raises(ConfigError, match=r"training diverged: the (train|val)/loss of epoch 0 is (nan|inf); lower optimizer\.lr"):
+        run_training(recipe, splits, tmp_path / "run")
+
+
 def test_a_seed_gives_byte_equal_weights_and_another_seed_others(tmp_path, table, configure):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         recipe, splits = configure(
@@ -164,6 +221,13 @@ def test_a_class_that_val_and_calib_lack_gets_a_status(tmp_path, write_table, co
         ("optimizer.lr=-1", ConfigError, "the optimizer cannot be made with lr=-1, .*Invalid learning rate: -1"),
         ("scheduler.factor=2 scheduler=constant", ConfigError, "the scheduler cannot be made with factor=2"),
         ("trainer.precision=3", ConfigError, "the trainer cannot be made with .*precision=3"),
+        ("seed=4294967296", ConfigError, "seed must be at most 4294967295, got 4294967296"),
+        ("trainer.max_epochs=0", ConfigError, "trainer.max_epochs must be at least 1, got 0"),
+        (
+            "trainer=ddp trainer.accelerator=cpu trainer.devices=40 trainer.precision=32-true",
+            ConfigError,
+            "40 processes share the 18 rows of the val split, and each needs one",
+        ),
     ],
 )
 def test_bad_settings_stop_a_run_before_it_writes(tmp_path, table, configure, override, error, message):
