@@ -82,8 +82,9 @@ def staged_file(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(staging, path)
         fsync_directory(path.parent)
-    except BaseException:
+    except BaseException as error:
         staging.unlink(missing_ok=True)
+        _name(error, path)
         raise
 
 
@@ -118,8 +119,9 @@ def staged_directory(final: Path, *, beside: Path | None = None) -> Iterator[Pat
                 raise
             raise ArtifactError(f"{final} appeared while it was being written; the other writer's version is kept") from None
         fsync_directory(final.parent)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
+        _name(error, final)
         raise
 
 
@@ -159,6 +161,12 @@ def fsync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _name(error: BaseException, path: Path) -> None:
+    """Say which file could not be written: a full disk, say, is reported without one."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+        error.filename = str(path)
 
 
 def _staging_name(path: Path) -> Path:
