@@ -65,9 +65,11 @@ def make_splits(taxonomy: Taxonomy, input: InputSchema, parts: Mapping[str, tupl
     """Return checked splits from raw (x, labels) of train, val, calib and test.
 
     Raises:
-        DataError: a split is empty, has another row shape than `input`, or holds NaN or infinity; a class has no training row;
-            no class has a validation row. All problems are named in one error.
+        DataError: there are other splits than these four; a split is empty, has another row shape than `input`, or holds NaN or
+            infinity; a class has no training row; no class has a validation row. All problems are named in one error.
     """
+    if set(parts) != set(SPLIT_NAMES):
+        raise DataError(f"the rows are split into {', '.join(parts)}; expected {', '.join(SPLIT_NAMES)}")
     problems = []
     checked = {}
     for name in SPLIT_NAMES:

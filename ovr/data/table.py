@@ -74,13 +74,15 @@ def read_table(path: Path, *, target: str) -> tuple[tuple[str, ...], NDArray[np.
 
     Raises:
         DataError: the file is missing, empty or has no rows; the header lacks `target`, is ambiguous or has no other column; a row
-            has another number of cells; a cell is not a finite number (naming line and column).
+            has another number of cells; a cell is not a finite number (naming row, counted from 0, and column).
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = list(csv.reader(file, strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as CSV: {getattr(error, 'strerror', None) or error}") from None
+    while lines and not lines[-1]:  # blank lines are taken at the end only: in between, one may stand for a lost row
+        del lines[-1]
     if not lines:
         raise DataError(f"{path} is empty; expected a header and rows")
     header, rows = lines[0], lines[1:]

@@ -55,3 +55,8 @@ def test_damaged_files_are_named(folder):
     (folder / "train-labels-idx1-ubyte.gz").write_bytes(b"no gzip")
     with pytest.raises(DataError, match="cannot be unpacked"):
         load(folder)
+    whole = bytearray(gzip.compress(idx(np.arange(100) % 3)))
+    whole[12:20] = b"\xff" * 8
+    (folder / "train-labels-idx1-ubyte.gz").write_bytes(whole)
+    with pytest.raises(DataError, match="cannot be unpacked: Error -3"):
+        load(folder)

@@ -41,6 +41,13 @@ def test_a_class_without_a_training_row_is_named(rng):
         make_splits(Taxonomy.from_ids("abc"), InputSchema((4,)), bad)
 
 
+def test_other_splits_than_the_four_are_refused(rng):
+    bad = parts(rng)
+    del bad["calib"]
+    with pytest.raises(DataError, match="the rows are split into train, val, test; expected train, val, calib, test"):
+        make_splits(Taxonomy.from_ids("abc"), InputSchema((4,)), bad)
+
+
 def test_validation_without_any_positive_is_refused(rng):
     bad = parts(rng)
     bad["val"] = (bad["val"][0], Labels.from_dense(np.zeros((30, 3), dtype=bool)))

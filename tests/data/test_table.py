@@ -56,6 +56,8 @@ def test_a_class_that_calibration_lacks_is_allowed(tmp_path):
         ("u,v\n1,2\n", "one of them 'label'"),
         ("u,u,label\n1,2,a\n", "expected distinct names"),
         ("u,v,label\n1,2\n", "row 0: 2 cells; the header has 3"),
+        ("u,v,label\n1,2,a\n\n1,2,b\n", "row 1: 0 cells; the header has 3"),
+        ("\n\n", "is empty; expected a header and rows"),
         ("u,v,label\n1,two,a\n", "row 0, column 'v' holds 'two'; expected a finite number"),
         ("u,v,label\n" + "1,2,a\n" * 20 + "1,nan,a\n", "row 20, column 'v' holds 'nan'; expected a finite number"),
         ("u,v,label\n" + "1,2,a\n" * 20 + "1,inf,a\n", "row 20, column 'v' holds 'inf'; expected a finite number"),
@@ -65,6 +67,12 @@ def test_what_is_wrong_with_a_file_is_named(tmp_path, content, message):
     (tmp_path / "bad.csv").write_text(content)
     with pytest.raises(DataError, match=message):
         load(str(tmp_path / "bad.csv"))
+
+
+def test_a_byte_order_mark_quotes_and_blank_lines_at_the_end_are_taken(tmp_path):
+    (tmp_path / "a.csv").write_text('\ufeff"u","v","label"\r\n' + '"1","-2","a,""b"\r\n3,4,"c\nd"\r\n' * 20 + "\r\n\r\n")
+    splits = load(str(tmp_path / "a.csv"))
+    assert (splits.input.columns, splits.taxonomy.ids) == (("u", "v"), ('a,"b', "c\nd"))
 
 
 def test_missing_files_undecodable_files_and_other_columns_are_named(tmp_path):
