@@ -1,6 +1,7 @@
 """One-vs-Rest deep learning: one shared backbone, K independent sigmoid heads, one calibrated probability a class."""
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -9,6 +10,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["Client", "EdgePredictor", "__version__"]
+
+# onnxruntime 1.31's wheel reports usage to its maker unless told otherwise, and reads this when it is first imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {"Client": "ovr.runtime.client", "EdgePredictor": "ovr.runtime.predictor"}
 

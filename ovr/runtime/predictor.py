@@ -56,7 +56,9 @@ class EdgePredictor:
         if bundle is not None and self.card != bundle.card:
             raise ArtifactError(f"the model card in {model_path} is not that of the bundle; export the bundle again")
 
-    def predict_proba(self, rows: Any, *, batch_size: int = 256, progress: Callable[[int], Any] | None = None) -> NDArray[np.float32]:
+    def predict_proba(
+        self, rows: Any, *, batch_size: int = 256, progress: Callable[[int], Any] | None = None
+    ) -> NDArray[np.float32]:
         """Return calibrated probabilities (B, K) float32; column k belongs to `card.taxonomy[k]`.
 
         Args:

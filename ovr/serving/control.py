@@ -1,6 +1,7 @@
 """Loading models into a running Triton server over its model-control API. Knows nothing of what the models are."""
 
 import json
+import time
 import urllib.error
 import urllib.request
 from urllib.parse import quote
@@ -8,6 +9,7 @@ from urllib.parse import quote
 from ovr.errors import ServingError
 
 LOAD_TIMEOUT_S = 300.0
+UNLOAD_TIMEOUT_S = 60.0
 
 
 def check_live(url: str, *, timeout_s: float = 5.0) -> None:
@@ -24,16 +26,38 @@ def load_model(url: str, name: str, *, timeout_s: float = LOAD_TIMEOUT_S) -> Non
     _request(f"{_base(url)}/v2/repository/models/{quote(name, safe='')}/load", body=b"{}", timeout_s=timeout_s)
 
 
+def wait_until_alone(url: str, name: str, version: int, *, timeout_s: float = UNLOAD_TIMEOUT_S) -> None:
+    """Return once no other version of model `name` is at work: loading answers before the old version has done its last request.
+
+    Raises:
+        ServingError: the server is not there, or another version is still there after `timeout_s`.
+    """
+    deadline = time.monotonic() + timeout_s
+    while others := [v for v in _live_versions(url, name) if v != version]:
+        if time.monotonic() > deadline:
+            raise ServingError(
+                f"the server still has version {others[0]} of {name!r} at work {timeout_s:g} s after version {version} came"
+            )
+        time.sleep(0.05)
+
+
+def _live_versions(url: str, name: str) -> list[int]:
+    rows = json.loads(_request(f"{_base(url)}/v2/repository/index", body=b"{}", timeout_s=LOAD_TIMEOUT_S))
+    return [int(row["version"]) for row in rows if row["name"] == name and row.get("state", "UNAVAILABLE") != "UNAVAILABLE"]
+
+
 def _base(url: str) -> str:
     if not url.startswith(("http://", "https://")):
         raise ServingError(f"model control needs the server's HTTP address such as http://127.0.0.1:8000, got {url!r}")
     return url.rstrip("/")
 
 
-def _request(url: str, *, timeout_s: float, body: bytes | None = None) -> None:
+def _request(url: str, *, timeout_s: float, body: bytes | None = None) -> bytes:
+    """Return what the server answers."""
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, data=body), timeout=timeout_s):
-            return
+        with urllib.request.urlopen(urllib.request.Request(url, data=body), timeout=timeout_s) as response:
+            answer: bytes = response.read()
+            return answer
     except urllib.error.HTTPError as error:
         raise ServingError(f"the server refused {url}: {_reason(error.read()) or error}") from None
     except (OSError, ValueError) as error:

@@ -14,7 +14,7 @@ the callees serve the old and the new version, so that at every moment, and afte
 import fcntl
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from ovr.core.bundle import ModelBundle
 from ovr.core.files import canonical_json, fsync_directory, place, read_json, sha256_file, staged_directory, write_file
 from ovr.errors import ArtifactError, ConfigError
 from ovr.serving import control
+from ovr.serving.contents import model_names, read_config, versions_of
 from ovr.serving.labels import labels_file
 from ovr.serving.pbtxt import (
     VERSION,
@@ -35,7 +36,6 @@ from ovr.serving.pbtxt import (
     backbone_config,
     both_versions,
     ensemble_config,
-    from_text,
     head_config,
     router_config,
     scores_config,
@@ -129,41 +129,16 @@ def publish(
         _check_versions(repository, [*callees, *callers])
         for model in (*callees, *callers):
             _write_version(repository, model, on_change)
-        for name, config in _transition(repository, callees, callers):
-            path = repository / name / "config.pbtxt"
-            if path.read_text(encoding="utf-8") != (text := to_text(config)):
-                write_file(path, text.encode())
-                on_change(name)
+        _configure(repository, _overlap(repository, callees), on_change)
+        _configure(repository, [model.config for model in callers], on_change)
+        if server is not None:
+            # What the old callers still work on needs the old callees.
+            for model in callers:
+                control.wait_until_alone(server, model.config.name, model.version)
+        _configure(repository, [model.config for model in callees], on_change)
     versions = {model.config.name: model.version for model in (*callees, *callers)}
     log.info("published bundle %s as version %d in %s (%s)", bundle.bundle_sha256[:12], version, repository, layout)
     return Published(repository, layout, bundle.bundle_sha256, versions)
-
-
-def model_names(repository: Path) -> tuple[str, ...]:
-    """Return the models in a repository, callees before their callers.
-
-    Raises:
-        ArtifactError: there is none.
-    """
-    names = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
-    if not names:
-        raise ArtifactError(f"{repository} holds no model; publish a bundle there with `ovr publish`")
-    return tuple(sorted(names, key=lambda name: name in ("ovr", "ovr_heads")))
-
-
-def read_config(repository: Path, name: str) -> pb.ModelConfig | None:
-    """Return the configuration of a model in the repository, or None if it has no such model.
-
-    Raises:
-        ArtifactError: the file cannot be read.
-    """
-    path = repository / name / "config.pbtxt"
-    try:
-        return from_text(path.read_text(encoding="utf-8"), str(path))
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path} cannot be read: {error}") from None
 
 
 def _models(
@@ -215,7 +190,7 @@ def _next_version(repository: Path, bundle: ModelBundle, layout: Layout) -> int:
     """Return the version to publish as: the next free one, or that of this bundle where a publication was not finished."""
     served = read_config(repository, "ovr")
     last = int(served.parameters[VERSION].string_value) if served is not None else 0
-    for version in _versions(repository / "ovr"):
+    for version in versions_of(repository / "ovr"):
         card = repository / "ovr" / str(version) / "card.json"
         if read_json(card)["bundle_sha256"] != bundle.bundle_sha256:
             continue
@@ -223,12 +198,12 @@ def _next_version(repository: Path, bundle: ModelBundle, layout: Layout) -> int:
         if not unfinished:
             raise ArtifactError(f"{repository} holds this bundle ({bundle.bundle_sha256[:12]}) already, as version {version}")
         return version
-    return 1 + max(v for name in ("ovr_scores", "ovr", "ovr_heads") for v in (0, *_versions(repository / name)))
+    return 1 + max(v for name in ("ovr_scores", "ovr", "ovr_heads") for v in (0, *versions_of(repository / name)))
 
 
 def _is_unfinished(repository: Path, layout: Layout, version: int) -> bool:
     """Return whether the version that is served lacks the layout's ensemble, or the one before it was not put out of service."""
-    if layout == "per_head" and version not in _versions(repository / "ovr_heads"):
+    if layout == "per_head" and version not in versions_of(repository / "ovr_heads"):
         return True
     configs = (read_config(repository, name) for name in model_names(repository))
     return any(config is not None and len(config.version_policy.specific.versions) > 1 for config in configs)
@@ -236,7 +211,7 @@ def _is_unfinished(repository: Path, layout: Layout, version: int) -> bool:
 
 def _version_of(model: Path, content: Path) -> int:
     """Return the version of `model` that holds `content`, or else the next free one."""
-    versions = _versions(model)
+    versions = versions_of(model)
     return next((v for v in versions if _same(model / str(v) / "model.onnx", content)), 1 + max(versions, default=0))
 
 
@@ -271,20 +246,23 @@ def _write_version(repository: Path, model: _Model, on_change: Callable[[str], N
             place(staging, model.parts)
 
 
-def _transition(repository: Path, callees: list[_Model], callers: list[_Model]) -> Iterator[tuple[str, pb.ModelConfig]]:
-    """Yield the configurations to write, in order: callees with both versions, callers, callees with the new version alone."""
+def _overlap(repository: Path, callees: list[_Model]) -> list[pb.ModelConfig]:
+    """Return the configurations by which those that change serve the old and the new version."""
+    configs = []
     for model in callees:
         old = read_config(repository, model.config.name)
         if old is not None and list(old.version_policy.specific.versions) != [model.version]:
-            yield model.config.name, both_versions(old, model.config)
-    for model in (*callers, *callees):
-        yield model.config.name, model.config
+            configs.append(both_versions(old, model.config))
+    return configs
 
 
-def _versions(model: Path) -> list[int]:
-    if not model.is_dir():
-        return []
-    return sorted(int(path.name) for path in model.iterdir() if path.is_dir() and path.name.isdecimal())
+def _configure(repository: Path, configs: Sequence[pb.ModelConfig], on_change: Callable[[str], None]) -> None:
+    """Write each configuration that differs from the one that is there."""
+    for config in configs:
+        path = repository / config.name / "config.pbtxt"
+        if path.read_text(encoding="utf-8") != (text := to_text(config)):
+            write_file(path, text.encode())
+            on_change(config.name)
 
 
 def _same(path: Path, other: Path) -> bool:

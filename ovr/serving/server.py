@@ -26,7 +26,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from ovr.errors import ArtifactError, ServingError
 from ovr.runtime.triton import onnxruntime_backend_source
 from ovr.serving import embedded
-from ovr.serving.repository import model_names, read_config
+from ovr.serving.contents import model_names, read_config
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,9 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Server:
     """A running Triton server; as a context manager it is stopped at the end of the block."""
 
-    def __init__(self, process: subprocess.Popen[bytes], *, host: str, ports: dict[str, int], scratch: Path, shm_prefix: str) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], *, host: str, ports: dict[str, int], scratch: Path, shm_prefix: str
+    ) -> None:
         """Take over a started process; `start` is the way to get one."""
         self.process = process
         self.http_url = f"http://{host}:{ports['http']}"
@@ -216,7 +218,9 @@ def _ports(host: str, wanted: dict[str, int]) -> dict[str, int]:
                 bound.bind((host, port))
                 bound.listen(1)
             except (OSError, OverflowError) as error:
-                raise ServingError(f"{name}_port {port} on {host} cannot be used: {error}; choose another, or 0 for a free one") from None
+                raise ServingError(
+                    f"{name}_port {port} on {host} cannot be used: {error}; choose another, or 0 for a free one"
+                ) from None
             ports[name] = bound.getsockname()[1]
     finally:
         for bound in sockets:
@@ -280,7 +284,9 @@ def _wait_until_ready(server: Server, timeout_s: float, *, num_models: int) -> N
     deadline = time.monotonic() + timeout_s
     while not server.is_ready():
         if (status := server.process.poll()) is not None:
-            raise ServingError(f"the server ended with status {status} while it loaded its {num_models} models:\n{server.log_tail()}")
+            raise ServingError(
+                f"the server ended with status {status} while it loaded its {num_models} models:\n{server.log_tail()}"
+            )
         if time.monotonic() > deadline:
             raise ServingError(f"the server was not ready within {timeout_s:g} s ({num_models} models):\n{server.log_tail()}")
         time.sleep(0.02)

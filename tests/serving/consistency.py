@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ovr.serving.repository import read_config
+from ovr.serving.contents import read_config
 
 
 def check_repository(repository: Path) -> int | None:

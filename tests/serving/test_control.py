@@ -23,7 +23,7 @@ def test_what_is_no_triton_server_is_told_in_its_own_words():
     server.RequestHandlerClass.log_message = lambda *args: None
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        with pytest.raises(ServingError, match="the server refused .*File not found"):
+        with pytest.raises(ServingError, match=r"(?s)the server refused .*File not found"):
             check_live(f"http://127.0.0.1:{server.server_port}")
     finally:
         server.shutdown()

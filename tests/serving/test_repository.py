@@ -11,7 +11,8 @@ from ovr.core.artifact import ModelCard
 from ovr.core.bundle import head_directory, open_bundle
 from ovr.core.taxonomy import slug
 from ovr.errors import ArtifactError, ConfigError, ServingError
-from ovr.serving.repository import model_names, publish, read_config
+from ovr.serving.contents import model_names
+from ovr.serving.repository import publish
 from tests.bundles import ODD_IDS, small_bundle
 from tests.serving.consistency import check_repository
 
@@ -142,7 +143,7 @@ def test_an_unknown_layout_is_refused(bundles, tmp_path):
 
 
 def test_a_server_that_is_not_there_is_said_before_anything_is_written(bundles, tmp_path):
-    with pytest.raises(ServingError, match="no Triton server answers at http://127.0.0.1:9"):
+    with pytest.raises(ServingError, match=r"no Triton server answers at http://127.0.0.1:9"):
         publish(bundles[0], tmp_path / "repo", server="http://127.0.0.1:9")
     assert not (tmp_path / "repo").exists()
 
@@ -165,18 +166,6 @@ def test_a_mounted_directory_cannot_be_the_repository_itself(bundles):
         publish(bundles[0], Path("/dev/shm"))
 
 
-def test_an_empty_repository_is_said_to_be_empty(tmp_path):
-    with pytest.raises(ArtifactError, match="holds no model; publish a bundle there"):
-        model_names(tmp_path)
-
-
-def test_a_damaged_configuration_is_named(tmp_path):
-    (tmp_path / "ovr").mkdir()
-    (tmp_path / "ovr/config.pbtxt").write_bytes(b"\xff")
-    with pytest.raises(ArtifactError, match=r"ovr/config\.pbtxt cannot be read"):
-        read_config(tmp_path, "ovr")
-
-
 CRASHES = """
 import os, shutil, sys
 from pathlib import Path
@@ -184,7 +173,8 @@ from ovr.core.bundle import open_bundle
 from ovr.serving.repository import publish
 from tests.serving.consistency import check_repository
 
-first, second, root, layout, first_time = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], sys.argv[5] == "True"
+first, second, root = map(Path, sys.argv[1:4])
+layout, first_time = sys.argv[4], sys.argv[5] == "True"
 old, new = open_bundle(first), open_bundle(second)
 if not first_time:
     publish(old, root / "start", layout=layout)

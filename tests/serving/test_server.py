@@ -52,7 +52,7 @@ def test_model_control_is_for_this_machine_only(repository):
 
 
 def test_a_server_that_is_not_installed_is_said_so(repository, tmp_path):
-    with pytest.raises(ServingError, match="the embedded one is not installed in .*nowhere; install it with"):
+    with pytest.raises(ServingError, match=r"the embedded one is not installed in .*nowhere; install it with"):
         start(repository, home=tmp_path / "nowhere", install=False)
 
 

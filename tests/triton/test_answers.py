@@ -119,7 +119,7 @@ def test_a_row_that_overflows_in_the_model_is_an_error_of_its_own(served, x):
     x = np.full_like(x[:1], 3e38) * np.array([[[1, -1, 1], [-1, 1, -1]]], np.float32)
     with (
         http_api.InferenceServerClient(served[0].http_url.removeprefix("http://")) as connection,
-        pytest.raises(InferenceServerException, match="probability of row 0, head column .* is nan"),
+        pytest.raises(InferenceServerException, match=r"probability of row 0, head column .* is nan"),
     ):
         ask(http_api, connection, "ovr", "x", x)
 
@@ -127,7 +127,7 @@ def test_a_row_that_overflows_in_the_model_is_an_error_of_its_own(served, x):
 def test_bad_rows_are_refused_before_they_are_sent(client):
     with pytest.raises(InputError, match=r"rows have shape \(4, 6\); expected \(rows, 2, 3\)"):
         client.predict(np.zeros((4, 6)))
-    with pytest.raises(InputError, match="row 0, position .* holds nan"):
+    with pytest.raises(InputError, match=r"row 0, position .* holds nan"):
         client.scores(np.full((1, 2, 3), np.nan))
     with pytest.raises(InputError, match="batch_size is 0; expected at least 1"):
         client.predict(np.zeros((1, 2, 3)), batch_size=0)

@@ -25,7 +25,7 @@ def test_no_request_is_lost_or_answered_by_a_mixture_while_a_bundle_is_replaced(
     server = started(tmp_path / "repo")
     x = rng.normal(size=(3, 6)).astype(np.float32)
     expected = {bundle.bundle_sha256: EdgePredictor(bundle.path).predict_proba(x) for bundle in bundles}
-    finished, errors, counts = threading.Event(), [], {sha256: 0 for sha256 in expected}
+    finished, errors, counts = threading.Event(), [], dict.fromkeys(expected, 0)
 
     def ask(url):
         try:
@@ -77,7 +77,7 @@ def test_a_client_notices_that_the_model_was_replaced_during_a_call(tmp_path, st
         done.append(num_rows)
 
     with Client(server.http_url) as client:
-        with pytest.raises(ServingError, match="was replaced during the call .version 1, then 2.; repeat it"):
+        with pytest.raises(ServingError, match=r"was replaced during the call .version 1, then 2.; repeat it"):
             client.predict(rng.normal(size=(3, 6)), batch_size=1, progress=replace)
         assert client.predict(rng.normal(size=(3, 6))).card == second.card
 
@@ -85,11 +85,11 @@ def test_a_client_notices_that_the_model_was_replaced_during_a_call(tmp_path, st
 def test_a_model_that_the_server_cannot_load_is_told_with_its_reason(tmp_path, started, rng):
     publish(small_bundle(tmp_path / "first"), tmp_path / "repo")
     server = started(tmp_path / "repo")
-    with pytest.raises(ServingError, match="the server refused .*/nothing/load: failed to load 'nothing'"):
+    with pytest.raises(ServingError, match=r"the server refused .*/nothing/load: failed to load 'nothing'"):
         load_model(server.http_url, "nothing")
     broken = small_bundle(tmp_path / "second", seed=1)
     broken.fused_onnx.write_bytes(b"changed after the bundle was opened")
-    with pytest.raises(ServingError, match="the server refused .*/ovr_scores/load: failed to load 'ovr_scores'"):
+    with pytest.raises(ServingError, match=r"the server refused .*/ovr_scores/load: .*'ovr_scores'.*INVALID_PROTOBUF"):
         publish(broken, tmp_path / "repo", server=server.http_url)
     with Client(server.http_url) as client:
         assert len(client.predict(rng.normal(size=(2, 6)))) == 2

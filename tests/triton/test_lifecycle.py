@@ -90,7 +90,7 @@ def test_a_server_that_takes_too_long_is_stopped(repository, installed):
 
 def test_without_model_control_models_cannot_be_loaded(repository, started, tmp_path):
     server = started(repository, model_control="none")
-    with pytest.raises(ServingError, match="the server refused .*: explicit model load / unload is not allowed"):
+    with pytest.raises(ServingError, match=r"the server refused .*: explicit model load / unload is not allowed"):
         publish(small_bundle(tmp_path / "next", seed=1), repository, server=server.http_url)
 
 
