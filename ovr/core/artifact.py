@@ -85,10 +85,10 @@ class DecisionPolicy:
     def __post_init__(self) -> None:
         if self.mode not in ("argmax", "multilabel"):
             raise ArtifactError(f"decision mode is {self.mode!r}; expected 'argmax' or 'multilabel'")
-        if not 0.0 <= self.abstain_below <= 1.0:
-            raise ArtifactError(f"abstain_below is {self.abstain_below}; expected a probability from 0 to 1")
-        if self.top_k < 1:
-            raise ArtifactError(f"top_k is {self.top_k}; expected at least 1")
+        if not isinstance(self.abstain_below, int | float) or not 0.0 <= self.abstain_below <= 1.0:
+            raise ArtifactError(f"abstain_below is {self.abstain_below!r}; expected a probability from 0 to 1")
+        if not isinstance(self.top_k, int) or self.top_k < 1:
+            raise ArtifactError(f"top_k is {self.top_k!r}; expected at least 1, a whole number")
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,11 +108,15 @@ def stratified_split(column_N: NDArray[np.integer], fractions: Mapping[str, floa
     so a class with a single row is in that split. The result depends on `seed` and the labels only.
 
     Raises:
-        DataError: fractions that are not positive or do not sum to 1.
+        DataError: fractions that are not positive numbers or do not sum to 1; a seed that is not a whole number of at least 0.
     """
+    if not all(isinstance(value, int | float) for value in fractions.values()):
+        raise DataError(f"split fractions must be numbers, got {dict(fractions)}")
     values = np.array(list(fractions.values()), dtype=float)
     if not (values > 0).all() or abs(values.sum() - 1) > 1e-6:
         raise DataError(f"split fractions must be positive and sum to 1, got {dict(fractions)} with sum {values.sum():g}")
+    if not isinstance(seed, int) or seed < 0:
+        raise DataError(f"the seed of the split must be a whole number of at least 0, got {seed!r}")
     rng = np.random.default_rng(seed)
     rows: dict[str, list[NDArray[np.int64]]] = {name: [] for name in fractions}
     carry = np.zeros(len(values))  # what rounding owes each split, so that totals keep the proportions with many small classes too

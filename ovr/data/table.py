@@ -33,9 +33,11 @@ def load_table(
         classes: the taxonomy, in column order; when empty, the sorted class ids of the training rows (of all rows with `path`).
 
     Raises:
-        DataError: neither or both of `path` and `files`; a missing or empty file; a cell that is not a finite number; columns that
-            differ between files; a label outside the taxonomy; and what `make_splits` refuses.
+        DataError: `classes` is no list; neither or both of `path` and `files`; a missing or empty file; a cell that is not a finite
+            number; columns that differ between files; a label outside the taxonomy; and what `make_splits` refuses.
     """
+    if isinstance(classes, str):
+        raise DataError(f"data.source.classes is {classes!r}; expected a list, such as [{classes}]")
     given = {name: file for name, file in files.items() if file is not None}
     if bool(path) == bool(given) or (given and set(given) != set(SPLIT_NAMES)):
         raise DataError(

@@ -157,8 +157,10 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
 def build_model(recipe: Recipe, splits: Splits) -> OvrModel:
     """Return the untrained model; its normaliser is fitted on the training rows."""
     shift, scale = standardization(splits.train, per=recipe.normalize)
-    backbone = recipe.backbone(splits.input.shape)
-    head = recipe.head(backbone.num_features, num_heads=len(splits.taxonomy))
+    with _settings("backbone", recipe.backbone):
+        backbone = recipe.backbone(splits.input.shape)
+    with _settings("head", recipe.head):
+        head = recipe.head(backbone.num_features, num_heads=len(splits.taxonomy))
     return OvrModel(Normalizer(torch.from_numpy(shift), torch.from_numpy(scale)), backbone, head)
 
 
@@ -179,9 +181,11 @@ def _fit(recipe: Recipe, splits: Splits, run_dir: Path, resume: bool) -> lightni
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     if recipe.seed is not None:
         lightning.seed_everything(recipe.seed, workers=True, verbose=False)
+    with _settings("loss", recipe.loss):
+        loss = recipe.loss(splits.taxonomy.ids)
     module = OvrModule(
         build_model(recipe, splits),
-        recipe.loss(splits.taxonomy.ids),
+        loss,
         splits=splits,
         optimizer=recipe.optimizer,
         scheduler=recipe.scheduler,
@@ -204,8 +208,8 @@ def _fit(recipe: Recipe, splits: Splits, run_dir: Path, resume: bool) -> lightni
             enable_model_summary=False,
             log_every_n_steps=1,
         )
-    if not trainer.max_epochs or trainer.max_epochs < 1:
-        raise ConfigError(f"trainer.max_epochs must be at least 1, got {trainer.max_epochs}")
+    if not isinstance(trainer.max_epochs, int) or trainer.max_epochs < 1:
+        raise ConfigError(f"trainer.max_epochs must be a whole number of at least 1, got {trainer.max_epochs}")
     if len(splits.val) < trainer.world_size:
         raise ConfigError(
             f"{trainer.world_size} processes share the {len(splits.val)} rows of the val split, and each needs one; "
@@ -259,7 +263,7 @@ def _check(recipe: Recipe, run_dir: Path, resume: bool) -> None:
 
 @contextmanager
 def _settings(part: str, made: Callable[..., Any]) -> Iterator[None]:
-    """Report what torch or Lightning refuse among the settings of `part`."""
+    """Report what the constructor of `part` refuses among its settings, values of another type among them."""
     try:
         yield
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:

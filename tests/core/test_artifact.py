@@ -60,8 +60,9 @@ def test_a_card_has_as_many_of_everything_as_classes():
 def test_policies_that_mean_nothing_are_refused():
     with pytest.raises(ArtifactError, match="decision mode is 'softmax'; expected 'argmax' or 'multilabel'"):
         DecisionPolicy("softmax")
-    for wrong in (-0.1, 1.1, float("nan")):
+    for wrong in (-0.1, 1.1, float("nan"), "often"):
         with pytest.raises(ArtifactError, match=r"abstain_below is .*; expected a probability from 0 to 1"):
             DecisionPolicy(abstain_below=wrong)
-    with pytest.raises(ArtifactError, match="top_k is 0; expected at least 1"):
-        DecisionPolicy(top_k=0)
+    for wrong in (0, 1.5, "all"):
+        with pytest.raises(ArtifactError, match=f"top_k is {wrong!r}; expected at least 1, a whole number"):
+            DecisionPolicy(top_k=wrong)

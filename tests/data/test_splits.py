@@ -96,6 +96,14 @@ def test_fractions_that_are_none_are_refused(fractions):
         stratified_split(np.array([0, 1]), fractions, seed=0)
 
 
+def test_fractions_and_seeds_of_another_kind_are_refused():
+    with pytest.raises(DataError, match=r"must be numbers, got {'train': 'most'}"):
+        stratified_split(np.array([0, 1]), {"train": "most"}, seed=0)
+    for seed in (-1, 0.5, None):
+        with pytest.raises(DataError, match="seed of the split must be a whole number of at least 0, got"):
+            stratified_split(np.array([0, 1]), {"train": 1.0}, seed=seed)
+
+
 def test_standardization_gives_mean_zero_and_deviation_one(rng):
     x = rng.normal(3, 5, size=(200, 2, 4, 4)).astype(np.float32)
     x[:, 1] *= 7

@@ -94,6 +94,11 @@ def test_labels_outside_the_taxonomy_are_named_with_their_row(tmp_path):
         load(write(tmp_path / "a.csv", some_rows()), classes=["x/y", "x/y"])
 
 
+def test_one_class_id_is_not_taken_for_a_list_of_letters(tmp_path):
+    with pytest.raises(DataError, match=r"data.source.classes is 'yes'; expected a list, such as \[yes\]"):
+        load(write(tmp_path / "a.csv", some_rows()), classes="yes")
+
+
 def test_either_a_path_or_all_four_files(tmp_path):
     good = write(tmp_path / "good.csv", some_rows())
     for path, files in ((None, NO_FILES), (good, {**NO_FILES, "train": good}), (None, {**NO_FILES, "train": good})):

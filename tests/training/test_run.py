@@ -222,7 +222,11 @@ def test_a_class_that_val_and_calib_lack_gets_a_status(tmp_path, write_table, co
         ("scheduler.factor=2 scheduler=constant", ConfigError, "the scheduler cannot be made with factor=2"),
         ("trainer.precision=3", ConfigError, "the trainer cannot be made with .*precision=3"),
         ("seed=4294967296", ConfigError, "seed must be at most 4294967295, got 4294967296"),
-        ("trainer.max_epochs=0", ConfigError, "trainer.max_epochs must be at least 1, got 0"),
+        ("trainer.max_epochs=0", ConfigError, "trainer.max_epochs must be a whole number of at least 1, got 0"),
+        ("trainer.max_epochs=1.5", ConfigError, "trainer.max_epochs must be a whole number of at least 1, got 1.5"),
+        ("loss.pos_weight=many", ConfigError, "the loss cannot be made with .*pos_weight='many': could not convert"),
+        ("backbone.dropout=some", ConfigError, "the backbone cannot be made with .*dropout='some'"),
+        ("head=mlp head.hidden=[2]", ConfigError, r"head.hidden must be a whole number above 0, got \[2\]"),
         (
             "trainer=ddp trainer.accelerator=cpu trainer.devices=40 trainer.precision=32-true",
             ConfigError,
