@@ -132,10 +132,14 @@ def _install_into(staging: Path) -> None:
     log.info("3/3 checking that it runs")
     _run([str(embedded.python), "-c", "import numpy, onnxruntime"], "a trial import", env=embedded.environment())
     for program in (embedded.tritonserver, embedded.python_backend / "triton_python_backend_stub"):
-        # The loader lists the libraries instead of starting the program, as ldd does.
-        libraries = _run([str(program)], f"loading {program.name}", env={**embedded.environment(), "LD_TRACE_LOADED_OBJECTS": "1"})
-        if missing := [line.split()[0] for line in libraries.splitlines() if "not found" in line]:
-            raise ServingError(f"{program.name} cannot run here: {', '.join(missing)} not found")
+        _check_loads(program, embedded.environment())
+
+
+def _check_loads(program: Path, env: dict[str, str]) -> None:
+    # The loader lists the libraries instead of starting the program, as ldd does.
+    libraries = _run([str(program)], f"loading {program.name}", env={**env, "LD_TRACE_LOADED_OBJECTS": "1"})
+    if missing := [line.split()[0] for line in libraries.splitlines() if "not found" in line]:
+        raise ServingError(f"{program.name} cannot run here: {', '.join(missing)} not found")
 
 
 def _unpack(wheel: Path, target: Path) -> None:

@@ -5,6 +5,7 @@ The server binds to the loopback address, loads exactly the models of the reposi
 """
 
 import http.client
+import ipaddress
 import logging
 import os
 import secrets
@@ -45,6 +46,7 @@ class Server:
     ) -> None:
         """Take over a started process; `start` is the way to get one."""
         self.process = process
+        host = "127.0.0.1" if host == "0.0.0.0" else host
         self.http_url = f"http://{host}:{ports['http']}"
         self.grpc_url = f"grpc://{host}:{ports['grpc']}"
         self.metrics_url = f"http://{host}:{ports['metrics']}/metrics"
@@ -128,7 +130,13 @@ def start(
     if not repository.is_dir():
         raise ArtifactError(f"the repository {repository} does not exist; publish a bundle there with `ovr publish`")
     names = model_names(repository)
-    if model_control == "explicit" and not host.startswith("127."):
+    try:
+        is_loopback = ipaddress.IPv4Address(host).is_loopback
+    except ValueError:
+        raise ServingError(
+            f"host is {host!r}; expected an IPv4 address such as 127.0.0.1, or 0.0.0.0 for all of this machine's"
+        ) from None
+    if model_control == "explicit" and not is_loopback:
         raise ServingError(f"model control is open to everyone who reaches {host}; bind to 127.0.0.1 or set model_control=none")
     ports = _ports(host, {"http": http_port, "grpc": grpc_port, "metrics": metrics_port})
     scratch = Path(tempfile.mkdtemp(prefix="ovr-triton-"))
@@ -211,8 +219,7 @@ def _ports(host: str, wanted: dict[str, int]) -> dict[str, int]:
     ports = {}
     try:
         for name, port in wanted.items():
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            sockets.append(bound := socket.socket(family))
+            sockets.append(bound := socket.socket())
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 bound.bind((host, port))

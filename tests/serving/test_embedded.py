@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 
@@ -59,6 +60,20 @@ def test_an_installation_is_found_and_runs_models_with_an_old_numpy(monkeypatch)
     code = "import numpy, onnxruntime; print(numpy.__version__, onnxruntime.__version__)"
     versions = subprocess.run(["python3", "-c", code], env=env, capture_output=True, text=True, check=True).stdout.split()
     assert versions == [embedded.NUMPY_VERSION, embedded.ONNXRUNTIME_VERSION]
+
+
+@pytest.mark.triton
+def test_a_program_that_lacks_its_libraries_is_named_with_them(tmp_path):
+    program = tmp_path / "tritonserver"
+    shutil.copy(embedded.install().tritonserver, program)  # away from the libraries that came with it
+    with pytest.raises(ServingError, match=r"tritonserver cannot run here: .*libtritonserver.* not found"):
+        embedded._check_loads(program, dict(os.environ))
+
+
+def test_a_python_that_cannot_be_started_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python3")
+    with pytest.raises(ServingError, match=r"making a virtual environment failed: .*No such file"):
+        embedded.install(tmp_path / "home")
 
 
 def test_the_module_installs_when_it_is_run(tmp_path):

@@ -51,6 +51,12 @@ def test_model_control_is_for_this_machine_only(repository):
         start(repository, host="0.0.0.0")
 
 
+@pytest.mark.parametrize("host", ["localhost", "::1", ""])
+def test_a_host_that_is_no_ipv4_address_is_refused(repository, host):
+    with pytest.raises(ServingError, match=f"host is {host!r}; expected an IPv4 address"):
+        start(repository, host=host)
+
+
 def test_a_server_that_is_not_installed_is_said_so(repository, tmp_path):
     with pytest.raises(ServingError, match=r"the embedded one is not installed in .*nowhere; install it with"):
         start(repository, home=tmp_path / "nowhere", install=False)

@@ -7,7 +7,7 @@ import pytest
 
 from ovr import Client, EdgePredictor
 from ovr.errors import ServingError
-from ovr.serving.control import load_model
+from ovr.serving.control import load_model, wait_until_alone
 from ovr.serving.repository import publish
 from tests.bundles import small_bundle
 
@@ -93,3 +93,11 @@ def test_a_model_that_the_server_cannot_load_is_told_with_its_reason(tmp_path, s
         publish(broken, tmp_path / "repo", server=server.http_url)
     with Client(server.http_url) as client:
         assert len(client.predict(rng.normal(size=(2, 6)))) == 2
+
+
+def test_a_version_that_stays_at_work_is_not_waited_for_forever(tmp_path, started):
+    publish(small_bundle(tmp_path / "first"), tmp_path / "repo")
+    server = started(tmp_path / "repo")
+    wait_until_alone(server.http_url, "ovr", 1)
+    with pytest.raises(ServingError, match=r"still has version 1 of 'ovr' at work 0\.2 s after version 2 came"):
+        wait_until_alone(server.http_url, "ovr", 2, timeout_s=0.2)

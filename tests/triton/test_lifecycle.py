@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,28 @@ def test_the_signal_handlers_are_given_back(repository, installed):
     before = signal.getsignal(signal.SIGTERM)
     serve_until_signal(lambda: start(repository), lambda server: os.kill(os.getpid(), signal.SIGTERM))
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_server_for_all_addresses_is_reached_on_this_machine(repository, started, rng):
+    server = started(repository, host="0.0.0.0", model_control="none")
+    for url in (server.http_url, server.grpc_url):
+        assert "//127.0.0.1:" in url
+        with Client(url) as client:
+            assert len(client.predict(rng.normal(size=(4, 6)))) == 4
+
+
+def test_the_metrics_count_what_was_asked(repository, started, rng):
+    server = started(repository)
+    with Client(server.http_url) as client:
+        client.predict(rng.normal(size=(4, 6)))
+
+    def text():
+        with urllib.request.urlopen(server.metrics_url) as response:
+            return response.read().decode()
+
+    # Triton counts a request after it has been answered.
+    until(lambda: 'nv_inference_count{model="ovr",version="1"} 4' in text())
+    assert 'nv_inference_count{model="ovr_scores",version="1"} 4' in text()
 
 
 def test_a_taken_port_is_said_before_the_server_is_started(repository, installed):
