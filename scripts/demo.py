@@ -15,16 +15,20 @@ from pathlib import Path
 
 import numpy as np
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from omegaconf import open_dict
+from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
 from ovr import Client, EdgePredictor
 from ovr.cli.main import conf_dir
 from ovr.cli.train import prepare
 from ovr.core.bundle import open_bundle
-from ovr.errors import OvrError
+from ovr.data.splits import Splits
+from ovr.errors import ConfigError, OvrError
 from ovr.serving.repository import publish
 from ovr.serving.server import start
+from ovr.training.run import Recipe, run_training
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "outputs" / "demo"
@@ -33,12 +37,14 @@ TOLERANCE = {"torch_onnx": 1e-5, "onnx_edge": 1e-6, "onnx_http": 1e-6, "onnx_grp
 
 
 def main(overrides: list[str]) -> int:
+    recipe, splits = configured(overrides)
     for directory in (OUTPUT, REPOSITORY):
         shutil.rmtree(directory, ignore_errors=True)
-    OUTPUT.mkdir(parents=True)
     seconds: dict[str, float] = {}
     with timed(seconds, "train"):
-        result, test_x = train(overrides)
+        result = run_training(recipe, splits, OUTPUT)
+    assert result is not None, "the demo trains in one process"
+    test_x = splits.test.x
     bundle = open_bundle(result.bundle.path)
     with timed(seconds, "onnx"):
         onnx_NK = onnx_probabilities(bundle.fused_onnx, test_x)
@@ -66,18 +72,20 @@ def main(overrides: list[str]) -> int:
     return 1 if apart else 0
 
 
-def train(overrides: list[str]):
-    """Return the training result and the raw test rows of `experiment=digits`."""
-    from ovr.training.run import run_training
+def configured(overrides: list[str]) -> tuple[Recipe, Splits]:
+    """Return the recipe and the splits of `experiment=digits`.
 
-    with initialize_config_dir(str(conf_dir()), version_base=None):
-        cfg = compose("train", overrides=["experiment=digits", *overrides])
+    Raises:
+        ConfigError: an override that cannot be used.
+    """
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base=None):
+            cfg = compose("train", overrides=["experiment=digits", *overrides])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(" ".join(str(error).split())) from error
     with open_dict(cfg):
         cfg.paths.run_dir = str(OUTPUT)
-    recipe, splits = prepare(cfg)
-    result = run_training(recipe, splits, OUTPUT)
-    assert result is not None, "the demo trains in one process"
-    return result, splits.test.x
+    return prepare(cfg)
 
 
 def onnx_probabilities(path: Path, x: np.ndarray) -> np.ndarray:

@@ -56,6 +56,8 @@ def build(cfg: DictConfig | dict[str, Any], allow_targets: Sequence[str] = (), /
         return (partial(made, **kwargs) if kwargs else made) if waits else made(**kwargs)
     except HydraException as error:
         raise _cause(error, where) from error
+    except (TypeError, ValueError, ImportError) as error:
+        raise ConfigError(f"{where}: {targets[0]} refuses its settings: {error}") from error
 
 
 def _targets(value: Any) -> Iterator[str]:
@@ -112,9 +114,7 @@ def _check_arguments(made: partial[Any], kwargs: dict[str, Any], where: str, *, 
 
 
 def _cause(error: HydraException, where: str) -> OvrError:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OvrError):
-            return cause
+    cause: BaseException = error
+    while cause.__cause__ is not None and not isinstance(cause, OvrError):
         cause = cause.__cause__
-    return ConfigError(f"{where}: {' '.join(str(error).split())}")
+    return cause if isinstance(cause, OvrError) else ConfigError(f"{where}: {' '.join(str(cause).split())}")

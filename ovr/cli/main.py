@@ -85,8 +85,7 @@ def run_command(command: str, args: Sequence[str]) -> None:
             with _own_processes():
                 return importlib.import_module(f"ovr.cli.{command}").run(cfg)
         except Exception as error:
-            if is_expected(error):
-                job.discard_if_unused()
+            job.discard_if_unused()
             if job.multirun:
                 raise  # Hydra says which of the jobs it was
             raise _JobError(error) from error

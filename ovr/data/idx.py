@@ -25,6 +25,10 @@ def load_idx(*, root: str, class_names: Sequence[str], fractions: Mapping[str, f
     Raises:
         DataError: a file is missing, empty, or not IDX; images and labels differ in number; labels outside the class names.
     """
+    if set(fractions) != {"train", "val", "calib"}:
+        raise DataError(
+            f"fractions of the training files must name train, val and calib, got {', '.join(fractions)}; t10k is the test split"
+        )
     folder = Path(root).expanduser()
     train_x, train_column_N = _pair(folder, "train")
     test_x, test_column_N = _pair(folder, "t10k")

@@ -40,6 +40,7 @@ from ovr.training.module import OvrModule
 
 log = logging.getLogger(__name__)
 
+MONITORS = ("train/loss", "val/loss", "val/macro_ap")  # what `OvrModule` logs once an epoch
 MAX_SEED = 2**32 - 1  # numpy's
 
 
@@ -252,9 +253,16 @@ def _check(recipe: Recipe, run_dir: Path, resume: bool) -> None:
             raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}")
     if recipe.seed is not None and recipe.seed > MAX_SEED:
         raise ConfigError(f"seed must be at most {MAX_SEED}, got {recipe.seed}")
-    saved = {getattr(callback, "filename", None) for callback in recipe.callbacks}
-    if not {"best", "last"} <= saved:
-        raise ConfigError('the callbacks must keep checkpoints with filename "best" and "last", as conf/callback/default.yaml does')
+    saved = {f"{getattr(callback, 'dirpath', '')}/{getattr(callback, 'filename', '')}" for callback in recipe.callbacks}
+    if not {str(run_dir / "checkpoints" / name) for name in ("best", "last")} <= saved:
+        raise ConfigError(
+            'the callbacks must keep checkpoints with filename "best" and "last" in ${paths.run_dir}/checkpoints, '
+            "as conf/callback/default.yaml does"
+        )
+    for callback in recipe.callbacks:
+        monitor = getattr(callback, "monitor", None)
+        if monitor is not None and monitor not in MONITORS:
+            raise ConfigError(f"a callback monitors {monitor!r}; expected one of {', '.join(MONITORS)}")
     if (run_dir / "bundle").exists():
         raise ArtifactError(f"{run_dir} is a finished run: it has its bundle; start a new run instead")
     if resume and not (run_dir / "checkpoints" / "last.ckpt").is_file():

@@ -1,5 +1,6 @@
 """Only allowed targets are followed, and what a target refuses is told with its place in the configuration."""
 
+import importlib.util
 import sys
 
 import pytest
@@ -127,3 +128,18 @@ def test_values_that_are_missing_are_named():
         build(node({"p": {"_target_": POLICY, "top_k": "???"}}, "p"))
     with pytest.raises(ConfigError, match="Interpolation key 'none' not found"):
         build({"_target_": POLICY, "top_k": "${none}"})
+
+
+def test_settings_that_a_target_cannot_even_compare_are_named():
+    node = {"_target_": "ovr.calibrator.temperature.Temperature", "max_temperature": "abc"}
+    with pytest.raises(ConfigError, match="Temperature refuses its settings: '<=' not supported"):
+        build(node)
+
+
+def test_a_package_that_is_not_installed_is_named_in_its_own_words(tmp_path):
+    pytest.importorskip("lightning")
+    if importlib.util.find_spec("tensorboard") or importlib.util.find_spec("tensorboardX"):
+        pytest.skip("tensorboard is installed")
+    node = {"tb": {"_target_": "lightning.pytorch.loggers.TensorBoardLogger", "save_dir": str(tmp_path)}}
+    with pytest.raises(ConfigError, match="Neither `tensorboard` nor `tensorboardX` is available"):
+        build(node)

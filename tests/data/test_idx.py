@@ -60,3 +60,8 @@ def test_damaged_files_are_named(folder):
     (folder / "train-labels-idx1-ubyte.gz").write_bytes(whole)
     with pytest.raises(DataError, match="cannot be unpacked: Error -3"):
         load(folder)
+
+
+def test_the_training_files_are_split_in_three(folder):
+    with pytest.raises(DataError, match="must name train, val and calib, got train, test; t10k is the test split"):
+        load_idx(root=str(folder), class_names=(), fractions={"train": 0.5, "test": 0.5}, seed=0)

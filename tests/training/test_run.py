@@ -218,6 +218,12 @@ def test_a_class_that_val_and_calib_lack_gets_a_status(tmp_path, write_table, co
         ("loss.pos_weight={z:2}", ConfigError, r"names classes \['z'\]"),
         ("data.normalize=row", DataError, "normalize is 'row'"),
         ("~callback.best", ConfigError, 'must keep checkpoints with filename "best" and "last"'),
+        ("callback.best.dirpath=elsewhere", ConfigError, "in .*checkpoints, as conf/callback/default.yaml does"),
+        (
+            "callback.early_stopping.monitor=val/foo",
+            ConfigError,
+            "monitors 'val/foo'; expected one of train/loss, val/loss, val/macro_ap",
+        ),
         ("optimizer.lr=-1", ConfigError, "the optimizer cannot be made with lr=-1, .*Invalid learning rate: -1"),
         ("scheduler.factor=2 scheduler=constant", ConfigError, "the scheduler cannot be made with factor=2"),
         ("trainer.precision=3", ConfigError, "the trainer cannot be made with .*precision=3"),
