@@ -34,14 +34,15 @@ def start_from_bundle(model: OvrModel, path: Path, *, taxonomy: Taxonomy, input:
         ConfigError: it lacks a needed class, takes other rows, or has a backbone or heads of another kind or size.
     """
     bundle = open_bundle(path)
-    if missing := [class_id for class_id in needed if class_id not in bundle.taxonomy.ids]:
+    known = set(bundle.taxonomy.ids)
+    if missing := [class_id for class_id in needed if class_id not in known]:
         raise ConfigError(f"init_from={path} has no head for the frozen classes {missing}; a frozen head needs weights to keep")
     if bundle.input.shape != input.shape:
         raise ConfigError(f"init_from={path} takes rows of shape {bundle.input.shape}; the data has {input.shape}")
     backbone = _backbone_weights(model, bundle)
     head: Any = model.head
     heads = {}
-    for class_id in set(taxonomy.ids) & set(bundle.taxonomy.ids):
+    for class_id in filter(known.__contains__, taxonomy.ids):
         artifact, column = bundle.heads[bundle.taxonomy.column(class_id)], taxonomy.column(class_id)
         kind, constants = head_constants(parsed(bundle.head_onnx(artifact).read_bytes(), what=f"head {class_id!r}"))
         heads[column] = {name: value for name, value in constants.items() if name not in ("scale", "calibration_bias")}

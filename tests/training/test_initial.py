@@ -67,7 +67,7 @@ def bundle(tmp_path):
         ({}, {"shape": (64,)}, r"takes rows of shape \(1, 8, 8\); the data has \(64,\)"),
         ({"backbone": "cnn"}, {}, r"another backbone than the configuration: backbone\.layers.* instead of nothing; "),
         ({"backbone": "identity"}, {}, r"another backbone than the configuration: backbone\.layers.* instead of nothing; "),
-        ({"head": "mlp"}, {}, r"head '.*' is linear with weights of shapes .*; the configuration has mlp with"),
+        ({"head": "mlp"}, {}, r"head 'cat' is linear with weights of shapes .*; the configuration has mlp with"),
     ],
 )
 def test_a_bundle_that_does_not_fit_is_refused_and_leaves_the_model(bundle, changes, arguments, message):
