@@ -3,6 +3,8 @@
 B = batch, D = features, K = heads
 """
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
@@ -38,12 +40,29 @@ class Normalizer(nn.Module):
 class OvrModel(nn.Module):
     """One shared backbone and K heads that do not see each other."""
 
-    def __init__(self, normalizer: Normalizer, backbone: nn.Module, head: nn.Module) -> None:
-        """Take the three parts; `head` takes what `backbone` gives."""
+    def __init__(self, normalizer: Normalizer, backbone: nn.Module, head: nn.Module, *, fixed_backbone: bool = False) -> None:
+        """Take the three parts; `head` takes what `backbone` gives.
+
+        A fixed backbone is not trained and stays in eval mode: it gives a row the same features in every step and afterwards.
+        """
         super().__init__()
         self.normalizer = normalizer
         self.backbone = backbone
         self.head = head
+        self.fixed_backbone = fixed_backbone
+        if fixed_backbone:
+            backbone.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of every part but a fixed backbone."""
+        super().train(mode)
+        if self.fixed_backbone:
+            self.backbone.eval()
+        return self
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """Return what an optimizer may move: not the weights of a fixed backbone, nor (as they are buffers) of frozen heads."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def features(self, x: Tensor) -> Tensor:
         """Return features (B, D) of raw rows (B, *shape)."""

@@ -12,7 +12,7 @@ from ovr.cli.conf import COMMANDS, conf_dir
 from ovr.cli.instantiate import ALLOWED_TARGETS
 
 PLUG_INS = ("backbone", "head", "loss", "data", "calibrator")
-NOT_PLUG_INS = {"data/labels", "data/splits", "calibrator/apply", "calibrator/newton"}  # what plug-ins are made of
+NOT_PLUG_INS = {"data/labels", "data/splits", "head/bank", "calibrator/apply", "calibrator/newton"}  # what plug-ins are made of
 GROUPS = sorted(path for path in conf_dir().glob("*/*.yaml"))
 
 

@@ -49,3 +49,15 @@ def test_statistics_of_two_shapes_are_refused():
 def test_a_statistic_that_is_not_finite_is_refused():
     with pytest.raises(ConfigError, match="normalizer scale holds inf"):
         Normalizer(torch.zeros(2), torch.tensor([1.0, float("inf")]))
+
+
+def test_a_fixed_backbone_is_neither_trained_nor_in_training_mode():
+    network, x = model(torch.zeros(1), torch.ones(1)), torch.randn(5, 6)
+    expected = network.eval()(x)
+    fixed = OvrModel(network.normalizer, network.backbone, network.head, fixed_backbone=True).train()
+    assert fixed.training
+    assert fixed.head.training
+    assert not any(part.training for part in fixed.backbone.modules())
+    assert torch.equal(fixed(x), expected), "no dropout"
+    assert fixed.trained_parameters() == list(fixed.head.parameters())
+    assert not fixed.features(x).requires_grad

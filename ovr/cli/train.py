@@ -4,7 +4,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ovr.cli.instantiate import build
 
@@ -41,6 +41,8 @@ def prepare(cfg: DictConfig) -> "tuple[Recipe, Splits]":
     for field in fields(Recipe):
         if field.name not in parts:
             value = cfg[field.name]
+            if isinstance(value, ListConfig):
+                value = OmegaConf.to_container(value)
             parts[field.name] = build(value, cfg.allow_targets) if isinstance(value, DictConfig) else value
     splits = build(cfg.data.source, cfg.allow_targets)
     return Recipe(**parts), splits

@@ -44,8 +44,8 @@ def export_onnx(bundle: ModelBundle, out_dir: Path) -> ExportedFiles:
         reference = load_reference(bundle)
         backbone_bytes = bundle.backbone_onnx.read_bytes()
         head_bytes = {head.class_id: bundle.head_onnx(head).read_bytes() for head in bundle.heads}
-        backbone = _parsed(backbone_bytes, what="the backbone")
-        heads = [_parsed(data, what=f"head {class_id!r}") for class_id, data in head_bytes.items()]
+        backbone = parsed(backbone_bytes, what="the backbone")
+        heads = [parsed(data, what=f"head {class_id!r}") for class_id, data in head_bytes.items()]
         checked = check_parts(backbone, heads, reference)
         fused_bytes, fused_diff = check_fused(fused_model(backbone, heads, bundle.card), reference)
         files: dict[str, bytes | Path] = {
@@ -58,7 +58,12 @@ def export_onnx(bundle: ModelBundle, out_dir: Path) -> ExportedFiles:
     return ExportedFiles(out_dir, len(heads), {"heads": checked.max_abs_diff, "fused": fused_diff})
 
 
-def _parsed(data: bytes, *, what: str) -> onnx.ModelProto:
+def parsed(data: bytes, *, what: str) -> onnx.ModelProto:
+    """Return the ONNX model in `data`, whose digest has been checked.
+
+    Raises:
+        ArtifactError: it is none.
+    """
     try:
         return onnx.load_model_from_string(data)
     except DecodeError as error:

@@ -3,6 +3,8 @@
 B = batch, D = features, K = heads
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -38,6 +40,12 @@ class Linear(nn.Module):
         """Return the weights of one head: weight (1, D), bias (1,)."""
         rows = slice(column, column + 1)
         return {"weight": _array(self.weight_KD[rows]), "bias": _array(self.bias_K[rows])}
+
+    @torch.no_grad()
+    def set_head_weights(self, column: int, weights: Mapping[str, NDArray[np.float32]]) -> None:
+        """Give one head the weights that `head_weights` gave of another."""
+        self.weight_KD[column].copy_(torch.tensor(weights["weight"][0]))
+        self.bias_K[column] = float(weights["bias"][0])
 
 
 def _array(value: Tensor) -> NDArray[np.float32]:

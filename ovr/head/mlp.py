@@ -3,6 +3,8 @@
 B = batch, D = features, K = heads, H = hidden units of one head, J = K * H
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -54,6 +56,15 @@ class Mlp(nn.Module):
             "weight": _array(self.weight_KH[rows]),
             "bias": _array(self.bias_K[rows]),
         }
+
+    @torch.no_grad()
+    def set_head_weights(self, column: int, weights: Mapping[str, NDArray[np.float32]]) -> None:
+        """Give one head the weights that `head_weights` gave of another."""
+        units = slice(column * self.hidden, (column + 1) * self.hidden)
+        self.hidden_weight_JD[units].copy_(torch.tensor(weights["hidden_weight"]))
+        self.hidden_bias_J[units].copy_(torch.tensor(weights["hidden_bias"]))
+        self.weight_KH[column].copy_(torch.tensor(weights["weight"][0]))
+        self.bias_K[column] = float(weights["bias"][0])
 
 
 def _array(value: Tensor) -> NDArray[np.float32]:

@@ -9,14 +9,17 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+from lightning.pytorch.plugins.precision import FSDPPrecision
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics.classification import BinaryAveragePrecision, MultilabelAveragePrecision
 
 from ovr.data.splits import Splits
 from ovr.errors import ConfigError
+from ovr.head.bank import clip_head_gradients
 from ovr.model import OvrModel
 from ovr.training.loader import Batch, loader
+from ovr.training.plan import HeadPlan
 
 
 class OvrModule(lightning.LightningModule):
@@ -30,16 +33,18 @@ class OvrModule(lightning.LightningModule):
         loss: nn.Module,
         *,
         splits: Splits,
+        plan: HeadPlan,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         scheduler: Callable[[torch.optim.Optimizer], Any],
         batch_size: int,
         seed: int | None,
     ) -> None:
-        """Take the parts; `batch_size` is that of one process, `seed` None is unseeded."""
+        """Take the parts; `model` follows `plan`, `batch_size` is that of one process, `seed` None is unseeded."""
         super().__init__()
         self.model = model
         self.loss = loss
         self.splits = splits
+        self.plan = plan
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.batch_size, self.seed = batch_size, seed
         # A class without a positive row in the val split has no average precision there, and no say in the best epoch.
@@ -107,9 +112,42 @@ class OvrModule(lightning.LightningModule):
         return self._loader("val", shuffle=False, seed=0)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer over all parameters, and the scheduler, stepped once an epoch."""
-        optimizer = self.make_optimizer(self.model.parameters())
+        """The optimizer over what is trained, and the scheduler, stepped once an epoch."""
+        optimizer = self.make_optimizer(self.model.trained_parameters())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "epoch"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by norm the backbone and each head on its own: clipped together, one head's large gradient would shrink the others'.
+
+        What Lightning refuses or must unscale first (FSDP, a GradScaler) and clipping by value are left to it.
+        """
+        plugin = self.trainer.precision_plugin
+        by_value = gradient_clip_algorithm not in (None, "norm")
+        if by_value or isinstance(plugin, FSDPPrecision) or getattr(plugin, "scaler", None) is not None:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.model.backbone.parameters(), gradient_clip_val)
+            clip_head_gradients(self.model.head, num_heads=self.plan.num_heads, max_norm=gradient_clip_val)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note which weights are whose: groups of other heads may have the same shapes."""
+        checkpoint["head_plan"] = self.plan.record(self.splits.taxonomy)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of other groups.
+
+        Raises:
+            ConfigError: `frozen_heads` or `backbone_grad` differ.
+        """
+        for name, value in self.plan.record(self.splits.taxonomy).items():
+            if checkpoint["head_plan"][name] != value:
+                saved = checkpoint["head_plan"][name]
+                raise ConfigError(f"a resumed run keeps its {name}: the checkpoint has {saved}, the configuration {value}")
 
     def _loader(self, split: str, *, shuffle: bool, seed: int) -> Any:
         return loader(

@@ -32,11 +32,14 @@ from ovr.core.files import write_file
 from ovr.data.splits import CalibRows, Rows, Splits, standardization
 from ovr.errors import ArtifactError, ConfigError
 from ovr.export.bundle import export_bundle
+from ovr.head.bank import HeadBank, check_heads_first
 from ovr.model import Normalizer, OvrModel
 from ovr.training.checkpoint import AtomicCheckpointIO, MovedCheckpoints, read_checkpoint
 from ovr.training.environment import environment
 from ovr.training.evaluate import evaluate
+from ovr.training.initial import start_from_bundle
 from ovr.training.module import OvrModule
+from ovr.training.plan import HeadPlan, head_plan
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +79,9 @@ class Recipe:
     seed: int | None
     version: int
     reference_rows: int
+    init_from: str | None  # a bundle
+    frozen_heads: list[str | int]  # class ids
+    backbone_grad: str | list[str | int]  # "all", "none" or class ids
     config: dict[str, Any]
 
 
@@ -99,7 +105,7 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
 
     Raises:
         ConfigError: a setting that cannot be used, or training that diverges.
-        ArtifactError: nothing to resume, or the run has its bundle already.
+        ArtifactError: nothing to resume, the run has its bundle already, or the bundle to start from is damaged.
         KeyboardInterrupt: SIGINT during the fit, which can be resumed; SystemExit(143): SIGTERM likewise.
     """
     _check(recipe, run_dir, resume)
@@ -156,13 +162,32 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
 
 
 def build_model(recipe: Recipe, splits: Splits) -> OvrModel:
-    """Return the untrained model; its normaliser is fitted on the training rows."""
+    """Return the untrained model; its normaliser is fitted on the training rows.
+
+    Raises:
+        ConfigError: parts that cannot be made, or nothing to train.
+    """
+    plan = _plan(recipe, splits)
     shift, scale = standardization(splits.train, per=recipe.normalize)
     with _settings("backbone", recipe.backbone):
-        backbone = recipe.backbone(splits.input.shape)
+        backbone: Any = recipe.backbone(splits.input.shape)
+    head: nn.Module
     with _settings("head", recipe.head):
-        head = recipe.head(backbone.num_features, num_heads=len(splits.taxonomy))
-    return OvrModel(Normalizer(torch.from_numpy(shift), torch.from_numpy(scale)), backbone, head)
+        if plan.is_plain:
+            head = recipe.head(backbone.num_features, num_heads=plan.num_heads)
+            check_heads_first(head, num_heads=plan.num_heads)
+        else:
+            head = HeadBank(
+                recipe.head, backbone.num_features, num_heads=plan.num_heads, frozen=plan.frozen, to_backbone=plan.to_backbone
+            )
+    normalizer = Normalizer(torch.from_numpy(shift), torch.from_numpy(scale))
+    model = OvrModel(normalizer, backbone, head, fixed_backbone=not plan.to_backbone)
+    if not model.trained_parameters():
+        raise ConfigError(
+            "nothing is left to train: every head is in frozen_heads, and the backbone "
+            + ("has no weights" if plan.to_backbone else "is fixed by backbone_grad=none")
+        )
+    return model
 
 
 def logits(model: OvrModel, rows: Rows, *, batch_size: int) -> NDArray[np.float32]:
@@ -184,17 +209,24 @@ def _fit(recipe: Recipe, splits: Splits, run_dir: Path, resume: bool) -> lightni
         lightning.seed_everything(recipe.seed, workers=True, verbose=False)
     with _settings("loss", recipe.loss):
         loss = recipe.loss(splits.taxonomy.ids)
+    model, plan = build_model(recipe, splits), _plan(recipe, splits)
+    if recipe.init_from is not None and not resume:  # a resumed run has its weights in its checkpoint
+        needed = tuple(splits.taxonomy[k].id for k in plan.frozen)
+        start_from_bundle(model, Path(recipe.init_from), taxonomy=splits.taxonomy, input=splits.input, needed=needed)
+    elif model.fixed_backbone and any(True for _ in model.backbone.parameters()) and not resume:
+        log.warning("backbone_grad=none without init_from: the backbone keeps the weights that were drawn for it")
     module = OvrModule(
-        build_model(recipe, splits),
+        model,
         loss,
         splits=splits,
+        plan=plan,
         optimizer=recipe.optimizer,
         scheduler=recipe.scheduler,
         batch_size=recipe.batch_size,
         seed=recipe.seed,
     )
     with _settings("optimizer", recipe.optimizer):  # made for nothing: the fit makes its own when it is too late for a clear error
-        optimizer = recipe.optimizer(module.model.parameters())
+        optimizer = recipe.optimizer(model.trained_parameters())
     with _settings("scheduler", recipe.scheduler):
         recipe.scheduler(optimizer)
     with _settings("trainer", recipe.trainer):
@@ -223,6 +255,7 @@ def _fit(recipe: Recipe, splits: Splits, run_dir: Path, resume: bool) -> lightni
         # Rows lie in memory: worker processes would only copy them.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+        warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # a fixed backbone is, on purpose
         warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")  # Lightning's own, of torch's pytree
         trainer.fit(module, ckpt_path=run_dir / "checkpoints" / "last.ckpt" if resume else None, weights_only=True)
     return trainer
@@ -240,6 +273,13 @@ def _calibrate(recipe: Recipe, logit_NK: NDArray[Any], rows: CalibRows) -> tuple
 
 def _prob(logit_NK: NDArray[Any], calibrations: list[Calibration]) -> NDArray[np.float32]:
     return calibrated_prob(logit_NK, *scale_and_bias(calibrations)).astype(np.float32)
+
+
+def _plan(recipe: Recipe, splits: Splits) -> HeadPlan:
+    plan = head_plan(splits.taxonomy, frozen_heads=recipe.frozen_heads, backbone_grad=recipe.backbone_grad)
+    if plan.frozen and recipe.init_from is None:
+        raise ConfigError("frozen_heads keep the weights of an earlier bundle: add init_from=BUNDLE")
+    return plan
 
 
 def _check(recipe: Recipe, run_dir: Path, resume: bool) -> None:

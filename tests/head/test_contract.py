@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from ovr.export.head import check_weights
+from ovr.head.bank import check_heads_first
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "conf" / "head").glob("*.yaml"))
@@ -29,7 +30,7 @@ def numpy_logit(kind, weights, z_BD):
 
 
 def test_files_and_configurations_have_the_same_names():
-    assert sorted(path.stem for path in (ROOT / "ovr" / "head").glob("*.py") if path.stem != "__init__") == NAMES
+    assert sorted(path.stem for path in (ROOT / "ovr" / "head").glob("*.py") if path.stem not in ("__init__", "bank")) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -52,6 +53,21 @@ def test_weights_of_one_head_are_a_copy_that_export_takes(name):
         for parameter in head.parameters():
             parameter.zero_()
     assert all(value.any() for value in weights.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_that_one_head_gave_make_another_the_same_head(name):
+    first, second, z_BD = build(name), build(name, num_heads=3, seed=1), torch.randn(7, D)
+    before = [second.head_weights(k) for k in (0, 2)]
+    second.set_head_weights(1, first.head_weights(4))
+    torch.testing.assert_close(second(z_BD)[:, 1], first(z_BD)[:, 4], atol=1e-6, rtol=1e-6)
+    for old, k in zip(before, (0, 2), strict=True):
+        assert all(np.array_equal(value, second.head_weights(k)[key]) for key, value in old.items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_of_a_head_lie_together_in_column_order(name):
+    check_heads_first(build(name), num_heads=K)
 
 
 @pytest.mark.parametrize("name", NAMES)

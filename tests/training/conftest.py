@@ -14,7 +14,7 @@ from ovr.cli.train import prepare
 QUICK = ["backbone.hidden=[8]", "trainer.max_epochs=4", "batch_size=16", "~callback.progress"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_table():
     """Return a writer of a CSV file with three features that tell the classes apart."""
 

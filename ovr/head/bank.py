@@ -1,0 +1,129 @@
+"""Heads of one backbone that are not all trained alike: some frozen, some without a say in the backbone. Knows no class ids.
+
+Heads that are treated alike are one module of the head's own kind, so that each group is one product, whatever the kind.
+
+B = batch, D = features, K = heads, G = heads of one group
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ovr.errors import ConfigError
+
+
+class HeadBank(nn.Module):
+    """K heads in at most four groups: `trained` or `frozen`, and `_stopped` where their gradient ends at the features.
+
+    The weights of frozen heads are buffers, not parameters: no optimizer, weight decay, clipping or averaging sees them.
+    Entries of the state dict are `groups.<group>.<name of the head's own kind>`, with a group's heads in column order.
+    """
+
+    position_K: Tensor | None
+
+    def __init__(
+        self,
+        make: Callable[..., nn.Module],
+        num_features: int,
+        *,
+        num_heads: int,
+        frozen: Collection[int],
+        to_backbone: Collection[int],
+    ) -> None:
+        """Take a constructor of heads, D, K, the columns that keep their weights and those whose gradient reaches the features.
+
+        A head begins with the weights that it would have without groups.
+
+        Raises:
+            ConfigError: heads whose weights cannot be told apart by rows (see `check_heads_first`).
+        """
+        super().__init__()
+        every: Any = make(num_features, num_heads=num_heads)
+        check_heads_first(every, num_heads=num_heads)
+        self.kind = every.kind
+        is_frozen_K, sends_K = np.zeros(num_heads, bool), np.zeros(num_heads, bool)
+        is_frozen_K[list(frozen)], sends_K[list(to_backbone)] = True, True
+        self.groups = nn.ModuleDict()
+        self.columns: dict[str, NDArray[np.int64]] = {}
+        for held, sends in product((False, True), (True, False)):
+            column_G = np.flatnonzero((is_frozen_K == held) & (sends_K == sends))
+            if not len(column_G):
+                continue
+            group = make(num_features, num_heads=len(column_G))
+            rows_G = torch.from_numpy(column_G)
+            group.load_state_dict({name: _rows(value, rows_G, num_heads) for name, value in every.state_dict().items()})
+            if held:
+                _parameters_to_buffers(group)
+            name = ("frozen" if held else "trained") + ("" if sends else "_stopped")
+            self.groups[name], self.columns[name] = group, column_G
+        position_K = np.argsort(np.concatenate(list(self.columns.values())))
+        in_order = bool((position_K == np.arange(num_heads)).all())
+        self.register_buffer("position_K", None if in_order else torch.from_numpy(position_K), persistent=False)
+
+    def forward(self, z_BD: Tensor) -> Tensor:
+        """Return logits (B, K) of features (B, D), in column order."""
+        fixed_BD = z_BD.detach()
+        parts = [group(fixed_BD if name.endswith("_stopped") else z_BD) for name, group in self.groups.items()]
+        logit_BK: Tensor = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        return logit_BK if self.position_K is None else logit_BK.index_select(1, self.position_K)
+
+    def head_weights(self, column: int) -> dict[str, NDArray[np.float32]]:
+        """Return the weights of one head, as its kind gives them."""
+        group, row = self._place(column)
+        weights: dict[str, NDArray[np.float32]] = group.head_weights(row)
+        return weights
+
+    def set_head_weights(self, column: int, weights: Mapping[str, NDArray[np.float32]]) -> None:
+        """Give one head, frozen or not, the weights that `head_weights` gave of another."""
+        group, row = self._place(column)
+        group.set_head_weights(row, weights)
+
+    def _place(self, column: int) -> tuple[Any, int]:
+        for name, column_G in self.columns.items():
+            row = int(np.searchsorted(column_G, column))
+            if row < len(column_G) and column_G[row] == column:
+                return self.groups[name], row
+        raise IndexError(f"there is no head in column {column}")
+
+
+def check_heads_first(heads: nn.Module, *, num_heads: int) -> None:
+    """Raise ConfigError unless every weight has as many rows for each head, one head after the other."""
+    for name, value in heads.state_dict().items():
+        if value.ndim == 0 or value.shape[0] % num_heads:
+            raise ConfigError(
+                f"head {type(heads).__name__} has {name} of shape {tuple(value.shape)} for {num_heads} heads; "
+                f"expected a multiple of {num_heads} rows, one head after the other"
+            )
+
+
+def clip_head_gradients(heads: nn.Module, *, num_heads: int, max_norm: float) -> None:
+    """Scale the gradient of each head to a Euclidean norm of at most `max_norm`, whatever the other heads' gradients are."""
+    groups = [(heads, num_heads)]
+    if isinstance(heads, HeadBank):
+        groups = [(heads.groups[name], len(column_G)) for name, column_G in heads.columns.items()]
+    for group, size in groups:
+        grads = [parameter.grad.view(size, -1) for parameter in group.parameters() if parameter.grad is not None]
+        if not grads:
+            continue
+        norm_G = torch.stack([torch.linalg.vector_norm(grad, dim=1) for grad in grads]).square().sum(0).sqrt()
+        # As torch.nn.utils.clip_grad_norm_ has it, so that a single head is clipped as torch clips it.
+        factor_G = (max_norm / (norm_G + 1e-6)).clamp(max=1.0)
+        for grad in grads:
+            grad.mul_(factor_G[:, None])
+
+
+def _rows(value: Tensor, column_G: Tensor, num_heads: int) -> Tensor:
+    """Return the rows of some heads, out of (K * rows a head, ...)."""
+    return value.reshape(num_heads, -1, *value.shape[1:])[column_G].flatten(0, 1)
+
+
+def _parameters_to_buffers(module: nn.Module) -> None:
+    for part in module.modules():
+        for name, parameter in list(part.named_parameters(recurse=False)):
+            delattr(part, name)
+            part.register_buffer(name, parameter.detach())
