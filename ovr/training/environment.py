@@ -1,11 +1,15 @@
 """What a run ran on: recorded so that it can be repeated. Knows nothing of the run itself."""
 
+import json
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
+
+from ovr.core.files import write_file
 
 PACKAGES = ("ovr", "torch", "lightning", "torchmetrics", "hydra-core", "numpy", "onnx", "onnxscript", "onnxruntime", "tritonclient")
 
@@ -22,6 +26,12 @@ def environment() -> dict[str, Any]:
         "num_gpus": torch.cuda.device_count(),
         "num_threads": torch.get_num_threads(),
     }
+
+
+def record_environment(run_dir: Path) -> None:
+    """Make the run directory, if it is not there, and write `environment.json` into it."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_file(run_dir / "environment.json", json.dumps(environment(), indent=2).encode())
 
 
 def _version(package: str) -> str | None:

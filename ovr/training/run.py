@@ -5,7 +5,6 @@ Knows the order of the steps and which rows each may see; the steps themselves l
 N = rows, K = heads
 """
 
-import json
 import logging
 import math
 import signal
@@ -28,14 +27,13 @@ from torch import nn
 from ovr.calibrator.apply import calibrated_prob, scale_and_bias
 from ovr.core.artifact import Calibration, DecisionPolicy
 from ovr.core.bundle import ModelBundle
-from ovr.core.files import write_file
 from ovr.data.splits import CalibRows, Rows, Splits, standardization
 from ovr.errors import ArtifactError, ConfigError
 from ovr.export.bundle import export_bundle
 from ovr.head.bank import HeadBank, check_heads_first
 from ovr.model import Normalizer, OvrModel
 from ovr.training.checkpoint import AtomicCheckpointIO, MovedCheckpoints, read_checkpoint
-from ovr.training.environment import environment
+from ovr.training.environment import environment, record_environment
 from ovr.training.evaluate import evaluate
 from ovr.training.initial import start_from_bundle
 from ovr.training.module import OvrModule
@@ -59,6 +57,23 @@ class ThresholdRule(Protocol):
     def fit(self, prob_NK: NDArray[Any], target_NK: NDArray[Any], mask_NK: NDArray[Any]) -> NDArray[np.float64]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A trained model on the CPU, the logits (N, K) float32 that it gives for rows, its macro average precision on the validation
+    rows, and what the bundle's provenance tells of the fit."""
+
+    model: OvrModel
+    logits: Callable[[Rows], NDArray[np.float32]]
+    val_macro_ap: float
+    provenance: dict[str, Any]
+
+
+class Solver(Protocol):
+    """Fits the model that a recipe describes; None on every rank but the first."""
+
+    def fit(self, recipe: "Recipe", splits: Splits, run_dir: Path, *, resume: bool) -> Fitted | None: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """How to train, as plain values and constructors that still lack what only the data tells."""
@@ -74,6 +89,7 @@ class Recipe:
     loggers: list[Any]
     calibrator: Calibrator
     threshold: ThresholdRule
+    solver: Solver
     policy: DecisionPolicy
     batch_size: int
     seed: int | None
@@ -98,6 +114,29 @@ class TrainResult:
     seconds: dict[str, float]
 
 
+class Sgd:
+    """Trains backbone and heads in minibatches, as the recipe's optimizer, scheduler, trainer and callbacks say; keeps the epoch
+    with the best validation average precision."""
+
+    def fit(self, recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool) -> Fitted | None:
+        """Return the best epoch's model."""
+        trainer = _fit(recipe, splits, run_dir, resume)
+        if not trainer.is_global_zero:
+            return None
+        best = read_checkpoint(run_dir / "checkpoints" / "best.ckpt")
+        model = build_model(recipe, splits)
+        model.load_state_dict(
+            {key.removeprefix("model."): value for key, value in best["state_dict"].items() if key.startswith("model.")}
+        )
+        scores = [getattr(callback, "best_model_score", None) for callback in trainer.checkpoint_callbacks]
+        return Fitted(
+            model,
+            lambda rows: logits(model, rows, batch_size=recipe.batch_size),
+            next((float(value) for value in scores if value is not None), math.nan),
+            {"best_epoch": int(best["epoch"])},
+        )
+
+
 def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool = False) -> TrainResult | None:
     """Train into `run_dir` and return the result; None on every rank but the first.
 
@@ -111,19 +150,14 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
     _check(recipe, run_dir, resume)
     seconds: dict[str, float] = {}
     with _timed(seconds, "fit"):
-        trainer = _fit(recipe, splits, run_dir, resume)
-    if not trainer.is_global_zero:
+        fitted = recipe.solver.fit(recipe, splits, run_dir, resume=resume)
+    if fitted is None:
         return None
-    best = read_checkpoint(run_dir / "checkpoints" / "best.ckpt")
-    model = build_model(recipe, splits)
-    model.load_state_dict(
-        {key.removeprefix("model."): value for key, value in best["state_dict"].items() if key.startswith("model.")}
-    )
     with _timed(seconds, "calibrate"):
-        calib_logit_NK = logits(model, splits.calib, batch_size=recipe.batch_size)
+        calib_logit_NK = fitted.logits(splits.calib)
         calibrations, threshold_K = _calibrate(recipe, calib_logit_NK, splits.calib)
     with _timed(seconds, "evaluate"):
-        test_logit_NK = logits(model, splits.test, batch_size=recipe.batch_size)
+        test_logit_NK = fitted.logits(splits.test)
         report = evaluate(
             test_logit_NK,
             *splits.test.labels.dense(),
@@ -136,7 +170,7 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
         target_NK, mask_NK = splits.calib.labels.dense()
         bundle, max_abs_diff = export_bundle(
             run_dir / "bundle",
-            model=model,
+            model=fitted.model,
             taxonomy=splits.taxonomy,
             input=splits.input,
             policy=recipe.policy,
@@ -151,14 +185,12 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
                 "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "environment": environment(),
                 "num_rows": {name: len(getattr(splits, name)) for name in ("train", "val", "calib", "test")},
-                "best_epoch": int(best["epoch"]),
+                **fitted.provenance,
                 "config": recipe.config,
             },
         )
     log.info("bundle %s with %d heads in %s", bundle.bundle_sha256[:12], len(bundle.heads), bundle.path)
-    scores = [getattr(callback, "best_model_score", None) for callback in trainer.checkpoint_callbacks]
-    score = next((float(value) for value in scores if value is not None), math.nan)
-    return TrainResult(bundle, report, _prob(test_logit_NK, calibrations), score, max_abs_diff, seconds)
+    return TrainResult(bundle, report, _prob(test_logit_NK, calibrations), fitted.val_macro_ap, max_abs_diff, seconds)
 
 
 def build_model(recipe: Recipe, splits: Splits) -> OvrModel:
@@ -249,8 +281,7 @@ def _fit(recipe: Recipe, splits: Splits, run_dir: Path, resume: bool) -> lightni
             "use fewer trainer.devices or more validation rows"
         )
     if trainer.is_global_zero:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        write_file(run_dir / "environment.json", json.dumps(environment(), indent=2).encode())
+        record_environment(run_dir)
     with warnings.catch_warnings(), _interruptible(run_dir):
         # Rows lie in memory: worker processes would only copy them.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")

@@ -1,0 +1,339 @@
+"""L2-regularised logistic regression of all heads at once on given features. Knows arrays, not models, files or configuration.
+
+N = rows, D = features, E = D + 1 (features and intercept), K = heads, C = heads of one block
+
+A head minimises what scikit-learn's LogisticRegression does, the intercept b apart from the penalty:
+
+    C sum_n weight_n softplus(-y_n (w . x_n + b)) + |w|^2 / 2,    y_n = 1 or -1, unknown rows left out
+
+L-BFGS (Nocedal 1980) over a block of heads: a step of all of them is two matrix products with the same features, where one head
+alone needs as many products of matrix and vector. The features are centred, which moves the intercept only, and the inverse of
+their common second moment is where every head's curvature starts: 17 steps instead of 25 on the digits. The steps are taken in
+float32 at twice the speed; a head is done when the gradient in float64 says so, and until then goes on in float64.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.linalg import vecdot
+
+from ovr.core.targets import check_flags
+from ovr.errors import ConfigError, DataError
+
+FitStatus = Literal["ok", "no_rows", "one_class", "not_converged"]
+F64 = NDArray[np.float64]
+
+BLOCK_VALUES = 1 << 23  # of (C, N) at a time: some ten such arrays are held, 0.5 GB in float64
+MEMORY = 10  # steps that the curvature is learnt from
+MAX_TRIALS = 20  # of one line search
+FLAT, RISE = 0.9, 0.5  # a step is taken where the slope is within -FLAT and RISE of the slope that it began with
+RIDGE = 4.0  # of the second moment, in units of the penalty: 1 to 16 took about as many steps
+DONE_SHARE = 8  # heads leave a block when one in so many is done
+NOISE = 1e-7  # of a gradient in float32, times the largest feature
+MAX_FEATURE = 1e15  # sums of squares must stay within float32
+
+
+@dataclass(frozen=True, slots=True)
+class LogisticFit:
+    """Heads in column order, float64, and how well each was solved."""
+
+    weight_KD: F64
+    bias_K: F64
+    status: list[FitStatus]
+    num_steps_K: NDArray[np.int64]
+    max_abs_grad_K: F64  # of the objective over C times the sum of weights, as scikit-learn stops on; NaN where nothing was solved
+
+
+def fit_logistic(
+    feature_ND: NDArray[np.floating[Any]],
+    target_NK: NDArray[Any],
+    mask_NK: NDArray[Any],
+    *,
+    C: float,
+    tol: float,
+    max_iter: int,
+    pos_weight_K: NDArray[Any] | None = None,
+    device: str = "cpu",
+) -> LogisticFit:
+    """Return all heads' optima; where the mask is False the target is unknown to the head, and the row is not there for it.
+
+    A head without known rows gets weight and bias 0; one whose known rows are of one class has no finite optimum, and gets weight 0
+    and the log-odds of its (positives + 1/2) to its (negatives + 1/2). Heads are solved in blocks, in bounded memory. The same
+    arguments give the same bits on the same machine with the same number of threads.
+
+    Args:
+        C: inverse strength of the penalty, as in scikit-learn.
+        tol: a head is done when no component of its gradient, a mean over its weighted rows, is larger; scikit-learn's rule.
+        max_iter: steps after which a head is given back as it is, "not_converged".
+        pos_weight_K: the weight of a head's positive rows; 1 by default.
+
+    Raises:
+        ConfigError: as `check_settings`.
+        DataError: shapes that do not belong together, features that are not finite or above 1e15 (naming row and column), targets
+            or mask other than 0 and 1, a positive weight that is not above 0.
+    """
+    check_settings(C=C, tol=tol, max_iter=max_iter)
+    feature_ND, target_NK, mask_NK, pos_weight_K = _checked(feature_ND, target_NK, mask_NK, pos_weight_K)
+    num_known_K, num_positives_K = mask_NK.sum(axis=0), target_NK.sum(axis=0)
+    num_negatives_K = num_known_K - num_positives_K
+    num_heads = len(num_known_K)
+    weight_KD = np.zeros((num_heads, feature_ND.shape[1]))
+    bias_K = np.log((num_positives_K + 0.5) / (num_negatives_K + 0.5))
+    num_steps_K, max_abs_grad_K = np.zeros(num_heads, dtype=np.int64), np.full(num_heads, np.nan)
+    solvable_K = (num_positives_K > 0) & (num_negatives_K > 0)
+    if solvable_K.any():
+        total_K = num_negatives_K + pos_weight_K * num_positives_K  # the sum of weights
+        effective_K = (num_negatives_K * pos_weight_K * num_positives_K / np.maximum(total_K, 1))[solvable_K]
+        rows = _Rows.centred(feature_ND, RIDGE / (C * float(np.median(effective_K))), device)
+        for columns in _blocks(np.flatnonzero(solvable_K), len(feature_ND)):
+            heads, start_CE = _block(rows, target_NK[:, columns], mask_NK[:, columns], pos_weight_K[columns], C)
+            w_CE, steps_C, grad_C = _solve(rows, heads, start_CE, tol=tol, max_iter=max_iter)
+            weight_KD[columns] = w_CE[:, :-1].cpu().numpy()
+            bias_K[columns] = (w_CE[:, -1] - w_CE[:, :-1] @ rows.mean_D).cpu().numpy()
+            num_steps_K[columns], max_abs_grad_K[columns] = steps_C.cpu().numpy(), grad_C.cpu().numpy()
+    statuses: list[FitStatus] = [
+        "no_rows" if known == 0 else "one_class" if not solvable else "ok" if grad <= tol else "not_converged"
+        for known, solvable, grad in zip(num_known_K, solvable_K, max_abs_grad_K, strict=True)
+    ]
+    return LogisticFit(weight_KD, bias_K, statuses, num_steps_K, max_abs_grad_K)
+
+
+def check_settings(*, C: float, tol: float, max_iter: int) -> None:
+    """Check the settings of `fit_logistic`.
+
+    Raises:
+        ConfigError: C or tol that is not a finite number above 0, max_iter that is not a whole number above 0.
+    """
+    for name, value in (("C", C), ("tol", tol), ("max_iter", max_iter)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not (np.isfinite(value) and value > 0):
+            raise ConfigError(f"solver.{name} must be a finite number above 0, got {value!r}")
+    if not isinstance(max_iter, int):
+        raise ConfigError(f"solver.max_iter must be a whole number, got {max_iter}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What all heads share: the centred features with a last column of ones, and the inverse of their second moment."""
+
+    x_NE: Tensor
+    mean_D: Tensor
+    inverse_EE: Tensor
+
+    @classmethod
+    def centred(cls, feature_ND: NDArray[np.floating[Any]], ridge: float, device: str) -> "_Rows":
+        x_ND = torch.as_tensor(feature_ND, dtype=torch.float64, device=device)
+        mean_D = x_ND.mean(dim=0)
+        x_NE = torch.cat([x_ND - mean_D, torch.ones_like(x_ND[:, :1])], dim=1)
+        x32_NE = x_NE.float()
+        moment_EE = (x32_NE.T @ x32_NE).double() / len(x_NE)
+        # A constant feature, or one that others add up to, has no second moment of its own: float32 leaves 1e-7 of the largest.
+        moment_EE.diagonal().add_(ridge + 1e-6 * float(moment_EE.diagonal().max()))
+        return cls(x_NE, mean_D, torch.cholesky_inverse(torch.linalg.cholesky(moment_EE)))
+
+    def to(self, dtype: torch.dtype) -> "_Rows":
+        return _Rows(self.x_NE.to(dtype), self.mean_D.to(dtype), self.inverse_EE.to(dtype))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Heads:
+    """What is known of each head of a block, heads first."""
+
+    target_CN: Tensor  # 0 or 1; 0 where unknown
+    weight_CN: Tensor | None  # None: all 1
+    per_weight_C: Tensor  # 1 / sum of weights
+    penalty_C: Tensor  # of |w|^2 / 2 in the mean objective
+    inverse_curvature_C: Tensor
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "_Heads":
+        return _Heads(
+            target_CN=function(self.target_CN),
+            weight_CN=None if self.weight_CN is None else function(self.weight_CN),
+            per_weight_C=function(self.per_weight_C),
+            penalty_C=function(self.penalty_C),
+            inverse_curvature_C=function(self.inverse_curvature_C),
+        )
+
+    def residual(self, z_CN: Tensor) -> Tensor:
+        """Return the derivative of each row's weighted loss by its logit."""
+        residual_CN = torch.sigmoid(z_CN).sub_(self.target_CN)
+        return residual_CN if self.weight_CN is None else residual_CN.mul_(self.weight_CN)
+
+    def gradient(self, residual_CN: Tensor, w_CE: Tensor, x_NE: Tensor) -> Tensor:
+        grad_CE = (residual_CN @ x_NE).mul_(self.per_weight_C[:, None])
+        grad_CE[:, :-1].addcmul_(w_CE[:, :-1], self.penalty_C[:, None])
+        return grad_CE
+
+
+def _block(
+    rows: _Rows, target_NC: NDArray[np.bool_], mask_NC: NDArray[np.bool_], pos_weight_C: F64, C: float
+) -> tuple[_Heads, Tensor]:
+    """Return the heads of some columns and where they start: the best constant, with the curvature of the loss there."""
+    tensor = partial(torch.as_tensor, dtype=torch.float64, device=rows.x_NE.device)
+    weight_NC = np.where(target_NC, pos_weight_C, 1.0) * mask_NC
+    total_C = weight_NC.sum(axis=0)
+    share_C = (weight_NC * target_NC).sum(axis=0) / total_C
+    start_CE = rows.x_NE.new_zeros(len(total_C), rows.x_NE.shape[1])
+    start_CE[:, -1] = tensor(np.log(share_C / (1 - share_C)))
+    heads = _Heads(
+        target_CN=tensor(np.ascontiguousarray(target_NC.T)),
+        weight_CN=None if (weight_NC == 1).all() else tensor(np.ascontiguousarray(weight_NC.T)),
+        per_weight_C=tensor(1 / total_C),
+        penalty_C=tensor(1 / (C * total_C)),
+        inverse_curvature_C=tensor(1 / (share_C * (1 - share_C))),
+    )
+    return heads, start_CE
+
+
+def _solve(rows: _Rows, heads: _Heads, start_CE: Tensor, *, tol: float, max_iter: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return weights of centred features (C, E), steps (C,) and largest gradients (C,), float64: first in float32, then exactly."""
+    rough_tol = max(0.95 * tol, NOISE * float(rows.x_NE.abs().max()))
+    rough = heads.map(lambda value: value.float())
+    w_CE, steps_C, _, inverse_C = _descend(rows.to(torch.float32), rough, start_CE.float(), tol=rough_tol, max_iter=max_iter)
+    finite_C = w_CE.isfinite().all(dim=1)  # features of very different sizes may overflow float32
+    w_CE = torch.where(finite_C[:, None], w_CE.double(), start_CE)
+    inverse_C = torch.where(finite_C & inverse_C.isfinite(), inverse_C.double(), heads.inverse_curvature_C)
+    exact = replace(heads, inverse_curvature_C=inverse_C)
+    w_CE, more_C, grad_C, _ = _descend(rows, exact, w_CE, tol=tol, max_iter=max(0, max_iter - int(steps_C.max())))
+    return w_CE, steps_C + more_C, grad_C
+
+
+def _descend(rows: _Rows, heads: _Heads, w_CE: Tensor, *, tol: float, max_iter: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return weights, steps, largest gradients and inverse curvatures of L-BFGS in the dtype of `w_CE`.
+
+    A head that finds no further step for rounding is given back as it is.
+    """
+    x_NE, mean_D, inverse_EE = rows.x_NE, rows.mean_D, rows.inverse_EE
+    found_CE, steps_C = w_CE.clone(), torch.zeros(len(w_CE), dtype=torch.int64, device=w_CE.device)
+    found_grad_C, found_inverse_C = torch.empty_like(w_CE[:, 0]), heads.inverse_curvature_C.clone()
+    head = torch.arange(len(w_CE), device=w_CE.device)
+    inverse_C = heads.inverse_curvature_C
+    z_CN = w_CE @ x_NE.T
+    grad_CE = heads.gradient(heads.residual(z_CN), w_CE, x_NE)
+    stuck_C = torch.zeros_like(head, dtype=torch.bool)
+    past: list[tuple[Tensor, Tensor, Tensor]] = []  # step (C, E), change of gradient (C, E), 1 / their product (C,)
+    for step in range(max_iter + 1):
+        # The gradient by the weights of the features as they came, which scikit-learn's rule speaks of.
+        raw_CD = torch.addcmul(grad_CE[:, :-1], grad_CE[:, -1:], mean_D)
+        largest_C = torch.maximum(raw_CD.abs().amax(dim=1), grad_CE[:, -1].abs())
+        done_C = (largest_C <= tol) | stuck_C | (step == max_iter)
+        # Heads that are done go on with the others, to their gain, until there are enough of them to be worth a copy of the rest.
+        if stuck_C.any() or int(done_C.sum()) * DONE_SHARE >= len(done_C):
+            found_CE[head[done_C]], found_grad_C[head[done_C]] = w_CE[done_C], largest_C[done_C]
+            found_inverse_C[head[done_C]], steps_C[head[done_C]] = inverse_C[done_C], step
+            if done_C.all():
+                break
+            keep = ~done_C
+            heads = heads.map(partial(_kept, keep))
+            head, w_CE, z_CN, grad_CE, inverse_C = head[keep], w_CE[keep], z_CN[keep], grad_CE[keep], inverse_C[keep]
+            past = [(s[keep], y[keep], r[keep]) for s, y, r in past]
+        direction_CE = _direction(grad_CE, past, inverse_EE, inverse_C)
+        length_C, z_CN, residual_CN, stuck_C = _line_search(heads, x_NE, w_CE, z_CN, grad_CE, direction_CE)
+        new_CE = torch.addcmul(w_CE, direction_CE, length_C[:, None])
+        new_grad_CE = heads.gradient(residual_CN, new_CE, x_NE)
+        move_CE, change_CE = new_CE - w_CE, new_grad_CE - grad_CE
+        product_C = vecdot(move_CE, change_CE)
+        usable_C = product_C > 0  # a step of length 0, or lost in rounding, teaches nothing
+        past.append((move_CE, change_CE, torch.where(usable_C, 1 / product_C, 0.0)))
+        del past[:-MEMORY]
+        inverse_C = torch.where(usable_C, product_C / vecdot(change_CE @ inverse_EE, change_CE), inverse_C)
+        w_CE, grad_CE = new_CE, new_grad_CE
+    return found_CE, steps_C, found_grad_C, found_inverse_C
+
+
+def _kept(keep: Tensor, value: Tensor) -> Tensor:
+    return value[keep]
+
+
+def _direction(grad_CE: Tensor, past: list[tuple[Tensor, Tensor, Tensor]], inverse_EE: Tensor, inverse_C: Tensor) -> Tensor:
+    """Return the two-loop recursion's direction (Nocedal and Wright 2006, algorithm 7.4)."""
+    rest_CE, shares = -grad_CE, []
+    for move_CE, change_CE, inverse_product_C in reversed(past):
+        share_C1 = (inverse_product_C * vecdot(move_CE, rest_CE))[:, None]
+        rest_CE = torch.addcmul(rest_CE, change_CE, share_C1, value=-1)
+        shares.append(share_C1)
+    direction_CE = (rest_CE @ inverse_EE).mul_(inverse_C[:, None])
+    for (move_CE, change_CE, inverse_product_C), share_C1 in zip(past, reversed(shares), strict=True):
+        back_C1 = (inverse_product_C * vecdot(change_CE, direction_CE))[:, None]
+        direction_CE = torch.addcmul(direction_CE, move_CE, share_C1 - back_C1)
+    return direction_CE
+
+
+def _line_search(
+    heads: _Heads, x_NE: Tensor, w_CE: Tensor, z_CN: Tensor, grad_CE: Tensor, direction_CE: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return lengths (C,), logits and residuals there (C, N), and which heads found no step (their length is 0).
+
+    Along a line the objective is convex, so its slope alone tells on which side of the minimum a length lies; it costs one pass
+    over the logits and no product of matrices. The slope's root is bracketed, then approached by secants and halving.
+    """
+    dz_CN = direction_CE @ x_NE.T
+    start_slope_C = vecdot(grad_CE, direction_CE)
+    penalty_slope_C = heads.penalty_C * vecdot(w_CE[:, :-1], direction_CE[:, :-1])
+    penalty_bend_C = heads.penalty_C * vecdot(direction_CE[:, :-1], direction_CE[:, :-1])
+    length_C = torch.ones_like(start_slope_C)
+    there_CN = z_CN + dz_CN
+    residual_CN = heads.residual(there_CN)
+    slope_C = vecdot(residual_CN, dz_CN) * heads.per_weight_C + penalty_slope_C + penalty_bend_C
+    low_C, low_slope_C = torch.zeros_like(length_C), start_slope_C.clone()
+    high_C, high_slope_C = torch.full_like(length_C, torch.inf), torch.full_like(length_C, torch.inf)
+    for trial in range(MAX_TRIALS):
+        taken_C = (slope_C >= FLAT * start_slope_C) & (slope_C <= -RISE * start_slope_C)
+        open_P = torch.nonzero(~taken_C)[:, 0]  # P = heads that are still searching
+        if not len(open_P):
+            break
+        length_P, slope_P = length_C[open_P], slope_C[open_P]
+        low_P, low_slope_P, high_P, high_slope_P = low_C[open_P], low_slope_C[open_P], high_C[open_P], high_slope_C[open_P]
+        beyond_P = ~(slope_P <= 0)  # NaN too: the step was far too long
+        ahead_P = low_P - low_slope_P * (length_P - low_P) / (slope_P - low_slope_P)
+        ahead_P = torch.where(ahead_P > 2 * length_P, torch.minimum(ahead_P, 10 * length_P), 2 * length_P)
+        high_P, high_slope_P = torch.where(beyond_P, length_P, high_P), torch.where(beyond_P, slope_P, high_slope_P)
+        low_P, low_slope_P = torch.where(beyond_P, low_P, length_P), torch.where(beyond_P, low_slope_P, slope_P)
+        halved_P = 0.5 * (low_P + high_P)
+        secant_P = low_P - low_slope_P * (high_P - low_P) / (high_slope_P - low_slope_P)
+        between_P = halved_P if trial % 3 == 2 else torch.where(secant_P.isfinite(), secant_P, halved_P)
+        length_P = torch.where(high_P.isinf(), ahead_P, between_P)
+        low_C[open_P], low_slope_C[open_P], high_C[open_P], high_slope_C[open_P] = low_P, low_slope_P, high_P, high_slope_P
+        length_C[open_P] = length_P
+        searching, dz_PN = heads.map(partial(_kept, open_P)), dz_CN[open_P]
+        there_PN = torch.addcmul(z_CN[open_P], dz_PN, length_P[:, None])
+        residual_PN = searching.residual(there_PN)
+        there_CN[open_P], residual_CN[open_P] = there_PN, residual_PN
+        slope_C[open_P] = (
+            vecdot(residual_PN, dz_PN) * searching.per_weight_C + penalty_slope_C[open_P] + length_P * penalty_bend_C[open_P]
+        )
+    else:
+        length_C[open_P], there_CN[open_P] = 0.0, z_CN[open_P]
+        residual_CN[open_P] = heads.map(partial(_kept, open_P)).residual(z_CN[open_P])
+    return length_C, there_CN, residual_CN, length_C == 0
+
+
+def _checked(
+    feature_ND: NDArray[np.floating[Any]], target_NK: NDArray[Any], mask_NK: NDArray[Any], pos_weight_K: NDArray[Any] | None
+) -> tuple[NDArray[np.floating[Any]], NDArray[np.bool_], NDArray[np.bool_], F64]:
+    feature_ND, shape = np.asarray(feature_ND), np.shape(target_NK)
+    if feature_ND.ndim != 2 or len(shape) != 2 or shape[0] != len(feature_ND):
+        raise DataError(f"features have shape {feature_ND.shape} and targets {shape}; expected (rows, features) and (rows, heads)")
+    usable_ND = np.abs(feature_ND) <= MAX_FEATURE
+    if not usable_ND.all():
+        row, column = (int(i) for i in np.argwhere(~usable_ND)[0])
+        raise DataError(
+            f"feature {column} of row {row} is {feature_ND[row, column]}; expected finite ones of at most {MAX_FEATURE:g}"
+        )
+    mask_NK = check_flags(mask_NK, name="mask", shape_NK=shape)
+    target_NK = check_flags(target_NK, name="target", shape_NK=shape, known_NK=mask_NK) & mask_NK
+    weight_K = np.ones(shape[1]) if pos_weight_K is None else np.asarray(pos_weight_K, dtype=np.float64)
+    if weight_K.shape != shape[1:] or not (np.isfinite(weight_K) & (weight_K > 0)).all():
+        raise DataError(f"positive weights must be {shape[1]} finite numbers above 0, got {weight_K}")
+    return feature_ND, target_NK, mask_NK, weight_K
+
+
+def _blocks(columns: NDArray[np.intp], num_rows: int) -> Iterator[NDArray[np.intp]]:
+    size = max(1, BLOCK_VALUES // num_rows)
+    for start in range(0, len(columns), size):
+        yield columns[start : start + size]
