@@ -1,0 +1,133 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from ovr import EdgePredictor
+from ovr.data.splits import standardization
+from ovr.errors import ConfigError
+from ovr.training.convex import Convex
+from ovr.training.run import run_training
+from tests.training.conftest import compose_recipe
+
+IDS = ["x/y", "..", "train"] * 60
+
+
+@pytest.fixture
+def convex(tmp_path, write_table):
+    """Return a function of (name of the run, overrides, class ids) that gives recipe, splits and run directory."""
+
+    def configure(name, *overrides, ids=IDS):
+        table = write_table(tmp_path / f"{name}.csv", ids)
+        fixed = ["data=table", "data.target=label", f"data.path={table}", "solver=convex", f"paths.output_dir={tmp_path / 'out'}"]
+        return *compose_recipe(tmp_path / name, *fixed, *overrides), tmp_path / name
+
+    return configure
+
+
+def normalised(splits, rows):
+    shift, scale = standardization(splits.train, per="feature")
+    return (rows.x.astype(np.float64) - shift) * scale
+
+
+def test_a_run_gives_a_bundle_with_the_heads_of_scikit_learn(convex):
+    recipe, splits, run_dir = convex("run", "backbone=identity", "solver.C=0.5")
+    result = run_training(recipe, splits, run_dir)
+    logit_NK = np.load(result.bundle.path / "calibration" / "logit.npy")
+    target_NK, _ = splits.train.labels.dense()
+    for k in range(3):
+        reference = LogisticRegression(C=0.5, tol=1e-10, solver="newton-cholesky").fit(
+            normalised(splits, splits.train), target_NK[:, k]
+        )
+        np.testing.assert_allclose(logit_NK[:, k], reference.decision_function(normalised(splits, splits.calib)), atol=1e-3)
+    prob_NK = EdgePredictor(result.bundle.path).predict(splits.test.x).prob_BK
+    np.testing.assert_allclose(prob_NK, result.test_prob_NK, atol=1e-5)
+    assert 0.5 < result.val_macro_ap <= 1
+    assert result.bundle.provenance["unsolved_heads"] == {}
+    assert 0 < result.bundle.provenance["max_steps"] < 100
+    assert set(result.seconds) == {"fit", "calibrate", "evaluate", "export"}
+    assert json.loads((run_dir / "environment.json").read_text())["packages"]["torch"]
+
+
+def test_the_heads_are_at_the_optimum_of_the_loss_that_the_configuration_names(convex):
+    recipe, splits, run_dir = convex("run", "backbone=identity", "loss.pos_weight={train:4.0}")
+    model = recipe.solver.fit(recipe, splits, run_dir, resume=False).model.requires_grad_(True)
+    target_NK, _ = (torch.from_numpy(array).float() for array in splits.train.labels.dense())
+    loss_NK = recipe.loss(splits.taxonomy.ids)(model(torch.from_numpy(splits.train.x)), target_NK)
+    (loss_NK.sum() + (model.head.weight_KD**2).sum() / 2).backward()
+    assert model.head.weight_KD.grad.abs().max() / len(splits.train) < 1e-5
+    assert model.head.bias_K.grad.abs().max() / len(splits.train) < 1e-5
+
+
+def test_a_second_run_reads_the_features_and_gives_the_same_bytes(convex, tmp_path):
+    bundles, written = [], []
+    for name in ("a", "b", "c"):
+        overrides = ["backbone.hidden=[8]", "solver.untrained_backbone=true", *(["solver.cache_dir=null"] if name == "c" else [])]
+        recipe, splits, run_dir = convex(name, *overrides)
+        bundles.append(run_training(recipe, splits, run_dir).bundle)
+        files = {file: file.stat().st_mtime_ns for file in (tmp_path / "out" / "features").iterdir()}
+        assert len(files) == 4
+        written.append(files)
+    assert written[0] == written[1] == written[2]
+    for other in bundles[1:]:
+        assert other.backbone_sha256 == bundles[0].backbone_sha256
+        for a, b in zip(bundles[0].heads, other.heads, strict=True):
+            assert bundles[0].head_onnx(a).read_bytes() == other.head_onnx(b).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "ids", "unsolved"),
+    [([], ["only"] * 40, {"only": "one_class"}), (["solver.max_iter=1"], IDS, dict.fromkeys(set(IDS), "not_converged"))],
+    ids=["one class", "too few steps"],
+)
+def test_heads_that_are_not_solved_are_named_in_the_log_and_in_the_bundle(convex, caplog, overrides, ids, unsolved):
+    recipe, splits, run_dir = convex("run", "backbone=identity", *overrides, ids=ids)
+    bundle = run_training(recipe, splits, run_dir).bundle
+    assert bundle.provenance["unsolved_heads"] == unsolved
+    status = next(iter(unsolved.values()))
+    assert f"fit status {status!r} for {len(unsolved)} heads" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["backbone=identity", "head=mlp"], "solver=convex solves head=linear, got Mlp; use solver=sgd"),
+        (["backbone=identity", "loss=focal"], "solver=convex solves loss=bce, got Focal; use solver=sgd"),
+        (["backbone.hidden=[8]"], "trains no backbone, and the 48 weights of Mlp are untrained; use backbone=identity"),
+    ],
+)
+def test_what_has_no_convex_problem_is_refused_before_anything_is_written(convex, overrides, message):
+    recipe, splits, run_dir = convex("run", *overrides)
+    with pytest.raises(ConfigError, match=message):
+        run_training(recipe, splits, run_dir)
+    assert not run_dir.exists()
+
+
+def test_it_neither_resumes_nor_runs_in_several_processes(convex, monkeypatch):
+    recipe, splits, run_dir = convex("run", "backbone=identity")
+    with pytest.raises(ConfigError, match="keeps no checkpoints and cannot resume"):
+        recipe.solver.fit(recipe, splits, run_dir, resume=True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="runs in one process, got WORLD_SIZE=2"):
+        run_training(recipe, splits, run_dir)
+    assert not run_dir.exists()
+
+
+SETTINGS = {"C": 1.0, "tol": 1e-6, "max_iter": 10, "device": "cpu", "untrained_backbone": False, "cache_dir": None}
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [({"C": -1}, r"solver\.C must be"), ({"tol": True}, r"solver\.tol must be"), ({"device": "tpu"}, r"solver\.device is 'tpu'")],
+)
+def test_wrong_settings_are_named(setting, message):
+    with pytest.raises(ConfigError, match=message):
+        Convex(**(SETTINGS | setting))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_an_error():
+    with pytest.raises(ConfigError, match="torch sees no CUDA device"):
+        Convex(**(SETTINGS | {"device": "cuda"}))
