@@ -33,6 +33,16 @@ def test_the_calibration_benchmark_runs_and_stores_its_rows(tmp_path):
     assert error <= 1e-6
 
 
+def test_the_benchmark_of_convex_heads_runs_and_compares_equally_good_optima(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.convex", "--quick", "--json", str(tmp_path / "rows.json")]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "rows.json").read_text())
+    check(report)
+    assert {row["what"] for row in report["rows"]} >= {"exact heads on frozen features", "excess of the objective"}
+    assert all(max(row["ours"], row["peer"]) <= 1e-3 for row in report["rows"] if row["what"] == "excess of the objective")
+
+
 @pytest.mark.parametrize("file", sorted((ROOT / "benchmarks" / "results").glob("*.json")), ids=lambda file: file.stem)
 def test_committed_results_say_when_and_on_what_they_were_measured(file):
     check(json.loads(file.read_text()))

@@ -113,4 +113,4 @@ def _read(file: Path, key: str, shape: tuple[int, int]) -> NDArray[np.float32] |
         log.warning("features in %s are damaged and are computed again: %s", file, error)
         return None
     log.info("features %s from %s", shape, file)
-    return z_ND.astype(np.float32, copy=False)
+    return z_ND

@@ -35,7 +35,7 @@ MAX_TRIALS = 20  # of one line search
 FLAT, RISE = 0.9, 0.5  # a step is taken where the slope is within -FLAT and RISE of the slope that it began with
 RIDGE = 4.0  # of the second moment, in units of the penalty: 1 to 16 took about as many steps
 DONE_SHARE = 8  # heads leave a block when one in so many is done
-NOISE = 1e-7  # of a gradient in float32, times the largest feature
+NOISE = 3e-7  # of a gradient in float32, times the largest feature
 MAX_FEATURE = 1e15  # sums of squares must stay within float32
 
 
@@ -144,7 +144,7 @@ class _Rows:
 class _Heads:
     """What is known of each head of a block, heads first."""
 
-    target_CN: Tensor  # 0 or 1; 0 where unknown
+    positive_CE: Tensor  # the weighted sum of the positive rows: all that the targets have to say
     weight_CN: Tensor | None  # None: all 1
     per_weight_C: Tensor  # 1 / sum of weights
     penalty_C: Tensor  # of |w|^2 / 2 in the mean objective
@@ -152,20 +152,20 @@ class _Heads:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "_Heads":
         return _Heads(
-            target_CN=function(self.target_CN),
+            positive_CE=function(self.positive_CE),
             weight_CN=None if self.weight_CN is None else function(self.weight_CN),
             per_weight_C=function(self.per_weight_C),
             penalty_C=function(self.penalty_C),
             inverse_curvature_C=function(self.inverse_curvature_C),
         )
 
-    def residual(self, z_CN: Tensor) -> Tensor:
-        """Return the derivative of each row's weighted loss by its logit."""
-        residual_CN = torch.sigmoid(z_CN).sub_(self.target_CN)
-        return residual_CN if self.weight_CN is None else residual_CN.mul_(self.weight_CN)
+    def prob(self, z_CN: Tensor) -> Tensor:
+        """Return each row's probability times its weight."""
+        prob_CN = torch.sigmoid(z_CN)
+        return prob_CN if self.weight_CN is None else prob_CN.mul_(self.weight_CN)
 
-    def gradient(self, residual_CN: Tensor, w_CE: Tensor, x_NE: Tensor) -> Tensor:
-        grad_CE = (residual_CN @ x_NE).mul_(self.per_weight_C[:, None])
+    def gradient(self, prob_CN: Tensor, w_CE: Tensor, x_NE: Tensor) -> Tensor:
+        grad_CE = (prob_CN @ x_NE).sub_(self.positive_CE).mul_(self.per_weight_C[:, None])
         grad_CE[:, :-1].addcmul_(w_CE[:, :-1], self.penalty_C[:, None])
         return grad_CE
 
@@ -181,7 +181,7 @@ def _block(
     start_CE = rows.x_NE.new_zeros(len(total_C), rows.x_NE.shape[1])
     start_CE[:, -1] = tensor(np.log(share_C / (1 - share_C)))
     heads = _Heads(
-        target_CN=tensor(np.ascontiguousarray(target_NC.T)),
+        positive_CE=tensor(np.ascontiguousarray((weight_NC * target_NC).T)) @ rows.x_NE,
         weight_CN=None if (weight_NC == 1).all() else tensor(np.ascontiguousarray(weight_NC.T)),
         per_weight_C=tensor(1 / total_C),
         penalty_C=tensor(1 / (C * total_C)),
@@ -192,9 +192,10 @@ def _block(
 
 def _solve(rows: _Rows, heads: _Heads, start_CE: Tensor, *, tol: float, max_iter: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return weights of centred features (C, E), steps (C,) and largest gradients (C,), float64: first in float32, then exactly."""
-    rough_tol = max(0.95 * tol, NOISE * float(rows.x_NE.abs().max()))
+    rough_tol = max(0.95 * tol, NOISE * float(rows.x_NE.abs().max() + rows.mean_D.abs().max()))
+    rough_iter = (max_iter + 1) // 2  # where rounding is worse than thought, enough steps remain for the exact part
     rough = heads.map(lambda value: value.float())
-    w_CE, steps_C, _, inverse_C = _descend(rows.to(torch.float32), rough, start_CE.float(), tol=rough_tol, max_iter=max_iter)
+    w_CE, steps_C, _, inverse_C = _descend(rows.to(torch.float32), rough, start_CE.float(), tol=rough_tol, max_iter=rough_iter)
     finite_C = w_CE.isfinite().all(dim=1)  # features of very different sizes may overflow float32
     w_CE = torch.where(finite_C[:, None], w_CE.double(), start_CE)
     inverse_C = torch.where(finite_C & inverse_C.isfinite(), inverse_C.double(), heads.inverse_curvature_C)
@@ -214,7 +215,7 @@ def _descend(rows: _Rows, heads: _Heads, w_CE: Tensor, *, tol: float, max_iter: 
     head = torch.arange(len(w_CE), device=w_CE.device)
     inverse_C = heads.inverse_curvature_C
     z_CN = w_CE @ x_NE.T
-    grad_CE = heads.gradient(heads.residual(z_CN), w_CE, x_NE)
+    grad_CE = heads.gradient(heads.prob(z_CN), w_CE, x_NE)
     stuck_C = torch.zeros_like(head, dtype=torch.bool)
     past: list[tuple[Tensor, Tensor, Tensor]] = []  # step (C, E), change of gradient (C, E), 1 / their product (C,)
     for step in range(max_iter + 1):
@@ -233,9 +234,9 @@ def _descend(rows: _Rows, heads: _Heads, w_CE: Tensor, *, tol: float, max_iter: 
             head, w_CE, z_CN, grad_CE, inverse_C = head[keep], w_CE[keep], z_CN[keep], grad_CE[keep], inverse_C[keep]
             past = [(s[keep], y[keep], r[keep]) for s, y, r in past]
         direction_CE = _direction(grad_CE, past, inverse_EE, inverse_C)
-        length_C, z_CN, residual_CN, stuck_C = _line_search(heads, x_NE, w_CE, z_CN, grad_CE, direction_CE)
+        length_C, z_CN, prob_CN, stuck_C = _line_search(heads, x_NE, w_CE, z_CN, grad_CE, direction_CE)
         new_CE = torch.addcmul(w_CE, direction_CE, length_C[:, None])
-        new_grad_CE = heads.gradient(residual_CN, new_CE, x_NE)
+        new_grad_CE = heads.gradient(prob_CN, new_CE, x_NE)
         move_CE, change_CE = new_CE - w_CE, new_grad_CE - grad_CE
         product_C = vecdot(move_CE, change_CE)
         usable_C = product_C > 0  # a step of length 0, or lost in rounding, teaches nothing
@@ -267,19 +268,20 @@ def _direction(grad_CE: Tensor, past: list[tuple[Tensor, Tensor, Tensor]], inver
 def _line_search(
     heads: _Heads, x_NE: Tensor, w_CE: Tensor, z_CN: Tensor, grad_CE: Tensor, direction_CE: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return lengths (C,), logits and residuals there (C, N), and which heads found no step (their length is 0).
+    """Return lengths (C,), logits and weighted probabilities there (C, N), and which heads found no step (their length is 0).
 
     Along a line the objective is convex, so its slope alone tells on which side of the minimum a length lies; it costs one pass
     over the logits and no product of matrices. The slope's root is bracketed, then approached by secants and halving.
     """
     dz_CN = direction_CE @ x_NE.T
     start_slope_C = vecdot(grad_CE, direction_CE)
-    penalty_slope_C = heads.penalty_C * vecdot(w_CE[:, :-1], direction_CE[:, :-1])
+    fixed_slope_C = heads.penalty_C * vecdot(w_CE[:, :-1], direction_CE[:, :-1])
+    fixed_slope_C = fixed_slope_C - heads.per_weight_C * vecdot(heads.positive_CE, direction_CE)
     penalty_bend_C = heads.penalty_C * vecdot(direction_CE[:, :-1], direction_CE[:, :-1])
     length_C = torch.ones_like(start_slope_C)
     there_CN = z_CN + dz_CN
-    residual_CN = heads.residual(there_CN)
-    slope_C = vecdot(residual_CN, dz_CN) * heads.per_weight_C + penalty_slope_C + penalty_bend_C
+    prob_CN = heads.prob(there_CN)
+    slope_C = vecdot(prob_CN, dz_CN) * heads.per_weight_C + fixed_slope_C + penalty_bend_C
     low_C, low_slope_C = torch.zeros_like(length_C), start_slope_C.clone()
     high_C, high_slope_C = torch.full_like(length_C, torch.inf), torch.full_like(length_C, torch.inf)
     for trial in range(MAX_TRIALS):
@@ -302,15 +304,15 @@ def _line_search(
         length_C[open_P] = length_P
         searching, dz_PN = heads.map(partial(_kept, open_P)), dz_CN[open_P]
         there_PN = torch.addcmul(z_CN[open_P], dz_PN, length_P[:, None])
-        residual_PN = searching.residual(there_PN)
-        there_CN[open_P], residual_CN[open_P] = there_PN, residual_PN
+        prob_PN = searching.prob(there_PN)
+        there_CN[open_P], prob_CN[open_P] = there_PN, prob_PN
         slope_C[open_P] = (
-            vecdot(residual_PN, dz_PN) * searching.per_weight_C + penalty_slope_C[open_P] + length_P * penalty_bend_C[open_P]
+            vecdot(prob_PN, dz_PN) * searching.per_weight_C + fixed_slope_C[open_P] + length_P * penalty_bend_C[open_P]
         )
     else:
         length_C[open_P], there_CN[open_P] = 0.0, z_CN[open_P]
-        residual_CN[open_P] = heads.map(partial(_kept, open_P)).residual(z_CN[open_P])
-    return length_C, there_CN, residual_CN, length_C == 0
+        prob_CN[open_P] = heads.map(partial(_kept, open_P)).prob(z_CN[open_P])
+    return length_C, there_CN, prob_CN, length_C == 0
 
 
 def _checked(
