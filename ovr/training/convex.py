@@ -21,6 +21,7 @@ from ovr.metric.classification import average_precision, mean_defined
 from ovr.model import OvrModel
 from ovr.training.environment import record_environment
 from ovr.training.features import frozen_features
+from ovr.training.initial import start_from_bundle
 from ovr.training.logistic import LogisticFit, check_settings, fit_logistic
 from ovr.training.run import Fitted, Recipe, build_model
 
@@ -95,11 +96,14 @@ class Convex:
         loss = recipe.loss(splits.taxonomy.ids)
         if not isinstance(loss, Bce):
             raise ConfigError(f"solver=convex solves loss=bce, got {type(loss).__name__}; use solver=sgd")
-        num_untrained = sum(parameter.numel() for parameter in model.backbone.parameters())
+        if recipe.init_from is not None:
+            start_from_bundle(model, Path(recipe.init_from), taxonomy=splits.taxonomy, input=splits.input, needed=())
+        num_untrained = 0 if recipe.init_from is not None else sum(parameter.numel() for parameter in model.backbone.parameters())
         if num_untrained and not self.untrained_backbone:
             raise ConfigError(
                 f"solver=convex trains no backbone, and the {num_untrained} weights of {type(model.backbone).__name__} are "
-                "untrained; use backbone=identity, or solver.untrained_backbone=true where its constructor loads what it needs"
+                "untrained; use backbone=identity or init_from=BUNDLE, or "
+                "solver.untrained_backbone=true where its constructor loads what it needs"
             )
         model.requires_grad_(False)
         return model, model.head, loss.pos_weight_K.numpy()

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -61,6 +62,15 @@ def test_the_heads_are_at_the_optimum_of_the_loss_that_the_configuration_names(c
     assert model.head.bias_K.grad.abs().max() / len(splits.train) < 1e-5
 
 
+def test_heads_are_solved_again_on_the_backbone_of_an_earlier_bundle(convex):
+    first, second = (convex(name, "backbone.hidden=[8]", "solver.untrained_backbone=true") for name in ("first", "second"))
+    earlier = run_training(*first).bundle
+    again = replace(second[0], init_from=str(earlier.path), seed=7, solver=Convex(**SETTINGS))
+    bundle = run_training(again, *second[1:]).bundle
+    assert bundle.backbone_sha256 == earlier.backbone_sha256
+    assert bundle.provenance["unsolved_heads"] == {}
+
+
 def test_a_second_run_reads_the_features_and_gives_the_same_bytes(convex, tmp_path):
     bundles, written = [], []
     for name in ("a", "b", "c"):
@@ -115,7 +125,7 @@ def test_it_neither_resumes_nor_runs_in_several_processes(convex, monkeypatch):
     assert not run_dir.exists()
 
 
-SETTINGS = {"C": 1.0, "tol": 1e-6, "max_iter": 10, "device": "cpu", "untrained_backbone": False, "cache_dir": None}
+SETTINGS = {"C": 1.0, "tol": 1e-6, "max_iter": 1000, "device": "cpu", "untrained_backbone": False, "cache_dir": None}
 
 
 @pytest.mark.parametrize(
