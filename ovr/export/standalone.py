@@ -38,8 +38,11 @@ def export_onnx(bundle: ModelBundle, out_dir: Path) -> ExportedFiles:
     against the bundle's reference rows first.
 
     Raises:
-        ArtifactError: `out_dir` exists; a model is not one that ovr serves, or does not give the reference probabilities.
+        ArtifactError: `out_dir` exists or lies within the bundle.
+        ArtifactError: a model is not one that ovr serves, or does not give the reference probabilities.
     """
+    if out_dir.resolve().is_relative_to(bundle.path.resolve()) and not out_dir.exists():
+        raise ArtifactError(f"{out_dir} lies within the bundle {bundle.path}, which is never changed; choose another place")
     with staged_directory(out_dir) as staging:
         reference = load_reference(bundle)
         backbone_bytes = bundle.backbone_onnx.read_bytes()

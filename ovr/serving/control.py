@@ -26,6 +26,18 @@ def load_model(url: str, name: str, *, timeout_s: float = LOAD_TIMEOUT_S) -> Non
     _request(f"{_base(url)}/v2/repository/models/{quote(name, safe='')}/load", body=b"{}", timeout_s=timeout_s)
 
 
+def model_parameters(url: str, name: str) -> dict[str, str] | None:
+    """Return the parameters in the configuration of model `name`, or None where the server does not serve it now.
+
+    Raises:
+        ServingError: the server is not there.
+    """
+    if not any(row.get("state") == "READY" for row in _index(url) if row["name"] == name):
+        return None
+    config = json.loads(_request(f"{_base(url)}/v2/models/{quote(name, safe='')}/config", timeout_s=LOAD_TIMEOUT_S))
+    return {key: value.get("string_value", "") for key, value in config.get("parameters", {}).items()}
+
+
 def wait_until_alone(url: str, name: str, version: int, *, timeout_s: float = UNLOAD_TIMEOUT_S) -> None:
     """Return once no other version of model `name` is at work: loading answers before the old version has done its last request.
 
@@ -42,8 +54,13 @@ def wait_until_alone(url: str, name: str, version: int, *, timeout_s: float = UN
 
 
 def _live_versions(url: str, name: str) -> list[int]:
-    rows = json.loads(_request(f"{_base(url)}/v2/repository/index", body=b"{}", timeout_s=LOAD_TIMEOUT_S))
-    return [int(row["version"]) for row in rows if row["name"] == name and row.get("state", "UNAVAILABLE") != "UNAVAILABLE"]
+    rows = [row for row in _index(url) if row["name"] == name]
+    return [int(row["version"]) for row in rows if row.get("state", "UNAVAILABLE") != "UNAVAILABLE"]
+
+
+def _index(url: str) -> list[dict[str, str]]:
+    rows: list[dict[str, str]] = json.loads(_request(f"{_base(url)}/v2/repository/index", body=b"{}", timeout_s=LOAD_TIMEOUT_S))
+    return rows
 
 
 def _base(url: str) -> str:

@@ -63,7 +63,6 @@ class Embedded:
         env["LD_LIBRARY_PATH"] = os.pathsep.join(library_path)
         # The stub finds its Python through PATH alone.
         env["PATH"] = os.pathsep.join([str(self.python.parent), env.get("PATH", os.defpath)])
-        env["PYTHONDONTWRITEBYTECODE"] = "1"  # a repository is never written to by the server
         return env
 
 
@@ -85,7 +84,7 @@ def find(home: Path | None = None) -> Embedded | None:
 def install(home: Path | None = None) -> Embedded:
     """Return the embedded server under `home` (by default `default_home()`), after installing it with pip where it is missing.
 
-    It downloads about 100 MB, takes about 250 MB on the disk, and appears whole or not at all.
+    It downloads about 100 MB, takes about 280 MB on the disk, and appears whole or not at all.
 
     Raises:
         ServingError: pip failed, or what it installed does not run here.

@@ -12,6 +12,7 @@ the callees serve the old and the new version, so that at every moment, and afte
 """
 
 import fcntl
+import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,11 +26,12 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from ovr.core.bundle import ModelBundle
 from ovr.core.files import canonical_json, fsync_directory, place, read_json, sha256_file, staged_directory, write_file
-from ovr.errors import ArtifactError, ConfigError
+from ovr.errors import ArtifactError, ConfigError, ServingError
 from ovr.serving import control
 from ovr.serving.contents import model_names, read_config, versions_of
 from ovr.serving.labels import labels_file
 from ovr.serving.pbtxt import (
+    CARD,
     VERSION,
     InstanceKind,
     Scheduling,
@@ -52,6 +54,7 @@ ROUTER_MODEL_PY = f"""\"\"\"The router: {ROUTER} from the copy of ovr in this di
 import sys
 from pathlib import Path
 
+sys.dont_write_bytecode = True  # the stub does not heed the environment variable
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from {ROUTER} import TritonPythonModel  # noqa: E402
@@ -111,18 +114,23 @@ def publish(
         ArtifactError: the bundle is published there already, another head has this head's version, or the repository serves
             another input or layout. Nothing has been written then.
         ConfigError: a value that cannot be used.
-        ServingError: `server` is not there (nothing has been written), or cannot load what was published.
+        ServingError: `server` is not there or serves another repository (nothing has been written), or cannot load what was
+            published.
     """
     if layout not in ("fused", "per_head"):
         raise ConfigError(f"layout is {layout!r}; expected 'fused' or 'per_head'")
     scheduling = Scheduling(instance_kind, instance_count, max_batch_size, max_queue_delay_us, max_queue_size, num_threads)
     repository = repository.absolute()
+    if repository.resolve().is_relative_to(bundle.path.resolve()):
+        raise ArtifactError(f"{repository} lies within the bundle {bundle.path}, which is never changed; choose another place")
     on_change: Callable[[str], None] = lambda name: None  # noqa: E731
     if server is not None:
         control.check_live(server)
         url = server
         on_change = lambda name: control.load_model(url, name)  # noqa: E731
     with _locked(repository):
+        if server is not None:
+            _check_serves(server, repository)
         _check_same_use(repository, bundle, layout)
         version = _next_version(repository, bundle, layout)
         callees, callers = _models(repository, bundle, layout, scheduling, version)
@@ -169,6 +177,23 @@ def _num_features(backbone_onnx: Path) -> int:
     if len(shape.dim) != 2 or num_features < 1:
         raise ArtifactError(f"{backbone_onnx} must return features of a fixed size (B, D), got {len(shape.dim)} axes")
     return num_features
+
+
+def _check_serves(server: str, repository: Path) -> None:
+    """Raise ServingError where the server's router is none of the repository's: what is published would not be loaded."""
+    parameters = control.model_parameters(server, "ovr")
+    if parameters is None:
+        return
+    try:
+        version, bundle_sha256 = int(parameters[VERSION]), str(json.loads(parameters[CARD])["bundle_sha256"])
+    except (KeyError, ValueError, TypeError):
+        raise ServingError(f"the server at {server} has a model 'ovr' that was not published by ovr") from None
+    card = repository / "ovr" / str(version) / "card.json"
+    if not card.is_file() or read_json(card)["bundle_sha256"] != bundle_sha256:
+        raise ServingError(
+            f"the server at {server} serves another repository than {repository}: its model 'ovr' is version {version} of bundle "
+            f"{bundle_sha256[:12]}, which is not there"
+        )
 
 
 def _check_same_use(repository: Path, bundle: ModelBundle, layout: Layout) -> None:

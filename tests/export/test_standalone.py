@@ -70,3 +70,9 @@ def test_a_model_that_is_no_onnx_file_is_named(tmp_path):
 def test_it_needs_no_torch():
     code = "import sys, ovr.export.standalone; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_bundle_is_not_exported_into_itself(bundle):
+    with pytest.raises(ArtifactError, match=r"lies within the bundle .*never changed"):
+        export_onnx(bundle, bundle.path / "onnx")
+    assert open_bundle(bundle.path) == bundle

@@ -11,7 +11,8 @@ from ovr.core.artifact import ModelCard
 from ovr.core.bundle import head_directory, open_bundle
 from ovr.core.taxonomy import slug
 from ovr.errors import ArtifactError, ConfigError, ServingError
-from ovr.serving.contents import model_names
+from ovr.serving import control
+from ovr.serving.contents import model_names, read_config
 from ovr.serving.repository import publish
 from tests.bundles import ODD_IDS, small_bundle
 from tests.serving.consistency import check_repository
@@ -232,3 +233,22 @@ def test_the_bundle_is_whole_after_it_was_published(bundles, tmp_path):
 
 def snapshot(root):
     return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_nothing_is_published_for_a_server_of_another_repository(bundles, tmp_path, monkeypatch):
+    publish(bundles[0], tmp_path / "served")
+    config = read_config(tmp_path / "served", "ovr")
+    parameters = {key: value.string_value for key, value in config.parameters.items()}
+    monkeypatch.setattr(control, "check_live", lambda url: None)
+    monkeypatch.setattr(control, "model_parameters", lambda url, name: parameters)
+    with pytest.raises(ServingError, match=r"serves another repository than .*version 1 of bundle"):
+        publish(bundles[1], tmp_path / "other", server="http://127.0.0.1:9")
+    assert not (tmp_path / "other").exists()
+    monkeypatch.setattr(control, "model_parameters", lambda url, name: {})
+    with pytest.raises(ServingError, match="has a model 'ovr' that was not published by ovr"):
+        publish(bundles[1], tmp_path / "served", server="http://127.0.0.1:9")
+
+
+def test_nothing_is_published_into_a_bundle(bundles):
+    with pytest.raises(ArtifactError, match=r"lies within the bundle .*never changed"):
+        publish(bundles[0], bundles[0].path / "repository")

@@ -65,6 +65,8 @@ class TritonPythonModel:
             model_version=self.version,
             requested_output_names=["prob"],
             inputs=[pb_utils.Tensor(self.card.input.name, x)],
+            # A GPU instance of the scores would otherwise be free to leave them on the GPU, where numpy cannot read them.
+            preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
         )
         return request.exec()
 
