@@ -26,8 +26,8 @@ def run(cfg: DictConfig) -> None:
     from ovr.runtime.rows import read_rows
 
     output = Path(cfg.output)
-    if cfg.batch_size < 1:
-        raise ConfigError(f"batch_size is {cfg.batch_size}; expected at least 1")
+    if not isinstance(cfg.batch_size, int) or cfg.batch_size < 1:
+        raise ConfigError(f"batch_size is {cfg.batch_size!r}; expected a whole number of at least 1")
     if output.suffix.lower() not in FORMATS:
         raise ConfigError(f"output={output} must end in one of {', '.join(FORMATS)}")
     if output.exists() and not cfg.overwrite:

@@ -5,6 +5,7 @@ B = batch, K = heads
 
 import json
 from collections.abc import Callable, Sequence
+from http.client import HTTPException
 from types import ModuleType, TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -191,6 +192,8 @@ class Client:
             raise ServingError(f"the server at {self.url} could not {what}: {error.message()}") from None
         except (OSError, TimeoutError) as error:
             raise ServingError(f"no server answers at {self.url}: {error}") from None
+        except (HTTPException, ValueError) as error:
+            raise ServingError(f"what answers at {self.url} is no Triton server, or not this protocol's port: {error}") from None
 
 
 class _Replaced(Exception):

@@ -70,6 +70,9 @@ def _read_csv(path: Path, schema: InputSchema, *, header: bool, drop: Sequence[s
         reader = csv.reader(file, strict=True)
         try:
             names = next(reader, []) if header else []
+            if header and not names:
+                what = "is empty" if path.stat().st_size == 0 else "begins with a blank line"
+                raise InputError(f"{path} {what}; expected a header and rows")
             cell_D = _cells_by_column(path, names, schema, drop) if header else list(range(schema.size))
             width = len(names) if header else schema.size
             for cells in reader:

@@ -24,7 +24,7 @@ from typing import Literal, Self
 
 from tritonclient.grpc import model_config_pb2 as pb
 
-from ovr.errors import ArtifactError, ServingError
+from ovr.errors import ArtifactError, ConfigError, ServingError
 from ovr.runtime.triton import onnxruntime_backend_source
 from ovr.serving import embedded
 from ovr.serving.contents import model_names, read_config
@@ -123,9 +123,14 @@ def start(
 
     Raises:
         ArtifactError: the repository is missing, empty or damaged.
+        ConfigError: a value that cannot be used.
         ServingError: a port is taken, there is no server, it cannot serve this repository, or it did not get ready in time (with
             the end of its log).
     """
+    if model_control not in ("explicit", "none"):
+        raise ConfigError(f"model_control is {model_control!r}; expected 'explicit' or 'none'")
+    if not isinstance(timeout_s, int | float) or not timeout_s > 0:
+        raise ConfigError(f"timeout_s is {timeout_s!r}; expected a number above 0")
     repository = repository.absolute()
     if not repository.is_dir():
         raise ArtifactError(f"the repository {repository} does not exist; publish a bundle there with `ovr publish`")
@@ -224,9 +229,9 @@ def _ports(host: str, wanted: dict[str, int]) -> dict[str, int]:
             try:
                 bound.bind((host, port))
                 bound.listen(1)
-            except (OSError, OverflowError) as error:
+            except (OSError, OverflowError, TypeError) as error:
                 raise ServingError(
-                    f"{name}_port {port} on {host} cannot be used: {error}; choose another, or 0 for a free one"
+                    f"{name}_port {port!r} on {host} cannot be used: {error}; choose another, or 0 for a free one"
                 ) from None
             ports[name] = bound.getsockname()[1]
     finally:

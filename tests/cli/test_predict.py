@@ -71,7 +71,8 @@ def test_an_output_that_exists_is_replaced_only_on_purpose(bundle, rows, tmp_pat
         (["input=/nonexistent.csv"], "/nonexistent.csv cannot be read: No such file or directory"),
         (["output=/nonexistent/y.csv"], "the folder /nonexistent of output= does not exist"),
         (["output=y.parquet"], "output=y.parquet must end in one of .csv, .jsonl, .ndjson"),
-        (["batch_size=0"], "batch_size is 0; expected at least 1"),
+        (["batch_size=0"], "batch_size is 0; expected a whole number of at least 1"),
+        (["batch_size=many"], "batch_size is 'many'; expected a whole number of at least 1"),
         (["format=csv"], "is not UTF-8 text"),
     ],
 )

@@ -65,7 +65,8 @@ def test_a_header_names_nothing_where_the_schema_names_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("text", "arguments", "message"),
     [
-        ("", {}, "missing 'a', 'b', 'c'"),
+        ("", {}, "is empty; expected a header and rows"),
+        ("\n1,2,3\n", {}, "begins with a blank line; expected a header and rows"),
         ("a,b,c\n", {}, "holds no rows; expected at least one below the header"),
         ("", {"header": False}, "holds no rows"),
         ("a,b\n1,2\n", {}, "other columns than the model: missing 'c'; unknown none"),

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from ovr.errors import ArtifactError, ServingError
+from ovr.errors import ArtifactError, ConfigError, ServingError
 from ovr.serving.repository import publish
 from ovr.serving.server import start
 from tests.bundles import small_bundle
@@ -76,3 +76,12 @@ def test_a_tritonserver_that_cannot_be_executed_is_an_error(repository, tmp_path
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ServingError, match="tritonserver cannot be started"):
         start(repository)
+
+
+def test_settings_of_the_wrong_kind_are_named(repository):
+    with pytest.raises(ConfigError, match="model_control is 'poll'; expected 'explicit' or 'none'"):
+        start(repository, model_control="poll")
+    with pytest.raises(ConfigError, match="timeout_s is 'soon'; expected a number above 0"):
+        start(repository, timeout_s="soon")
+    with pytest.raises(ServingError, match=r"http_port 'http' on 127\.0\.0\.1 cannot be used"):
+        start(repository, http_port="http")
