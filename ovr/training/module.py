@@ -144,7 +144,8 @@ class OvrModule(lightning.LightningModule):
         if by_value or isinstance(plugin, FSDPPrecision) or getattr(plugin, "scaler", None) is not None:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(self.model.backbone.parameters(), gradient_clip_val)
+            # A list: torch warns of an empty generator, which a backbone without weights gives.
+            torch.nn.utils.clip_grad_norm_(list(self.model.backbone.parameters()), gradient_clip_val)
             clip_head_gradients(self.model.head, num_heads=self.plan.num_heads, max_norm=gradient_clip_val)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
