@@ -11,8 +11,9 @@ import ovr
 from ovr.cli.conf import COMMANDS, conf_dir
 from ovr.cli.instantiate import ALLOWED_TARGETS
 
-PLUG_INS = ("backbone", "head", "loss", "data", "calibrator")
-NOT_PLUG_INS = {"data/labels", "data/splits", "head/bank", "calibrator/apply", "calibrator/newton"}  # what plug-ins are made of
+PLUG_INS = ("backbone", "head", "loss", "sampler", "data", "calibrator")
+# What plug-ins are made of.
+NOT_PLUG_INS = {"data/labels", "data/splits", "head/bank", "loss/even_odds", "calibrator/apply", "calibrator/newton"}
 GROUPS = sorted(path for path in conf_dir().glob("*/*.yaml"))
 
 

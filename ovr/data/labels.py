@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ovr.core.counts import ClassCounts
 from ovr.errors import DataError
 
 
@@ -62,3 +63,9 @@ class Labels:
     def num_positives_K(self) -> NDArray[np.int64]:
         """Return how many rows are positive for each head."""
         return np.bincount(self.column_P, minlength=self.num_heads)
+
+    def counts(self) -> ClassCounts:
+        """Return how many rows are known positive and known negative for each head."""
+        num_positives_K = self.num_positives_K()
+        num_unknown_K = 0 if self.unknown_NK is None else self.unknown_NK.sum(axis=0)
+        return ClassCounts(num_positives_K, len(self) - num_unknown_K - num_positives_K)

@@ -9,32 +9,64 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from ovr.core.counts import ClassCounts
 from ovr.errors import ConfigError
+
+PosWeight = float | str | Mapping[str, float] | None
+MAX_POS_WEIGHT = 10.0
 
 
 class Bce(nn.Module):
-    """-w y log p - (1 - y) log(1 - p), from logits, with a positive weight w a head (1 by default)."""
+    """-w y log q - (1 - y) log(1 - q) at the logit of q, which is z + log w: a positive weight w a head (1 by default).
+
+    Weighting positives by w multiplies the odds that a head learns by w. The head's own logit z is read log w lower, so that z
+    estimates the true log odds for every w: a weight changes what the fit attends to, and no probability has to be shifted back
+    (prior correction; King and Zeng 2001, "Logistic Regression in Rare Events Data", equation 7). A temperature could not do it:
+    it has a scale only.
+    """
 
     pos_weight_K: Tensor
 
-    def __init__(self, class_ids: Sequence[str], *, pos_weight: float | Mapping[str, float] | None) -> None:
-        """Take the class ids in column order, and one positive weight for all heads or one by class id (others keep 1)."""
+    def __init__(
+        self,
+        class_ids: Sequence[str],
+        *,
+        pos_weight: PosWeight,
+        max_pos_weight: float = MAX_POS_WEIGHT,
+        counts: ClassCounts | None = None,
+    ) -> None:
+        """Take the class ids in column order, and positive weights as `positive_weights` does."""
         super().__init__()
-        self.register_buffer("pos_weight_K", positive_weights(class_ids, pos_weight), persistent=False)
+        weight_K = positive_weights(class_ids, pos_weight, max_pos_weight=max_pos_weight, counts=counts)
+        self.register_buffer("pos_weight_K", weight_K, persistent=False)
 
     def forward(self, logit_BK: Tensor, target_BK: Tensor) -> Tensor:
         """Return the loss (B, K) of each head on each row; targets are floats in [0, 1]."""
+        logit_BK = logit_BK + self.pos_weight_K.log()
         return self.pos_weight_K * target_BK * softplus(-logit_BK) + (1 - target_BK) * softplus(logit_BK)
 
 
-def positive_weights(class_ids: Sequence[str], pos_weight: float | Mapping[str, float] | None) -> Tensor:
+def positive_weights(
+    class_ids: Sequence[str], pos_weight: PosWeight, *, max_pos_weight: float = MAX_POS_WEIGHT, counts: ClassCounts | None = None
+) -> Tensor:
     """Return positive weights (K,) float32.
 
+    Args:
+        pos_weight: None is 1 for all; one number for all; a number by class id, others keep 1; or "auto": a head's negatives a
+            positive among the training rows, so that both sides weigh the same, but from 1 / max_pos_weight to max_pos_weight.
+        max_pos_weight: the bound on automatic weights; given ones are taken as they are.
+        counts: of the training rows, which "auto" needs.
+
     Raises:
-        ConfigError: a weight that is not positive and finite, or of a class that is not there.
+        ConfigError: a weight that is not positive and finite, or of a class that is not there; a word other than "auto"; "auto"
+            without counts or with a bound that is below 1 or not finite.
     """
     if pos_weight is None:
         return torch.ones(len(class_ids))
+    if isinstance(pos_weight, str):
+        if pos_weight != "auto":
+            raise ConfigError(f"loss.pos_weight is {pos_weight!r}; expected auto, a number, {{class_id: number}} or null")
+        return _automatic(max_pos_weight, counts)
     if isinstance(pos_weight, Mapping):
         unknown = sorted(str(key) for key in pos_weight if str(key) not in set(class_ids))
         if unknown:
@@ -46,3 +78,12 @@ def positive_weights(class_ids: Sequence[str], pos_weight: float | Mapping[str, 
     if not (weight_K.isfinite() & (weight_K > 0)).all():
         raise ConfigError(f"loss.pos_weight must be positive and finite, got {pos_weight}")
     return weight_K
+
+
+def _automatic(max_pos_weight: float, counts: ClassCounts | None) -> Tensor:
+    if not 1 <= max_pos_weight < float("inf"):
+        raise ConfigError(f"loss.max_pos_weight must be a finite number of at least 1, got {max_pos_weight}")
+    if counts is None:
+        raise ConfigError("loss.pos_weight=auto needs the counts of the training rows; without them give a number")
+    ratio_K = counts.negatives_per_positive_K().clip(1 / max_pos_weight, max_pos_weight)
+    return torch.from_numpy(ratio_K).float()

@@ -19,6 +19,7 @@ from ovr.head.linear import Linear
 from ovr.loss.bce import Bce
 from ovr.metric.classification import average_precision, mean_defined
 from ovr.model import OvrModel
+from ovr.sampler.shuffled import Shuffled
 from ovr.training.environment import record_environment
 from ovr.training.features import frozen_features
 from ovr.training.initial import start_from_bundle
@@ -71,7 +72,8 @@ class Convex:
         unsolved = _report(fit, splits.taxonomy)
         with torch.no_grad():
             head.weight_KD.copy_(torch.from_numpy(fit.weight_KD))
-            head.bias_K.copy_(torch.from_numpy(fit.bias_K))
+            # The loss is at the optimum at the logit plus log of the positive weight; see `Bce`.
+            head.bias_K.copy_(torch.from_numpy(fit.bias_K - np.log(pos_weight_K)))
 
         def logits(rows: Rows) -> NDArray[np.float32]:
             with torch.inference_mode():
@@ -93,7 +95,12 @@ class Convex:
         model = build_model(recipe, splits)
         if not isinstance(model.head, Linear):
             raise ConfigError(f"solver=convex solves head=linear, got {type(model.head).__name__}; use solver=sgd")
-        loss = recipe.loss(splits.taxonomy.ids)
+        sampler = recipe.sampler(splits.train.labels)
+        if not isinstance(sampler, Shuffled):
+            raise ConfigError(
+                f"solver=convex takes every training row once, got {type(sampler).__name__}; use sampler=shuffled or solver=sgd"
+            )
+        loss = recipe.loss(splits.taxonomy.ids, counts=splits.train.labels.counts())
         if not isinstance(loss, Bce):
             raise ConfigError(f"solver=convex solves loss=bce, got {type(loss).__name__}; use solver=sgd")
         if recipe.init_from is not None:

@@ -4,13 +4,14 @@ B = batch, K = heads
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import lightning
 import numpy as np
 import torch
 from lightning.pytorch.plugins.precision import FSDPPrecision
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchmetrics.classification import BinaryAveragePrecision, MultilabelAveragePrecision
 
@@ -22,10 +23,19 @@ from ovr.training.loader import Batch, loader
 from ovr.training.plan import HeadPlan
 
 
+class RowSampler(Protocol):
+    """Draws the training rows of an epoch (N,), and knows how far that moves each head's log odds."""
+
+    log_odds_shift_K: NDArray[np.float64]
+
+    def epoch_rows(self, rng: np.random.Generator) -> NDArray[np.int64]: ...
+
+
 class OvrModule(lightning.LightningModule):
     """Trains an `OvrModel` with a loss that returns (B, K). The reported loss is the mean over rows of the sum over known heads."""
 
     evaluable_K: Tensor
+    log_odds_shift_K: Tensor
 
     def __init__(
         self,
@@ -34,6 +44,7 @@ class OvrModule(lightning.LightningModule):
         *,
         splits: Splits,
         plan: HeadPlan,
+        sampler: RowSampler,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         scheduler: Callable[[torch.optim.Optimizer], Any],
         batch_size: int,
@@ -43,8 +54,9 @@ class OvrModule(lightning.LightningModule):
         super().__init__()
         self.model = model
         self.loss = loss
-        self.splits = splits
+        self.splits, self.sampler = splits, sampler
         self.plan = plan
+        self.register_buffer("log_odds_shift_K", torch.from_numpy(sampler.log_odds_shift_K).float(), persistent=False)
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.batch_size, self.seed = batch_size, seed
         # A class without a positive row in the val split has no average precision there, and no say in the best epoch.
@@ -58,9 +70,10 @@ class OvrModule(lightning.LightningModule):
         )
 
     def step(self, batch: Batch) -> Tensor:
-        """Return the mean over rows of the sum over known heads of the loss."""
+        """Return the mean over rows of the sum over known heads of the loss, on rows that the sampler drew."""
         x, target_BK, mask_BK = batch
-        loss_BK = self.loss(self.model(x), target_BK)
+        # The drawn rows have other odds than the rows as they are, which the model's own logits are to tell.
+        loss_BK = self.loss(self.model(x) + self.log_odds_shift_K, target_BK)
         return torch.where(mask_BK, loss_BK, 0.0).sum() / len(x)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -131,7 +144,8 @@ class OvrModule(lightning.LightningModule):
         if by_value or isinstance(plugin, FSDPPrecision) or getattr(plugin, "scaler", None) is not None:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(self.model.backbone.parameters(), gradient_clip_val)
+            # A list: torch warns of an empty generator, which a backbone without weights gives.
+            torch.nn.utils.clip_grad_norm_(list(self.model.backbone.parameters()), gradient_clip_val)
             clip_head_gradients(self.model.head, num_heads=self.plan.num_heads, max_norm=gradient_clip_val)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -158,4 +172,5 @@ class OvrModule(lightning.LightningModule):
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
+            epoch_rows=self.sampler.epoch_rows,
         )

@@ -46,7 +46,7 @@ def test_the_help_of_a_command_shows_its_configuration(capsys, command):
 def test_the_help_of_train_lists_the_options_of_its_groups(capsys):
     main(["train", "-h"])
     text = capsys.readouterr().out
-    assert "loss=bce|focal" in text
+    assert "loss=asymmetric|bce|focal|smoothed|subsampled" in text
     assert "trainer=cpu|ddp|fsdp|gpu" in text
 
 

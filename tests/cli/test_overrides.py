@@ -24,9 +24,12 @@ def nothing_is_written(tmp_path, monkeypatch):
         (["los=focal"], "config key 'los' does not exist; nearest: loss"),
         (["backbone=cnn", "backbone.hidden=[3]"], "config key 'backbone.hidden' does not exist; nearest:"),
         (["~sead"], "config key 'sead' does not exist; nearest: seed"),
-        (["loss=fokal"], "loss=fokal: there is no such option; nearest: focal; all: bce, focal"),
+        (["loss=fokal"], "loss=fokal: there is no such option; nearest: focal; all: asymmetric, bce, focal, smoothed, subsampled"),
         (["experiment=digitz"], "experiment=digitz: there is no such option; nearest: digits"),
-        (["loss=../../etc/passwd"], "loss=../../etc/passwd: there is no such option; all: bce, focal"),
+        (
+            ["loss=../../etc/passwd"],
+            "loss=../../etc/passwd: there is no such option; all: asymmetric, bce, focal, smoothed, subsampled",
+        ),
         (["-m", "loss=bce,fokal"], "loss=fokal: there is no such option"),
         (["-m", "sead=1,2"], "config key 'sead' does not exist; nearest: seed"),
         (["-m", "trainer.max_epoch=range(1,3)"], "config key 'trainer.max_epoch' does not exist"),
@@ -55,7 +58,9 @@ def test_a_user_directory_adds_options(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "beta: 3" in text
     assert "seed: 7" in text
-    assert "nearest: mine; all: bce, focal, mine" in error_of(capsys, *given[:3], "loss=mone")
+    assert "nearest: mine, smoothed; all: asymmetric, bce, focal, mine, smoothed, subsampled" in error_of(
+        capsys, *given[:3], "loss=mone"
+    )
 
 
 def test_a_misspelt_key_in_a_user_file_is_refused_unless_it_is_added_on_purpose(tmp_path, capsys):

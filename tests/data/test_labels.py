@@ -32,3 +32,12 @@ def test_take_and_counts_agree_with_dense(rng):
 def test_a_column_outside_the_heads_is_refused():
     with pytest.raises(DataError, match="row 1 has label column 3; expected 0 to 2"):
         Labels.from_columns(np.array([0, 3]), num_heads=3)
+
+
+def test_counts_leave_out_what_is_unknown(rng):
+    target_NK, mask_NK = rng.random((40, 3)) < 0.3, rng.random((40, 3)) < 0.8
+    for mask in (None, mask_NK):
+        known_NK = np.ones_like(target_NK) if mask is None else mask
+        counts = Labels.from_dense(target_NK, mask).counts()
+        np.testing.assert_array_equal(counts.num_positives_K, (target_NK & known_NK).sum(axis=0))
+        np.testing.assert_array_equal(counts.num_negatives_K, (~target_NK & known_NK).sum(axis=0))

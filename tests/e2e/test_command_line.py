@@ -143,7 +143,7 @@ def test_a_users_own_configuration_and_plug_in(here, tmp_path, table, monkeypatc
     ("args", "message"),
     [
         (["los=focal"], "config key 'los' does not exist; nearest: loss"),
-        (["loss=focl"], "there is no such option; nearest: focal; all: bce, focal"),
+        (["loss=focl"], "there is no such option; nearest: focal; all: asymmetric, bce, focal, smoothed, subsampled"),
         (["trainer.max_epoch=3"], "does not exist; nearest: trainer.max_epochs"),
         (["data.path=gone.csv"], "gone.csv cannot be read as CSV: No such file or directory"),
         (["data.path=empty.csv"], "empty.csv is empty; expected a header and rows"),

@@ -27,6 +27,14 @@ def test_ranks_take_as_many_steps_and_see_every_row(world_size):
     assert {row for share in shares for batch in share for row in batch} == set(range(23))
 
 
+def test_ranks_share_the_rows_that_a_sampler_draws():
+    shares = [
+        EpochSampler(6, batch_size=2, shuffle=True, seed=0, rank=rank, world_size=2, epoch_rows=lambda rng: np.arange(6) // 2)
+        for rank in (0, 1)
+    ]
+    assert [sum((batch.tolist() for batch in share), []) for share in shares] == [[0, 1, 2], [0, 1, 2]]
+
+
 def test_validation_rows_are_shared_without_repeats_and_in_order():
     shares = [sum(batches(0, rank=rank, world_size=3, shuffle=False), []) for rank in range(3)]
     assert sorted(sum(shares, [])) == list(range(23))

@@ -216,6 +216,9 @@ def test_a_class_that_val_and_calib_lack_gets_a_status(tmp_path, write_table, co
         ("seed=-1", ConfigError, "seed must be a whole number of at least 0, got -1"),
         ("reference_rows=1.5", ConfigError, "reference_rows must be a whole number of at least 1, got 1.5"),
         ("loss.pos_weight={z:2}", ConfigError, r"names classes \['z'\]"),
+        ("loss.pos_weight=heavy", ConfigError, "loss.pos_weight is 'heavy'; expected auto, a number"),
+        ("sampler=class_balanced sampler.power=2", ConfigError, r"sampler\.power must be from 0 to 1, got 2"),
+        ("loss=subsampled loss.negatives_per_positive=0", ConfigError, "must be positive and finite, got 0"),
         ("data.normalize=row", DataError, "normalize is 'row'"),
         ("~callback.best", ConfigError, 'must keep checkpoints with filename "best" and "last"'),
         ("callback.best.dirpath=elsewhere", ConfigError, "in .*checkpoints, as conf/callback/default.yaml does"),
@@ -230,7 +233,7 @@ def test_a_class_that_val_and_calib_lack_gets_a_status(tmp_path, write_table, co
         ("seed=4294967296", ConfigError, "seed must be at most 4294967295, got 4294967296"),
         ("trainer.max_epochs=0", ConfigError, "trainer.max_epochs must be a whole number of at least 1, got 0"),
         ("trainer.max_epochs=1.5", ConfigError, "trainer.max_epochs must be a whole number of at least 1, got 1.5"),
-        ("loss.pos_weight=many", ConfigError, "the loss cannot be made with .*pos_weight='many': could not convert"),
+        ("loss=focal loss.gamma=many", ConfigError, "the loss cannot be made with .*gamma='many'"),
         ("backbone.dropout=some", ConfigError, "the backbone cannot be made with .*dropout='some'"),
         ("head=mlp head.hidden=[2]", ConfigError, r"head.hidden must be a whole number above 0, got \[2\]"),
         (
