@@ -28,7 +28,8 @@ from ovr.data.splits import Splits
 from ovr.errors import ConfigError, OvrError
 from ovr.serving.repository import publish
 from ovr.serving.server import start
-from ovr.training.run import Recipe, run_training
+from ovr.training.recipe import Recipe
+from ovr.training.run import run_training
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "outputs" / "demo"

@@ -34,6 +34,8 @@ def run(cfg: DictConfig) -> None:
         raise InputError(f"{output} exists already; choose another place or say overwrite=true")
     if not output.absolute().parent.is_dir():
         raise InputError(f"the folder {output.absolute().parent} of output= does not exist")
+    if cfg.bundle is not None and output.resolve().is_relative_to(Path(cfg.bundle).resolve()):
+        raise InputError(f"{output} is inside the bundle {cfg.bundle}, which must not change; write it somewhere else")
     with ExitStack() as stack:
         card, predict = _model(cfg, stack)
         rows = read_rows(Path(cfg.input), card.input, format=cfg.format, header=cfg.header, drop=[str(name) for name in cfg.drop])

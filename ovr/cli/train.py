@@ -10,7 +10,7 @@ from ovr.cli.instantiate import build
 
 if TYPE_CHECKING:
     from ovr.data.splits import Splits
-    from ovr.training.run import Recipe
+    from ovr.training.recipe import Recipe
 
 
 def run(cfg: DictConfig) -> float | None:
@@ -28,7 +28,7 @@ def prepare(cfg: DictConfig) -> "tuple[Recipe, Splits]":
     Raises:
         ConfigError, DataError, TaxonomyError: what is wrong with either, before any work.
     """
-    from ovr.training.run import Recipe
+    from ovr.training.recipe import Recipe
 
     parts = {
         "callbacks": list(build(cfg.callback, cfg.allow_targets).values()),

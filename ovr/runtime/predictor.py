@@ -18,7 +18,7 @@ from ovr.core.bundle import open_bundle
 from ovr.core.prediction import Prediction
 from ovr.core.schema import check_rows
 from ovr.decision.decide import decide
-from ovr.errors import ArtifactError, InputError
+from ovr.errors import ArtifactError, ConfigError, InputError
 
 CARD_KEY = "ovr.card"  # of the ONNX file's metadata
 OUTPUT = "prob"
@@ -38,7 +38,10 @@ class EdgePredictor:
 
         Raises:
             ArtifactError: the path is missing, the bundle is damaged, or the file is no fused ONNX model of ovr.
+            ConfigError: `num_threads` is not a whole number of at least 0.
         """
+        if not isinstance(num_threads, int) or num_threads < 0:
+            raise ConfigError(f"num_threads is {num_threads!r}; expected a whole number of at least 0")
         path = Path(path)
         bundle = open_bundle(path) if path.is_dir() else None
         model_path = path if bundle is None else bundle.fused_onnx

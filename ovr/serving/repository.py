@@ -298,6 +298,8 @@ def _same(path: Path, other: Path) -> bool:
 def _locked(repository: Path) -> Iterator[None]:
     """Make the repository where it is missing, and keep other publishers out of it."""
     existed = repository.exists()
+    if existed and not repository.is_dir():
+        raise ArtifactError(f"{repository} is a file; expected a directory, or a place to make one")
     repository.mkdir(parents=True, exist_ok=True)
     if repository.stat().st_dev != repository.parent.stat().st_dev:
         raise ArtifactError(

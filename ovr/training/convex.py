@@ -24,7 +24,7 @@ from ovr.training.environment import record_environment
 from ovr.training.features import frozen_features
 from ovr.training.initial import start_from_bundle
 from ovr.training.logistic import LogisticFit, check_settings, fit_logistic
-from ovr.training.run import Fitted, Recipe, build_model
+from ovr.training.recipe import Fitted, Recipe, build_model
 
 log = logging.getLogger(__name__)
 

@@ -45,3 +45,10 @@ def test_what_cannot_be_published_is_refused_and_nothing_is_written(bundle, tmp_
     assert "http://127.0.0.1:1" in error_of(capsys, *args, "server=http://127.0.0.1:1")
     assert "nearest: serving.layout" in error_of(capsys, *args, "layout=fused")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_no_repository(bundle, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    error = error_of(capsys, "publish", f"bundle={bundle.path}", f"repository={tmp_path / 'file'}")
+    assert "is a file; expected a directory" in error
+    assert (tmp_path / "file").read_text() == "mine"

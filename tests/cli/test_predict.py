@@ -93,3 +93,9 @@ def test_answers_of_two_bundles_are_not_mixed(bundle):
     check_same_model(bundle.card, bundle.card, num_done=0)
     with pytest.raises(ServingError, match=r"replaced after 256 rows: bundle 000000000000 answers, .*; nothing is written"):
         check_same_model(replace(bundle.card, bundle_sha256="0" * 64), bundle.card, num_done=256)
+
+
+def test_nothing_is_written_into_the_bundle(bundle, rows, tmp_path, capsys):
+    error = error_of(capsys, *predict(bundle, tmp_path, f"output={bundle.path / 'y.csv'}"))
+    assert "is inside the bundle" in error
+    assert not (bundle.path / "y.csv").exists()

@@ -13,7 +13,7 @@ from ovr import EdgePredictor
 from ovr.core.artifact import DecisionPolicy
 from ovr.core.files import canonical_json, sha256_file
 from ovr.decision.decide import decide
-from ovr.errors import ArtifactError, InputError
+from ovr.errors import ArtifactError, ConfigError, InputError
 from tests.bundles import ODD_IDS, small_bundle
 
 
@@ -141,3 +141,9 @@ def test_the_package_knows_its_public_classes_only():
     assert ovr.Client.__name__ == "Client"
     with pytest.raises(AttributeError, match="module 'ovr' has no attribute 'Nothing'"):
         ovr.Nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("num_threads", [-1, "two"])
+def test_a_number_of_threads_that_is_none_is_refused(bundle, num_threads):
+    with pytest.raises(ConfigError, match=r"num_threads is .*; expected a whole number of at least 0"):
+        EdgePredictor(bundle.path, num_threads=num_threads)

@@ -15,7 +15,8 @@ from ovr.data.splits import make_splits
 from ovr.metric.calibration import nll
 from ovr.training.module import OvrModule
 from ovr.training.plan import head_plan
-from ovr.training.run import build_model, run_training
+from ovr.training.recipe import build_model
+from ovr.training.run import run_training
 from tests.training.conftest import compose_recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*GPU available but not used.*")

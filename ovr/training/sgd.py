@@ -1,0 +1,140 @@
+"""The solver that trains backbone and heads in minibatches, through Lightning. Knows nothing of calibration or export."""
+
+import logging
+import math
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from numpy.typing import NDArray
+
+from ovr.data.splits import Rows, Splits
+from ovr.errors import ConfigError
+from ovr.model import OvrModel
+from ovr.training.checkpoint import AtomicCheckpointIO, MovedCheckpoints, read_checkpoint
+from ovr.training.environment import record_environment
+from ovr.training.initial import start_from_bundle
+from ovr.training.module import OvrModule
+from ovr.training.recipe import Fitted, Recipe, build_model, plan_of, settings
+
+log = logging.getLogger(__name__)
+
+
+class Sgd:
+    """Trains backbone and heads in minibatches, as the recipe's optimizer, scheduler, trainer and callbacks say; keeps the epoch
+    with the best validation average precision."""
+
+    def fit(self, recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool) -> Fitted | None:
+        """Return the best epoch's model."""
+        trainer = _fit(recipe, splits, run_dir, resume)
+        if not trainer.is_global_zero:
+            return None
+        best = read_checkpoint(run_dir / "checkpoints" / "best.ckpt")
+        model = build_model(recipe, splits)
+        model.load_state_dict(
+            {key.removeprefix("model."): value for key, value in best["state_dict"].items() if key.startswith("model.")}
+        )
+        scores = [getattr(callback, "best_model_score", None) for callback in trainer.checkpoint_callbacks]
+        return Fitted(
+            model,
+            lambda rows: logits(model, rows, batch_size=recipe.batch_size),
+            next((float(value) for value in scores if value is not None), math.nan),
+            {"best_epoch": int(best["epoch"])},
+        )
+
+
+def logits(model: OvrModel, rows: Rows, *, batch_size: int) -> NDArray[np.float32]:
+    """Return the model's logits (N, K) float32, in eval mode, on the device that the model is on."""
+    device = next(iter(model.state_dict().values())).device
+    model.eval()
+    with torch.inference_mode():
+        parts = [
+            model(torch.from_numpy(rows.x[start : start + batch_size]).to(device)).float().cpu().numpy()
+            for start in range(0, len(rows), batch_size)
+        ]
+    return np.concatenate(parts)
+
+
+def _fit(recipe: Recipe, splits: Splits, run_dir: Path, resume: bool) -> lightning.Trainer:
+    # Lightning tells of devices and tips at INFO; a run's story is told by ovr.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    if recipe.seed is not None:
+        lightning.seed_everything(recipe.seed, workers=True, verbose=False)
+    with settings("loss", recipe.loss):
+        loss = recipe.loss(splits.taxonomy.ids, counts=splits.train.labels.counts())
+    with settings("sampler", recipe.sampler):
+        sampler = recipe.sampler(splits.train.labels)
+    model, plan = build_model(recipe, splits), plan_of(recipe, splits)
+    if recipe.init_from is not None and not resume:  # a resumed run has its weights in its checkpoint
+        needed = tuple(splits.taxonomy[k].id for k in plan.frozen)
+        start_from_bundle(model, Path(recipe.init_from), taxonomy=splits.taxonomy, input=splits.input, needed=needed)
+    elif model.fixed_backbone and any(True for _ in model.backbone.parameters()) and not resume:
+        log.warning("backbone_grad=none without init_from: the backbone keeps the weights that were drawn for it")
+    module = OvrModule(
+        model,
+        loss,
+        splits=splits,
+        plan=plan,
+        sampler=sampler,
+        optimizer=recipe.optimizer,
+        scheduler=recipe.scheduler,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+    )
+    with settings("optimizer", recipe.optimizer):  # made for nothing: the fit makes its own when it is too late for a clear error
+        optimizer = recipe.optimizer(model.trained_parameters())
+    with settings("scheduler", recipe.scheduler):
+        recipe.scheduler(optimizer)
+    with settings("trainer", recipe.trainer):
+        trainer = recipe.trainer(
+            callbacks=[*recipe.callbacks, MovedCheckpoints()],
+            logger=recipe.loggers,
+            plugins=[AtomicCheckpointIO()],
+            default_root_dir=run_dir,
+            use_distributed_sampler=False,  # `loader` shares the rows among the ranks itself, as a function of (seed, epoch)
+            num_sanity_val_steps=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            log_every_n_steps=1,
+        )
+    if not isinstance(trainer.max_epochs, int) or trainer.max_epochs < 1:
+        raise ConfigError(f"trainer.max_epochs must be a whole number of at least 1, got {trainer.max_epochs}")
+    if len(splits.val) < trainer.world_size:
+        raise ConfigError(
+            f"{trainer.world_size} processes share the {len(splits.val)} rows of the val split, and each needs one; "
+            "use fewer trainer.devices or more validation rows"
+        )
+    if trainer.is_global_zero:
+        record_environment(run_dir)
+    with warnings.catch_warnings(), _interruptible(run_dir):
+        # Rows lie in memory: worker processes would only copy them.
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+        warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # a fixed backbone is, on purpose
+        warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")  # Lightning's own, of torch's pytree
+        trainer.fit(module, ckpt_path=run_dir / "checkpoints" / "last.ckpt" if resume else None, weights_only=True)
+    return trainer
+
+
+@contextmanager
+def _interruptible(run_dir: Path) -> Iterator[None]:
+    """Let signals come out as what they are: Lightning exits without a word, with status 0 after SIGTERM, and ignores SIGINT on."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stopped:
+        by_sigint = isinstance(stopped.__context__, KeyboardInterrupt)
+        if not by_sigint and not isinstance(stopped, SIGTERMException):
+            raise
+        if (run_dir / "checkpoints" / "last.ckpt").is_file():
+            log.warning("stopped by %s; resume=%s goes on from the last checkpoint", "SIGINT" if by_sigint else "SIGTERM", run_dir)
+        if not by_sigint:
+            raise SystemExit(128 + signal.SIGTERM) from None  # what shells report of a process that SIGTERM ended
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from None
