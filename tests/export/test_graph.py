@@ -9,7 +9,7 @@ from ovr.export.graph import IR_VERSION, OPSET, renamed
 def test_every_name_changes_and_the_answers_do_not():
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 2]) for name in ("x", "y")]
     nodes = [
-        helper.make_node("Mul", ["x", "w"], ["v"], name="product", doc_string="at /home/someone/model.py"),
+        helper.make_node("Mul", ["x", "w"], ["v"], name="product", doc_string="at /srv/someone/model.py"),
         helper.make_node("Clip", ["v", "", "top"], ["y"]),  # the lower bound is not given
     ]
     constants = [numpy_helper.from_array(np.array(value, np.float32), name) for name, value in (("w", 3.0), ("top", 5.0))]
