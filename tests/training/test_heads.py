@@ -13,7 +13,8 @@ import torch
 from ovr.core.bundle import open_bundle
 from ovr.errors import ArtifactError, ConfigError
 from ovr.export.head import head_constants
-from ovr.training.run import build_model, run_training
+from ovr.training.recipe import build_model
+from ovr.training.run import run_training
 from tests.training.conftest import QUICK, compose_recipe
 from tests.training.test_run import StopAt, same_bits, weights
 
