@@ -1,0 +1,3 @@
+"""Kinds of heads, and the bank of heads that are not all trained alike."""
+
+EVERY = slice(None)  # all columns

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ovr.errors import ConfigError
+from ovr.head import EVERY
 
 
 class HeadBank(nn.Module):
@@ -45,7 +46,7 @@ class HeadBank(nn.Module):
         super().__init__()
         every: Any = make(num_features, num_heads=num_heads)
         check_heads_first(every, num_heads=num_heads)
-        self.kind = every.kind
+        self.kind, self.num_heads = every.kind, num_heads
         is_frozen_K, sends_K = np.zeros(num_heads, bool), np.zeros(num_heads, bool)
         is_frozen_K[list(frozen)], sends_K[list(to_backbone)] = True, True
         self.groups = nn.ModuleDict()
@@ -65,12 +66,22 @@ class HeadBank(nn.Module):
         in_order = bool((position_K == np.arange(num_heads)).all())
         self.register_buffer("position_K", None if in_order else torch.from_numpy(position_K), persistent=False)
 
-    def forward(self, z_BD: Tensor) -> Tensor:
-        """Return logits (B, K) of features (B, D), in column order."""
+    def forward(self, z_BD: Tensor, columns: slice = EVERY) -> Tensor:
+        """Return logits (B, C) of features (B, D) in column order, of the heads in `columns` (start and stop only)."""
         fixed_BD = z_BD.detach()
-        parts = [group(fixed_BD if name.endswith("_stopped") else z_BD) for name, group in self.groups.items()]
-        logit_BK: Tensor = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        return logit_BK if self.position_K is None else logit_BK.index_select(1, self.position_K)
+        start, stop, _ = columns.indices(self.num_heads)
+        parts, part_columns = [], []
+        for name, group in self.groups.items():
+            column_G = self.columns[name]
+            rows = slice(*(int(row) for row in np.searchsorted(column_G, (start, stop))))
+            parts.append(group(fixed_BD if name.endswith("_stopped") else z_BD, rows))
+            part_columns.append(column_G[rows])
+        logit_BC: Tensor = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        if stop - start == self.num_heads:
+            position_C = self.position_K
+        else:
+            position_C = torch.from_numpy(np.argsort(np.concatenate(part_columns))).to(z_BD.device)
+        return logit_BC if position_C is None else logit_BC.index_select(1, position_C)
 
     def head_weights(self, column: int) -> dict[str, NDArray[np.float32]]:
         """Return the weights of one head, as its kind gives them."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from ovr.errors import ConfigError
+from ovr.head import EVERY
 
 
 class Linear(nn.Module):
@@ -32,9 +33,12 @@ class Linear(nn.Module):
         self.weight_KD = nn.Parameter(torch.empty(num_heads, num_features).uniform_(-bound, bound))
         self.bias_K = nn.Parameter(torch.empty(num_heads).uniform_(-bound, bound))
 
-    def forward(self, z_BD: Tensor) -> Tensor:
-        """Return logits (B, K) of features (B, D)."""
-        return linear(z_BD, self.weight_KD, self.bias_K)
+    def forward(self, z_BD: Tensor, columns: slice = EVERY) -> Tensor:
+        """Return logits (B, C) of features (B, D), of the heads in `columns` (start and stop only); all K by default."""
+        weight_CD, bias_C = self.weight_KD[columns], self.bias_K[columns]
+        if weight_CD.dtype != z_BD.dtype and not torch.is_autocast_enabled(z_BD.device.type):  # kept in bfloat16, say
+            weight_CD, bias_C = weight_CD.to(z_BD.dtype), bias_C.to(z_BD.dtype)
+        return linear(z_BD, weight_CD, bias_C)
 
     def head_weights(self, column: int) -> dict[str, NDArray[np.float32]]:
         """Return the weights of one head: weight (1, D), bias (1,)."""

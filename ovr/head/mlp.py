@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from ovr.errors import ConfigError
+from ovr.head import EVERY
 
 
 class Mlp(nn.Module):
@@ -40,11 +41,13 @@ class Mlp(nn.Module):
         self.weight_KH = nn.Parameter(torch.empty(num_heads, hidden).uniform_(-bound, bound))
         self.bias_K = nn.Parameter(torch.empty(num_heads).uniform_(-bound, bound))
 
-    def forward(self, z_BD: Tensor) -> Tensor:
-        """Return logits (B, K) of features (B, D)."""
-        hidden_BJ = linear(z_BD, self.hidden_weight_JD, self.hidden_bias_J).relu()
-        product_BKH = hidden_BJ.view(-1, self.num_heads, self.hidden) * self.weight_KH
-        return product_BKH.sum(-1) + self.bias_K
+    def forward(self, z_BD: Tensor, columns: slice = EVERY) -> Tensor:
+        """Return logits (B, C) of features (B, D), of the heads in `columns` (start and stop only); all K by default."""
+        start, stop, _ = columns.indices(self.num_heads)
+        units = slice(start * self.hidden, stop * self.hidden)
+        hidden_BJ = linear(z_BD, self.hidden_weight_JD[units], self.hidden_bias_J[units]).relu()
+        product_BCH = hidden_BJ.view(len(z_BD), stop - start, self.hidden) * self.weight_KH[columns]
+        return product_BCH.sum(-1) + self.bias_K[columns]
 
     def head_weights(self, column: int) -> dict[str, NDArray[np.float32]]:
         """Return the weights of one head: hidden_weight (H, D), hidden_bias (H,), weight (1, H), bias (1,)."""

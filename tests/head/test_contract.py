@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from ovr.export.head import check_weights
-from ovr.head.bank import check_heads_first
+from ovr.head.bank import HeadBank, check_heads_first
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "conf" / "head").glob("*.yaml"))
@@ -91,3 +91,12 @@ def test_heads_begin_apart_and_at_the_size_of_one_torch_layer(name):
     every = np.concatenate([head.head_weights(k).get("hidden_weight", head.head_weights(k)["weight"]) for k in range(num_heads)])
     assert abs(every.std() - (3 * num_features) ** -0.5) < 1e-3  # of the uniform distribution on [-D^-1/2, D^-1/2]
     assert abs(every.mean()) < 1e-3
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("columns", [slice(None), slice(0, 2), slice(3, 5), slice(1, 4), slice(2, 2)])
+def test_some_columns_are_those_of_all(name, columns):
+    head, z_BD = build(name), torch.randn(7, D)
+    torch.testing.assert_close(head(z_BD, columns), head(z_BD)[:, columns])
+    bank = HeadBank(lambda n, num_heads: build(name, num_heads, n), D, num_heads=K, frozen=[1, 4], to_backbone=[0, 1, 3])
+    torch.testing.assert_close(bank(z_BD, columns), bank(z_BD)[:, columns])
