@@ -5,7 +5,7 @@ Heads that are treated alike are one module of the head's own kind, so that each
 B = batch, D = features, K = heads, G = heads of one group
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import product
 from typing import Any
 
@@ -118,14 +118,19 @@ def clip_head_gradients(heads: nn.Module, *, num_heads: int, max_norm: float) ->
     if isinstance(heads, HeadBank):
         groups = [(heads.groups[name], len(column_G)) for name, column_G in heads.columns.items()]
     for group, size in groups:
-        grads = [parameter.grad.view(size, -1) for parameter in group.parameters() if parameter.grad is not None]
-        if not grads:
-            continue
-        norm_G = torch.stack([torch.linalg.vector_norm(grad, dim=1) for grad in grads]).square().sum(0).sqrt()
-        # As torch.nn.utils.clip_grad_norm_ has it, so that a single head is clipped as torch clips it.
-        factor_G = (max_norm / (norm_G + 1e-6)).clamp(max=1.0)
-        for grad in grads:
-            grad.mul_(factor_G[:, None])
+        clip_by_head(group.parameters(), num_heads=size, max_norm=max_norm)
+
+
+def clip_by_head(parameters: Iterable[nn.Parameter], *, num_heads: int, max_norm: float) -> None:
+    """Do the same for parameters that hold the rows of one head after the other; those without a gradient are left out."""
+    grads = [parameter.grad.view(num_heads, -1) for parameter in parameters if parameter.grad is not None]
+    if not grads:
+        return
+    norm_K = torch.stack([torch.linalg.vector_norm(grad, dim=1) for grad in grads]).square().sum(0).sqrt()
+    # As torch.nn.utils.clip_grad_norm_ has it, so that a single head is clipped as torch clips it.
+    factor_K = (max_norm / (norm_K + 1e-6)).clamp(max=1.0)
+    for grad in grads:
+        grad.mul_(factor_K[:, None])
 
 
 def _rows(value: Tensor, column_G: Tensor, num_heads: int) -> Tensor:

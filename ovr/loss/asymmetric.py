@@ -26,6 +26,7 @@ class Asymmetric(nn.Module):
     a curve. Rows below the margin are not told apart in training. Rely on fitted temperatures, not on the raw sigmoid.
     """
 
+    by_head = True
     even_logit: Tensor
 
     def __init__(
@@ -49,7 +50,7 @@ class Asymmetric(nn.Module):
         if not 0 <= margin < 1:
             raise ConfigError(f"loss.margin must be at least 0 and below 1, got {margin}")
         self.gamma_positive, self.gamma_negative, self.margin = float(gamma_positive), float(gamma_negative), float(margin)
-        self.register_buffer("even_logit", even_odds_logit(self._of_q, 1).float(), persistent=False)
+        self.register_buffer("even_logit", even_odds_logit(self._of_q, 1)[0].float(), persistent=False)
 
     def forward(self, logit_BK: Tensor, target_BK: Tensor) -> Tensor:
         """Return the loss (B, K) of each head on each row; targets are floats in [0, 1]."""

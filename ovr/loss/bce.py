@@ -25,7 +25,9 @@ class Bce(nn.Module):
     it has a scale only.
     """
 
+    by_head = True
     pos_weight_K: Tensor
+    log_weight_K: Tensor
 
     def __init__(
         self,
@@ -38,12 +40,26 @@ class Bce(nn.Module):
         """Take the class ids in column order, and positive weights as `positive_weights` does."""
         super().__init__()
         weight_K = positive_weights(class_ids, pos_weight, max_pos_weight=max_pos_weight, counts=counts)
+        self.weighted = bool((weight_K != 1).any())
         self.register_buffer("pos_weight_K", weight_K, persistent=False)
+        self.register_buffer("log_weight_K", weight_K.log(), persistent=False)
 
     def forward(self, logit_BK: Tensor, target_BK: Tensor) -> Tensor:
         """Return the loss (B, K) of each head on each row; targets are floats in [0, 1]."""
-        logit_BK = logit_BK + self.pos_weight_K.log()
+        logit_BK = logit_BK + self.log_weight_K
         return self.pos_weight_K * target_BK * softplus(-logit_BK) + (1 - target_BK) * softplus(logit_BK)
+
+    def terms(self, logit: Tensor, columns: Tensor | slice, *, positive: bool, with_loss: bool) -> tuple[Tensor | None, Tensor]:
+        """Return loss and derivative by the logit, entry by entry, of targets that are all 1 or all 0.
+
+        Args:
+            logit: (B, C) with `columns` a slice, or (P,) with a column for each.
+        """
+        logit = logit + self.log_weight_K[columns] if self.weighted else logit
+        if positive:
+            weight = self.pos_weight_K[columns]
+            return weight * softplus(-logit) if with_loss else None, -weight * (-logit).sigmoid()
+        return softplus(logit) if with_loss else None, logit.sigmoid()
 
 
 def positive_weights(

@@ -21,6 +21,7 @@ class Focal(nn.Module):
     under-confident heads by design: rely on the fitted temperatures, not on the raw sigmoid.
     """
 
+    by_head = True
     pos_weight_K: Tensor
     even_logit_K: Tensor
 

@@ -23,6 +23,7 @@ class Smoothed(nn.Module):
     the head mean even odds; the temperature widens the rest, up to the curve.
     """
 
+    by_head = True
     base_rate_K: Tensor
     even_logit_K: Tensor
 

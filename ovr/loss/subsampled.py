@@ -23,6 +23,7 @@ class Subsampled(nn.Module):
     Logits of all heads are computed all the same: this changes what heads attend to, not the cost of a step.
     """
 
+    by_head = True
     keep_rate_K: Tensor
 
     def __init__(self, class_ids: Sequence[str], *, negatives_per_positive: float, counts: ClassCounts) -> None:

@@ -1,0 +1,329 @@
+"""One training step of K heads in bounded memory: a chunk of heads at a time is scored, differentiated and updated in place.
+
+Neither logits nor targets (B, K) nor the gradient of the weights (K, D) is ever held. No term of the loss joins two heads, so a
+chunk's gradient is known once its logits are: there is no second pass. Knows one process and one device, and nothing of backbones,
+epochs or files. Updating in place rules out accumulated gradients, a norm over all heads and scaled losses; clipping each head by
+its own norm stays exact.
+
+B = batch, D = features, K = heads, G = heads of one group, C = heads of a chunk
+"""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ovr.errors import ConfigError, OvrError
+from ovr.head.bank import HeadBank, check_heads_first, clip_by_head
+from ovr.head.linear import Linear
+from ovr.head_step.chunkable import MakeOptimizer, StateTable, check_loss, loss_and_grad, loss_of, make_optimizer
+from ovr.head_step.rounding import round_stochastically
+from ovr.head_step.targets import SparseTargets
+
+CHUNK_BYTES = {"cpu": 1 << 20, "cuda": 1 << 26}  # of a chunk's arrays: on a CPU they stay in a core's second-level cache
+CHUNK_MULTIPLE = 64
+
+
+class NonFiniteStep(OvrError):
+    """NaN or infinity in the loss or the gradient of the heads in `columns`."""
+
+    def __init__(self, columns: list[int]) -> None:
+        more = f" and {len(columns) - 10} more" if len(columns) > 10 else ""
+        super().__init__(f"NaN or infinity in the step of the heads in columns {columns[:10]}{more}; expected finite logits")
+        self.columns = columns
+
+
+class StepResult(NamedTuple):
+    """The loss before the update, a float64 scalar, None if not asked for; its gradient (B, D), None if no head passes one on."""
+
+    loss: Tensor | None
+    grad_z_BD: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """G heads that are treated alike, and where among all K they are."""
+
+    heads: nn.Module
+    size: int
+    prefix: str  # of their weights' names
+    column_G: Tensor | None  # None: all K in order
+    trained: bool
+    sends: bool  # passes a gradient on to the features
+    shells: dict[str, nn.Parameter]  # what a chunk's weights are to the optimizer: data, gradient and state are lent to them
+    tables: dict[str, StateTable] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """Heads start .. stop - 1 of a group, their columns among all K, their loss and their targets."""
+
+    start: int
+    stop: int
+    columns: slice | Tensor
+    loss: nn.Module
+    shift_C: Tensor | None  # added to their logits
+    targets: SparseTargets
+
+    def rows(self, value: Tensor, num_heads: int) -> slice:
+        """Return where these heads lie in `value`, which has as many rows for each of `num_heads`."""
+        each = len(value) // num_heads
+        return slice(self.start * each, self.stop * each)
+
+    def column_list(self) -> list[int]:
+        """Return the columns one by one."""
+        return list(range(self.columns.start, self.columns.stop)) if isinstance(self.columns, slice) else self.columns.tolist()
+
+
+class HeadStep:
+    """Trains K heads in place. To rounding, the size of the chunks does not matter."""
+
+    def __init__(
+        self,
+        heads: nn.Module,
+        loss: nn.Module,
+        optimizer: MakeOptimizer,
+        *,
+        chunk_heads: int | None = None,
+        max_norm: float | None = None,
+        compute_dtype: torch.dtype = torch.float32,
+        log_odds_shift_K: Tensor | None = None,
+        first_column: int = 0,
+        seed: int | None = None,
+    ) -> None:
+        """Take heads, on the device that they stay on, and the loss that they are trained with.
+
+        Args:
+            heads: K heads of a kind, or a bank of them. Weights in bfloat16 are rounded stochastically after each step. Autograd
+                sees none of them from now on.
+            loss: as `check_loss` demands, on the same device.
+            optimizer: makes one that `make_optimizer` accepts; `self.optimizer` may be given to a scheduler.
+            chunk_heads: C; None takes what fits the cache.
+            max_norm: largest Euclidean norm of one head's gradient; None clips none.
+            compute_dtype: of the matrix products of linear heads, float32 or bfloat16. Loss and update are never below float32.
+            log_odds_shift_K: added to the logits in a step, but not in `true_loss`; of as many heads as the loss.
+            first_column: the column of the loss that the first of `heads` has.
+            seed: of the stochastic rounding; None draws one.
+
+        Raises:
+            ConfigError: a part that cannot be used in chunks, by name, or nothing to train.
+        """
+        if chunk_heads is not None and (not isinstance(chunk_heads, int) or chunk_heads < 1):
+            raise ConfigError(f"chunk_heads must be a whole number above 0, got {chunk_heads!r}")
+        check_loss(loss)
+        self.loss_module, self.log_odds_shift_K, self.first_column = loss, log_odds_shift_K, first_column
+        self.chunk_heads, self.max_norm, self.compute_dtype = chunk_heads, max_norm, compute_dtype
+        heads.requires_grad_(False)
+        self.groups = list(_groups(heads))
+        self.num_heads = sum(group.size for group in self.groups)
+        shells = [shell for group in self.groups if group.trained for shell in group.shells.values()]
+        if not shells:
+            raise ConfigError("every head is frozen; there is no head to step")
+        self.optimizer = make_optimizer(optimizer, shells)
+        for group in self.groups:
+            for name, value in group.heads.named_parameters():  # of a frozen group there are none
+                group.tables[name] = StateTable(len(value), self.optimizer.state.get(group.shells[name], {}))
+        self.generator = torch.Generator(shells[0].device)
+        self.generator.manual_seed(torch.seed() if seed is None else seed)
+
+    def __call__(self, z_BD: Tensor, targets: SparseTargets, *, num_rows: int, with_loss: bool = True) -> StepResult:
+        """Make one step on features (B, D), where the loss is the sum over rows and known heads, divided by `num_rows`.
+
+        Raises:
+            NonFiniteStep: on a CPU before any weight of the chunk is written, on a GPU when the step is done.
+        """
+        return self._run(z_BD, targets, num_rows=num_rows, with_loss=with_loss, update=True)
+
+    def true_loss(self, z_BD: Tensor, targets: SparseTargets, *, num_rows: int) -> Tensor:
+        """Return the loss of features (B, D), a float64 scalar, in eval mode and without the shift of training; nothing changes."""
+        was_training = self.loss_module.training
+        self.loss_module.eval()
+        try:
+            loss = self._run(z_BD, targets, num_rows=num_rows, with_loss=True, update=False).loss
+        finally:
+            self.loss_module.train(was_training)
+        assert loss is not None
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the optimizer's settings and its state by weight: of all K heads at once, so the same for any chunk size."""
+        tables = {group.prefix + name: table for group in self.groups for name, table in group.tables.items()}
+        return {
+            "settings": {key: value for key, value in self.optimizer.param_groups[0].items() if key != "params"},
+            "states": {name: table.state_dict() for name, table in tables.items()},
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the state that `state_dict` gave of the same heads and optimizer. Tensors are copied."""
+        self.optimizer.param_groups[0].update(state["settings"])
+        self.generator.set_state(state["generator"])
+        for group in self.groups:
+            for name, table in group.tables.items():
+                table.load_state_dict(state["states"][group.prefix + name], group.shells[name].device)
+
+    @torch.no_grad()
+    def _run(self, z_BD: Tensor, targets: SparseTargets, *, num_rows: int, with_loss: bool, update: bool) -> StepResult:
+        z_BD = z_BD.detach() if z_BD.dtype == torch.float64 else z_BD.detach().float()
+        low_BD = z_BD if z_BD.dtype == torch.float64 else z_BD.to(self.compute_dtype)
+        grad_z_BD = torch.zeros_like(z_BD) if update and any(group.sends for group in self.groups) else None
+        loss = torch.zeros((), dtype=torch.float64, device=z_BD.device) if with_loss else None
+        unchecked: list[tuple[_Chunk, Tensor]] = []
+        for group in self.groups:
+            trained, sends = update and group.trained, update and group.sends
+            if not (trained or sends or with_loss):
+                continue
+            differentiate = self._linear if isinstance(group.heads, Linear) else self._any_kind
+            values = group.heads.state_dict()
+            for chunk in self._chunks(group, targets, num_rows=len(z_BD), shifted=update):
+                for name, shell in group.shells.items():  # the weights themselves, or a copy of those in bfloat16
+                    shell.data = values[name][chunk.rows(values[name], group.size)].to(shell.dtype)
+                passed_on_BD = grad_z_BD if sends else None
+                loss_C, grad_C = differentiate(
+                    group, chunk, low_BD, passed_on_BD, scale=1 / num_rows, with_loss=with_loss, trained=trained
+                )
+                if loss is not None and loss_C is not None:
+                    loss += loss_C.sum(dtype=torch.float64) / num_rows
+                if update:
+                    unchecked.append((chunk, (grad_C if loss_C is None else grad_C + loss_C).isfinite()))
+                    if z_BD.device.type == "cpu":
+                        _check_finite([unchecked.pop()])
+                if trained:
+                    self._update(group, chunk, values)
+            if trained:
+                for table in group.tables.values():
+                    table.end_step()
+        _check_finite(unchecked)
+        return StepResult(loss, grad_z_BD)
+
+    def _chunks(self, group: _Group, targets: SparseTargets, *, num_rows: int, shifted: bool) -> Iterator[_Chunk]:
+        if group.column_G is not None:
+            targets = targets.within(group.column_G)
+        size = self.chunk_heads or _chunk_heads(group, num_rows)
+        first = self.first_column
+        for start, part in zip(range(0, group.size, size), targets.chunks(size, group.size), strict=True):
+            stop = min(start + size, group.size)
+            columns = slice(start, stop) if group.column_G is None else group.column_G[start:stop]
+            of_loss = slice(first + start, first + stop) if isinstance(columns, slice) else columns + first
+            shift_C = self.log_odds_shift_K[of_loss] if shifted and self.log_odds_shift_K is not None else None
+            yield _Chunk(start, stop, columns, loss_of(self.loss_module, of_loss), shift_C, part)
+
+    def _linear(
+        self,
+        group: _Group,
+        chunk: _Chunk,
+        z_BD: Tensor,
+        grad_z_BD: Tensor | None,
+        *,
+        scale: float,
+        with_loss: bool,
+        trained: bool,
+    ) -> tuple[Tensor | None, Tensor]:
+        """Give the shells their gradients, add to that of the features, and return loss (C,) and the sum of its derivative (C,)."""
+        weight, bias = group.shells["weight_KD"], group.shells["bias_K"]
+        bias_C = bias.detach() if chunk.shift_C is None else bias + chunk.shift_C
+        weight_CD = weight.detach().to(z_BD.dtype)
+        if z_BD.dtype == weight.dtype:
+            logit_BC = torch.addmm(bias_C, z_BD, weight_CD.T)
+        else:
+            logit_BC = torch.mm(z_BD, weight_CD.T).to(weight.dtype).add_(bias_C)
+        loss_C, grad_BC = loss_and_grad(chunk.loss, logit_BC, chunk.targets, with_loss=with_loss)
+        grad_C, low_BC = grad_BC.sum(0), grad_BC.to(z_BD.dtype)
+        if grad_z_BD is not None and z_BD.dtype == weight.dtype:
+            grad_z_BD.addmm_(low_BC, weight_CD, alpha=scale)
+        elif grad_z_BD is not None:
+            grad_z_BD.add_(torch.mm(low_BC, weight_CD), alpha=scale)
+        if trained:
+            weight.grad = torch.mm(low_BC.T, z_BD).to(weight.dtype).mul_(scale)
+            bias.grad = grad_C * scale
+        return loss_C, grad_C
+
+    def _any_kind(
+        self,
+        group: _Group,
+        chunk: _Chunk,
+        z_BD: Tensor,
+        grad_z_BD: Tensor | None,
+        *,
+        scale: float,
+        with_loss: bool,
+        trained: bool,
+    ) -> tuple[Tensor | None, Tensor]:
+        """Do what `_linear` does, for heads whose gradients only autograd knows."""
+        heads: Any = copy.copy(group.heads)
+        # The weights of frozen heads are buffers.
+        heads._parameters, heads._buffers = dict(group.shells), {}
+        heads.num_heads = chunk.stop - chunk.start
+        with torch.enable_grad():
+            z_BD = z_BD.to(next(iter(group.shells.values())).dtype).requires_grad_()
+            logit_BC = heads(z_BD)
+        shifted_BC = logit_BC.detach() if chunk.shift_C is None else logit_BC.detach() + chunk.shift_C
+        loss_C, grad_BC = loss_and_grad(chunk.loss, shifted_BC, chunk.targets, with_loss=with_loss)
+        shells = list(group.shells.values()) if trained else []
+        inputs = [*shells, *([z_BD] if grad_z_BD is not None else [])]
+        grads = torch.autograd.grad(logit_BC, inputs, grad_BC * scale) if inputs else ()
+        for shell, grad in zip(shells, grads, strict=False):
+            shell.grad = grad
+        if grad_z_BD is not None:
+            grad_z_BD += grads[-1]
+        return loss_C, grad_BC.sum(0)
+
+    def _update(self, group: _Group, chunk: _Chunk, values: dict[str, Tensor]) -> None:
+        """Make the optimizer's step for a chunk, whose shells have their gradients."""
+        if self.max_norm is not None:
+            clip_by_head(group.shells.values(), num_heads=chunk.stop - chunk.start, max_norm=self.max_norm)
+        rows = {name: chunk.rows(values[name], group.size) for name in group.shells}
+        for name, shell in group.shells.items():
+            self.optimizer.state[shell] = group.tables[name].lend(rows[name])
+        self.optimizer.step()
+        for name, shell in group.shells.items():
+            group.tables[name].take_back(rows[name], self.optimizer.state.pop(shell))
+            shell.grad = None
+            if values[name].dtype != shell.dtype:
+                values[name][rows[name]] = round_stochastically(shell.detach(), self.generator)
+
+
+def _groups(heads: nn.Module) -> Iterator[_Group]:
+    if not isinstance(heads, HeadBank):
+        num_heads: Any = len(heads.bias_K) if isinstance(heads, Linear) else heads.num_heads
+        check_heads_first(heads, num_heads=num_heads)
+        yield _Group(heads, num_heads, "", None, True, True, _shells(heads, num_heads))
+        return
+    for name, column_G in heads.columns.items():
+        group, size = heads.groups[name], len(column_G)
+        columns = torch.from_numpy(column_G).to(next(iter(group.state_dict().values())).device)
+        trained, sends = name.startswith("trained"), not name.endswith("_stopped")
+        yield _Group(group, size, f"groups.{name}.", columns, trained, sends, _shells(group, size))
+
+
+def _shells(heads: nn.Module, num_heads: int) -> dict[str, nn.Parameter]:
+    """Return a parameter for each weight, holding the first head's rows: some optimizers make their state at once."""
+    shells = {}
+    for name, value in heads.state_dict().items():
+        first = value[: len(value) // num_heads]
+        shells[name] = nn.Parameter(first.to(torch.float32 if first.dtype == torch.bfloat16 else first.dtype, copy=True))
+    return shells
+
+
+def _chunk_heads(group: _Group, num_rows: int) -> int:
+    """Return how many heads' logits, gradients and weights fill `CHUNK_BYTES`."""
+    weights: int = sum(value.numel() for value in group.heads.state_dict().values()) // group.size
+    size_bytes = 4 * (2 * num_rows + 2 * weights)
+    shell = next(iter(group.shells.values()))
+    fitting: int = CHUNK_BYTES.get(shell.device.type, CHUNK_BYTES["cuda"]) // size_bytes
+    return max(CHUNK_MULTIPLE, fitting // CHUNK_MULTIPLE * CHUNK_MULTIPLE)
+
+
+def _check_finite(chunks: list[tuple[_Chunk, Tensor]]) -> None:
+    if chunks and not bool(torch.cat([finite_C for _, finite_C in chunks]).all()):
+        raise NonFiniteStep(
+            [
+                column
+                for chunk, finite_C in chunks
+                for column, finite in zip(chunk.column_list(), finite_C.tolist(), strict=True)
+                if not finite
+            ]
+        )
