@@ -23,7 +23,7 @@ from ovr.head_step.chunkable import MakeOptimizer, StateTable, check_loss, loss_
 from ovr.head_step.rounding import round_stochastically
 from ovr.head_step.targets import SparseTargets
 
-CHUNK_BYTES = {"cpu": 1 << 20, "cuda": 1 << 26}  # of a chunk's arrays: on a CPU they stay in a core's second-level cache
+CHUNK_BYTES = {"cpu": 1 << 22, "cuda": 1 << 26}  # of a chunk's arrays: on a CPU they stay in the cache
 CHUNK_MULTIPLE = 64
 
 
