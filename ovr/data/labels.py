@@ -1,6 +1,6 @@
-"""Partly known 0/1 targets, kept as lists of positives. Knows columns, not class ids.
+"""Partly known 0/1 targets, kept as lists of positives and of unknowns. Knows columns, not class ids.
 
-N = rows, B = batch, K = heads, P = all positives of all rows
+N = rows, B = batch, K = heads, C = heads of a block of columns, P = positives, U = unknown targets
 """
 
 from dataclasses import dataclass
@@ -9,17 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovr.core.counts import ClassCounts
+from ovr.data.entries import Entries
 from ovr.errors import DataError
+
+I64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Targets (N, K): row n's positives are `column_P[start_N1[n] : start_N1[n + 1]]`; everything else known is negative."""
+    """Targets (N, K): what is neither positive nor unknown is known to be negative. No entry is both."""
 
-    start_N1: NDArray[np.int64]
-    column_P: NDArray[np.int32]
+    positives: Entries
+    unknowns: Entries
     num_heads: int
-    unknown_NK: NDArray[np.bool_] | None = None  # None: every target is known
 
     @classmethod
     def from_columns(cls, column_N: NDArray[np.integer], *, num_heads: int) -> "Labels":
@@ -33,39 +35,62 @@ class Labels:
         if outside.size:
             row = int(outside[0])
             raise DataError(f"row {row} has label column {column_N[row]}; expected 0 to {num_heads - 1}")
-        return cls(np.arange(len(column_N) + 1, dtype=np.int64), column_N.astype(np.int32), num_heads)
+        positives = Entries(np.arange(len(column_N) + 1, dtype=np.int64), column_N.astype(np.int32))
+        return cls(positives, Entries.none(len(column_N)), num_heads)
 
     @classmethod
     def from_dense(cls, target_NK: NDArray[np.bool_], mask_NK: NDArray[np.bool_] | None = None) -> "Labels":
         """Return labels from bool targets (N, K); where `mask_NK` is False the target is unknown, whatever it holds."""
-        unknown_NK = None if mask_NK is None or mask_NK.all() else ~mask_NK
-        known_positive_NK = target_NK if unknown_NK is None else target_NK & ~unknown_NK
-        start_N1 = np.concatenate([[0], np.cumsum(known_positive_NK.sum(axis=1))]).astype(np.int64)
-        return cls(start_N1, np.nonzero(known_positive_NK)[1].astype(np.int32), target_NK.shape[1], unknown_NK)
+        if mask_NK is None:
+            return cls(Entries.of(target_NK), Entries.none(len(target_NK)), target_NK.shape[1])
+        return cls(Entries.of(target_NK & mask_NK), Entries.of(~mask_NK), target_NK.shape[1])
 
     def __len__(self) -> int:
-        return len(self.start_N1) - 1
+        return len(self.positives)
 
-    def dense(self, rows_B: NDArray[np.int64] | None = None) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    def dense(self, rows_B: I64 | None = None) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Return bool (target_BK, mask_BK) of the given rows, or of all."""
         rows_B = np.arange(len(self)) if rows_B is None else rows_B
-        start_B, num_B = self.start_N1[rows_B], self.start_N1[rows_B + 1] - self.start_N1[rows_B]
-        target_BK = np.zeros((len(rows_B), self.num_heads), dtype=bool)
-        within = np.arange(num_B.sum()) - np.repeat(np.cumsum(num_B) - num_B, num_B)
-        target_BK[np.repeat(np.arange(len(rows_B)), num_B), self.column_P[np.repeat(start_B, num_B) + within]] = True
-        mask_BK = np.ones_like(target_BK) if self.unknown_NK is None else ~self.unknown_NK[rows_B]
+        target_BK, mask_BK = self._blank(len(rows_B), self.num_heads)
+        target_BK[self.positives.of_rows(rows_B)] = True
+        mask_BK[self.unknowns.of_rows(rows_B)] = False
         return target_BK, mask_BK
 
-    def take(self, rows_B: NDArray[np.int64]) -> "Labels":
-        """Return the labels of the given rows."""
-        return Labels.from_dense(*self.dense(rows_B))
+    def columns(self, columns: slice) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return bool (target_NC, mask_NC) of the heads in `columns` (start and stop only), of all rows."""
+        start, stop, _ = columns.indices(self.num_heads)
+        target_NC, mask_NC = self._blank(len(self), stop - start)
+        for entries, flag_NC, value in ((self.positives, target_NC, True), (self.unknowns, mask_NC, False)):
+            row_E, column_E = entries.of_columns(start, stop)
+            flag_NC[row_E, column_E - start] = value
+        return target_NC, mask_NC
 
-    def num_positives_K(self) -> NDArray[np.int64]:
+    def sparse(self, rows_B: I64) -> tuple[I64, I64, I64, I64]:
+        """Return (row_P, column_P, row_U, column_U) of the given rows, each pair sorted by column and then row.
+
+        A row is counted by its position in `rows_B`.
+        """
+        lists: list[I64] = []
+        for entries in (self.positives, self.unknowns):
+            row_E, column_E = entries.of_rows(rows_B)
+            order_E = np.argsort(column_E, kind="stable")
+            lists += [row_E[order_E], column_E[order_E]]
+        return lists[0], lists[1], lists[2], lists[3]
+
+    def take(self, rows_B: I64) -> "Labels":
+        """Return the labels of the given rows."""
+        return Labels(self.positives.take(rows_B), self.unknowns.take(rows_B), self.num_heads)
+
+    def num_positives_K(self) -> I64:
         """Return how many rows are positive for each head."""
-        return np.bincount(self.column_P, minlength=self.num_heads)
+        return np.bincount(self.positives.column_P, minlength=self.num_heads)
 
     def counts(self) -> ClassCounts:
         """Return how many rows are known positive and known negative for each head."""
         num_positives_K = self.num_positives_K()
-        num_unknown_K = 0 if self.unknown_NK is None else self.unknown_NK.sum(axis=0)
+        num_unknown_K = np.bincount(self.unknowns.column_P, minlength=self.num_heads)
         return ClassCounts(num_positives_K, len(self) - num_unknown_K - num_positives_K)
+
+    @staticmethod
+    def _blank(num_rows: int, num_heads: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        return np.zeros((num_rows, num_heads), dtype=bool), np.ones((num_rows, num_heads), dtype=bool)

@@ -1,6 +1,6 @@
 """The one function that turns probabilities into a decision, used by every runtime. Knows nothing of where they came from.
 
-B = batch, K = heads, M = top-k
+B = batch, K = heads, C = heads of one block, M = top-k
 
 Probabilities, thresholds and the abstention limit are compared as float32, the type that a served model answers in: a threshold
 of 0.7 takes a float32 probability of 0.7. Each row is decided on alone, so its outcome is the same in every batch.
@@ -33,10 +33,36 @@ def decide(prob_BK: Any, *, threshold_K: ArrayLike, policy: DecisionPolicy) -> D
     if threshold_K.shape != (num_heads,) or np.isnan(threshold_K).any():
         raise ArtifactError(f"thresholds are {threshold_K} of shape {threshold_K.shape}; expected {num_heads} numbers, one a head")
     top_BM = _top(prob_BK, min(policy.top_k, num_heads))
-    abstained_B = np.take_along_axis(prob_BK, top_BM[:, :1], axis=1)[:, 0] < np.float32(policy.abstain_below)
-    label_BK = prob_BK >= threshold_K if policy.mode == "multilabel" else np.arange(num_heads) == top_BM[:, :1]
-    label_BK[abstained_B] = False
+    highest_B = np.take_along_axis(prob_BK, top_BM[:, :1], axis=1)[:, 0]
+    abstained_B = abstains(highest_B, policy)
+    label_BK = labels_decided(
+        prob_BK, first_column=0, top_B=top_BM[:, 0], abstained_B=abstained_B, threshold_C=threshold_K, policy=policy
+    )
     return Decision(label_BK=label_BK, abstained_B=abstained_B, top_BM=top_BM)
+
+
+def abstains(highest_B: NDArray[np.float32], policy: DecisionPolicy) -> NDArray[np.bool_]:
+    """Return the rows (B,) that get no class, from the highest probability of each."""
+    abstained_B: NDArray[np.bool_] = highest_B < np.float32(policy.abstain_below)
+    return abstained_B
+
+
+def labels_decided(
+    prob_BC: NDArray[np.float32],
+    *,
+    first_column: int,
+    top_B: NDArray[np.int64],
+    abstained_B: NDArray[np.bool_],
+    threshold_C: NDArray[np.float32],
+    policy: DecisionPolicy,
+) -> NDArray[np.bool_]:
+    """Return the classes decided on (B, C) among consecutive columns, given the column of each row's highest probability of all."""
+    if policy.mode == "multilabel":
+        label_BC = prob_BC >= threshold_C
+    else:
+        label_BC = np.arange(first_column, first_column + prob_BC.shape[1]) == top_B[:, None]
+    label_BC[abstained_B] = False
+    return label_BC
 
 
 def _checked(prob_BK: Any) -> NDArray[np.float32]:

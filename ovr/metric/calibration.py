@@ -1,6 +1,6 @@
 """How far each head's probabilities are from frequencies: calibration errors, Brier score, likelihood. Knows no calibrator.
 
-N = rows, K = heads, C = heads of one block, G = bins
+N = rows, K = heads, C = heads of one block, G = bins, H = rows whose highest probability is in the block
 
 Only rows whose label is known count, and a head without any has NaN. A calibration error (ECE; Naeini et al. 2015) is the mean over
 rows of |share of positives - mean probability| of the row's bin. It depends on how the bins are made, so each way has its own name:
@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ovr.core.ranking import ranked_blocks
 from ovr.core.targets import check_probs, check_targets
+from ovr.core.top import RunningTop
 from ovr.errors import ConfigError
 
 F64 = NDArray[np.float64]
@@ -71,18 +72,44 @@ def ece_equal_width(prob_NK: Any, target_NK: Any, mask_NK: Any, *, num_bins: int
     return _mean(np.abs(gap_KG).sum(axis=1), mask_NK)
 
 
-def top_label(prob_NK: Any, target_NK: Any, mask_NK: Any) -> tuple[F64, Bool, Bool]:
-    """Return, as one column each, the highest probability of a row, whether its class is a label of the row, whether that is known.
+class TopLabel:
+    """The highest probability of each row, whether its class is a label of the row, and whether that is known.
 
     Of equal probabilities the lower column is taken. Given to one of the errors above, it is the top-label ECE.
+    """
+
+    def __init__(self, num_rows: int) -> None:
+        self._top = RunningTop(num_rows)
+        self._right_N, self._known_N = np.zeros(num_rows, np.bool_), np.zeros(num_rows, np.bool_)
+        self._num_heads = 0
+
+    def update(self, prob_NC: Any, target_NC: Any, mask_NC: Any) -> None:
+        """Take the next heads, in column order.
+
+        Raises:
+            DataError: probabilities outside [0, 1] or NaN, shapes that differ, targets or mask other than 0 and 1.
+        """
+        prob_NC, target_NC, mask_NC = check_probs(prob_NC, target_NC, mask_NC)
+        row_H = np.flatnonzero(self._top.update(prob_NC, first_column=self._num_heads))
+        column_H = self._top.column_N[row_H] - self._num_heads
+        self._known_N[row_H] = mask_NC[row_H, column_H]
+        self._right_N[row_H] = (target_NC & mask_NC)[row_H, column_H]
+        self._num_heads += prob_NC.shape[1]
+
+    def result(self) -> tuple[F64, Bool, Bool]:
+        """Return confidence, right and known, as one column (N, 1) each."""
+        return self._top.score_N.astype(np.float64)[:, None], self._right_N[:, None], self._known_N[:, None]
+
+
+def top_label(prob_NK: Any, target_NK: Any, mask_NK: Any) -> tuple[F64, Bool, Bool]:
+    """Return what `TopLabel` does of all heads at once.
 
     Raises:
         DataError: probabilities outside [0, 1] or NaN, shapes that differ, targets or mask other than 0 and 1.
     """
-    prob_NK, target_NK, mask_NK = check_probs(prob_NK, target_NK, mask_NK)
-    top_N1 = np.argmax(prob_NK, axis=1, keepdims=True)
-    confidence_N1, right_N1, known_N1 = (np.take_along_axis(array, top_N1, axis=1) for array in (prob_NK, target_NK, mask_NK))
-    return confidence_N1.astype(np.float64), right_N1 & known_N1, known_N1
+    top = TopLabel(len(prob_NK))
+    top.update(prob_NK, target_NK, mask_NK)
+    return top.result()
 
 
 def top_label_ece(prob_NK: Any, target_NK: Any, mask_NK: Any, *, num_bins: int = NUM_BINS) -> float:

@@ -1,6 +1,6 @@
 """How well each class is found: counts, precision, recall, F1, average precision, accuracy. Knows nothing of models.
 
-N = rows, K = heads
+N = rows, K = heads, C = heads of one block
 
 Only rows whose label is known count. A figure that the rows do not define is NaN, never a silent 0: precision where nothing was
 decided on, recall where nothing is positive, F1 where both hold, average precision without a positive.
@@ -88,19 +88,39 @@ def average_precision(score_NK: Any, target_NK: Any, mask_NK: Any) -> F64:
     return ap_K
 
 
-def accuracy(label_NK: Any, target_NK: Any, mask_NK: Any) -> float:
-    """Return the share of rows on which every class is decided rightly; an abstained row that has a class is wrong.
+class RowAccuracy:
+    """The share of rows on which every class is decided rightly; an abstained row that has a class is wrong.
 
-    With one class a row it is the usual accuracy, with several the subset accuracy. Rows with an unknown label do not count;
-    NaN where none is left.
+    With one class a row it is the usual accuracy, with several the subset accuracy. Rows with an unknown label do not count.
+    """
+
+    def __init__(self, num_rows: int) -> None:
+        self._right_N, self._known_N = np.ones(num_rows, np.bool_), np.ones(num_rows, np.bool_)
+
+    def update(self, label_NC: Any, target_NC: Any, mask_NC: Any) -> None:
+        """Take the next heads.
+
+        Raises:
+            DataError: not (N, C), shapes that differ, or entries other than 0 and 1.
+        """
+        label_NC, target_NC, mask_NC = _checked(label_NC, target_NC, mask_NC)
+        self._known_N &= mask_NC.all(axis=1)
+        self._right_N &= (label_NC == target_NC).all(axis=1)
+
+    def result(self) -> float:
+        """Return the share; NaN where no row is known throughout."""
+        return float(self._right_N[self._known_N].mean()) if self._known_N.any() else float("nan")
+
+
+def accuracy(label_NK: Any, target_NK: Any, mask_NK: Any) -> float:
+    """Return what `RowAccuracy` does of all heads at once.
 
     Raises:
         DataError: not (N, K), shapes that differ, or entries other than 0 and 1.
     """
-    label_NK, target_NK, mask_NK = _checked(label_NK, target_NK, mask_NK)
-    known_N = mask_NK.all(axis=1)
-    right_N = (label_NK == target_NK).all(axis=1)
-    return float(right_N[known_N].mean()) if known_N.any() else float("nan")
+    rows = RowAccuracy(len(label_NK))
+    rows.update(label_NK, target_NK, mask_NK)
+    return rows.result()
 
 
 def mean_defined(value_K: ArrayLike) -> float:

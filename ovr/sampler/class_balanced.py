@@ -53,17 +53,17 @@ class ClassBalanced:
 
 def _largest(rate_K: NDArray[np.float64], labels: Labels) -> NDArray[np.float64]:
     rate_N = np.ones(len(labels))
-    row_P = np.repeat(np.arange(len(labels)), np.diff(labels.start_N1))
-    np.maximum.at(rate_N, row_P, rate_K[labels.column_P])
+    np.maximum.at(rate_N, labels.positives.row_P, rate_K[labels.positives.column_P])
     return rate_N
 
 
 def _log_odds_shift(rate_N: NDArray[np.float64], labels: Labels) -> NDArray[np.float64]:
     """Return log(mean rate of positives / mean rate of known negatives) (K,); 0 for a head that lacks either."""
     counts = labels.counts()
-    row_P = np.repeat(np.arange(len(labels)), np.diff(labels.start_N1))
-    positive_K = np.bincount(labels.column_P, weights=rate_N[row_P], minlength=labels.num_heads)
-    unknown_K = 0.0 if labels.unknown_NK is None else rate_N @ labels.unknown_NK
+    positive_K, unknown_K = (
+        np.bincount(entries.column_P, weights=rate_N[entries.row_P], minlength=labels.num_heads)
+        for entries in (labels.positives, labels.unknowns)
+    )
     negative_K = rate_N.sum() - unknown_K - positive_K
     has_both_K = (counts.num_positives_K > 0) & (counts.num_negatives_K > 0)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -1,6 +1,6 @@
 """Exact linear heads on a backbone that is not trained. Knows a run's recipe and splits; the mathematics is in `logistic`.
 
-N = rows, D = features, K = heads
+N = rows, D = features, K = heads, C = heads of one block
 """
 
 import logging
@@ -20,6 +20,7 @@ from ovr.loss.bce import Bce
 from ovr.metric.classification import average_precision, mean_defined
 from ovr.model import OvrModel
 from ovr.sampler.shuffled import Shuffled
+from ovr.training.blocks import LogitBlocks
 from ovr.training.environment import record_environment
 from ovr.training.features import frozen_features
 from ovr.training.initial import start_from_bundle
@@ -75,13 +76,14 @@ class Convex:
             # The loss is at the optimum at the logit plus log of the positive weight; see `Bce`.
             head.bias_K.copy_(torch.from_numpy(fit.bias_K - np.log(pos_weight_K)))
 
-        def logits(rows: Rows) -> NDArray[np.float32]:
-            with torch.inference_mode():
-                logit_NK: NDArray[np.float32] = head(torch.from_numpy(self._features(model, rows))).numpy()
-            return logit_NK
-
-        val_macro_ap = mean_defined(average_precision(logits(splits.val), *splits.val.labels.dense()))
-        return Fitted(model, logits, val_macro_ap, {"max_steps": int(fit.num_steps_K.max()), "unsolved_heads": unsolved})
+        val_logits = LogitBlocks(head, self._features(model, splits.val), num_heads=len(splits.taxonomy))
+        ap_K = [average_precision(logit_NC, *splits.val.labels.columns(columns)) for columns, logit_NC in val_logits]
+        return Fitted(
+            model,
+            lambda rows: self._features(model, rows),
+            mean_defined(np.concatenate(ap_K)),
+            {"max_steps": int(fit.num_steps_K.max()), "unsolved_heads": unsolved},
+        )
 
     def _parts(self, recipe: Recipe, splits: Splits, resume: bool) -> tuple[OvrModel, Linear, NDArray[np.float32]]:
         if resume:

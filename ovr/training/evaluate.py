@@ -1,6 +1,6 @@
 """The report of a model on one split: figures a class with their counts, and their means. Knows logits and labels only.
 
-N = rows, K = heads
+N = rows, K = heads, C = heads of one block
 """
 
 import math
@@ -13,15 +13,17 @@ from numpy.typing import NDArray
 from ovr.calibrator.apply import calibrated_prob, scale_and_bias
 from ovr.core.artifact import Calibration, DecisionPolicy
 from ovr.core.taxonomy import Taxonomy
-from ovr.decision.decide import decide
-from ovr.metric.calibration import brier, ece_equal_mass, nll, top_label_ece
-from ovr.metric.classification import accuracy, average_precision, confusion, mean_defined
+from ovr.core.top import RunningTop
+from ovr.data.labels import Labels
+from ovr.decision.decide import abstains, labels_decided
+from ovr.metric.calibration import TopLabel, brier, ece_equal_mass, nll
+from ovr.metric.classification import RowAccuracy, average_precision, confusion, mean_defined
+from ovr.training.blocks import LogitBlocks
 
 
 def evaluate(
-    logit_NK: NDArray[np.float32],
-    target_NK: NDArray[np.bool_],
-    mask_NK: NDArray[np.bool_],
+    logits: LogitBlocks,
+    labels: Labels,
     *,
     taxonomy: Taxonomy,
     calibrations: Sequence[Calibration],
@@ -34,30 +36,53 @@ def evaluate(
     policy's decisions, the ECE is class-wise with 15 bins of equal mass, NLL is in nats.
     """
     scale_K, bias_K = scale_and_bias(calibrations)
-    before_NK = calibrated_prob(logit_NK, np.ones_like(scale_K), np.zeros_like(bias_K))
-    prob_NK = calibrated_prob(logit_NK, scale_K, bias_K)
-    decision = decide(prob_NK.astype(np.float32), threshold_K=threshold_K, policy=policy)
-    counts = confusion(decision.label_BK, target_NK, mask_NK)
-    figures_K: dict[str, NDArray[np.float64]] = {
-        "precision": counts.precision_K,
-        "recall": counts.recall_K,
-        "f1": counts.f1_K,
-        "average_precision": average_precision(logit_NK, target_NK, mask_NK),
-        "temperature": 1 / scale_K,
-        "ece_before": ece_equal_mass(before_NK, target_NK, mask_NK),
-        "ece_after": ece_equal_mass(prob_NK, target_NK, mask_NK),
-        "nll_before": nll(logit_NK, target_NK, mask_NK),
-        "nll_after": nll(logit_NK, target_NK, mask_NK, scale_K=scale_K, bias_K=bias_K),
-        "brier_before": brier(before_NK, target_NK, mask_NK),
-        "brier_after": brier(prob_NK, target_NK, mask_NK),
-        "threshold": threshold_K,
-    }
+    top = RunningTop(len(logits))
+    for columns, logit_NC in logits:
+        top.update(calibrated_prob(logit_NC, scale_K[columns], bias_K[columns]).astype(np.float32), first_column=columns.start)
+    abstained_N = abstains(top.score_N, policy)
+
+    accuracy, top_before, top_after = RowAccuracy(len(logits)), TopLabel(len(logits)), TopLabel(len(logits))
+    blocks: list[dict[str, NDArray[Any]]] = []
+    for columns, logit_NC in logits:
+        target_NC, mask_NC = labels.columns(columns)
+        scale_C, bias_C = scale_K[columns], bias_K[columns]
+        before_NC = calibrated_prob(logit_NC, np.ones_like(scale_C), np.zeros_like(bias_C))
+        prob_NC = calibrated_prob(logit_NC, scale_C, bias_C)
+        label_NC = labels_decided(
+            prob_NC.astype(np.float32),
+            first_column=columns.start,
+            top_B=top.column_N,
+            abstained_B=abstained_N,
+            threshold_C=threshold_K[columns].astype(np.float32),
+            policy=policy,
+        )
+        accuracy.update(label_NC, target_NC, mask_NC)
+        top_before.update(before_NC, target_NC, mask_NC)
+        top_after.update(prob_NC, target_NC, mask_NC)
+        counts = confusion(label_NC, target_NC, mask_NC)
+        blocks.append(
+            {
+                "rows": counts.num_rows_K,
+                "positives": counts.num_positives_K,
+                "precision": counts.precision_K,
+                "recall": counts.recall_K,
+                "f1": counts.f1_K,
+                "average_precision": average_precision(logit_NC, target_NC, mask_NC),
+                "temperature": 1 / scale_C,
+                "ece_before": ece_equal_mass(before_NC, target_NC, mask_NC),
+                "ece_after": ece_equal_mass(prob_NC, target_NC, mask_NC),
+                "nll_before": nll(logit_NC, target_NC, mask_NC),
+                "nll_after": nll(logit_NC, target_NC, mask_NC, scale_K=scale_C, bias_K=bias_C),
+                "brier_before": brier(before_NC, target_NC, mask_NC),
+                "brier_after": brier(prob_NC, target_NC, mask_NC),
+                "threshold": threshold_K[columns],
+            }
+        )
+    figures_K = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
     classes = [
         {
             "class_id": spec.id,
             "name": spec.name,
-            "rows": int(counts.num_rows_K[k]),
-            "positives": int(counts.num_positives_K[k]),
             "calibration_status": calibrations[k].status,
             **{name: _plain(value_K[k]) for name, value_K in figures_K.items()},
         }
@@ -66,15 +91,18 @@ def evaluate(
     means = ("f1", "average_precision", "ece_before", "ece_after", "nll_before", "nll_after", "brier_before", "brier_after")
     names = {"f1": "macro_f1", "average_precision": "macro_average_precision"}
     return {
-        "num_rows": len(logit_NK),
-        "accuracy": _plain(accuracy(decision.label_BK, target_NK, mask_NK)),
-        "abstained": int(decision.abstained_B.sum()),
+        "num_rows": len(logits),
+        "accuracy": _plain(accuracy.result()),
+        "abstained": int(abstained_N.sum()),
         **{names.get(name, name): _plain(mean_defined(figures_K[name])) for name in means},
-        "top_label_ece_before": _plain(top_label_ece(before_NK, target_NK, mask_NK)),
-        "top_label_ece_after": _plain(top_label_ece(prob_NK, target_NK, mask_NK)),
+        "top_label_ece_before": _plain(ece_equal_mass(*top_before.result())[0]),
+        "top_label_ece_after": _plain(ece_equal_mass(*top_after.result())[0]),
         "classes": classes,
     }
 
 
-def _plain(value: Any) -> float | None:
+def _plain(value: Any) -> float | int | None:
+    """Return a Python number; None for NaN."""
+    if isinstance(value, np.integer):
+        return int(value)
     return None if math.isnan(value) else float(value)

@@ -1,6 +1,6 @@
 """What a run is made of: the recipe, what a solver gives, and the untrained model. Knows neither how it is fitted nor exported.
 
-N = rows, K = heads
+N = rows, D = features, K = heads
 """
 
 from collections.abc import Callable, Iterator
@@ -27,24 +27,24 @@ from ovr.training.plan import HeadPlan, head_plan
 
 
 class Calibrator(Protocol):
-    """Fits one `Calibration` a head, in column order, on logits (N, K)."""
+    """Fits one `Calibration` a head, in column order, on logits (N, K), of all heads or of some of them."""
 
     def fit(self, logit_NK: NDArray[Any], target_NK: NDArray[Any], mask_NK: NDArray[Any]) -> list[Calibration]: ...
 
 
 class ThresholdRule(Protocol):
-    """Chooses one threshold a head on probabilities (N, K)."""
+    """Chooses one threshold a head on probabilities (N, K), of all heads or of some of them."""
 
     def fit(self, prob_NK: NDArray[Any], target_NK: NDArray[Any], mask_NK: NDArray[Any]) -> NDArray[np.float64]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A trained model on the CPU, the logits (N, K) float32 that it gives for rows, its macro average precision on the validation
+    """A trained model on the CPU, the features (N, D) float32 that it gives for rows, its macro average precision on the validation
     rows, and what the bundle's provenance tells of the fit."""
 
     model: OvrModel
-    logits: Callable[[Rows], NDArray[np.float32]]
+    features: Callable[[Rows], NDArray[np.float32]]
     val_macro_ap: float
     provenance: dict[str, Any]
 

@@ -2,7 +2,7 @@
 
 Knows the order of the steps and which rows each may see; the steps themselves live elsewhere.
 
-N = rows, K = heads
+N = rows, K = heads, C = heads of one block
 """
 
 import logging
@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from ovr.calibrator.apply import calibrated_prob, scale_and_bias
 from ovr.core.artifact import Calibration
 from ovr.core.bundle import ModelBundle
+from ovr.core.scale import LARGE_K
 from ovr.data.splits import CalibRows, Splits
 from ovr.errors import ArtifactError, ConfigError
 from ovr.export.bundle import export_bundle
+from ovr.training.blocks import LogitBlocks
 from ovr.training.environment import environment
 from ovr.training.evaluate import evaluate
 from ovr.training.recipe import Recipe
@@ -34,12 +36,13 @@ MAX_SEED = 2**32 - 1  # numpy's
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What a run leaves: the bundle, the test report, torch's probabilities (N, K) float32 for the test rows, the best validation
-    macro average precision, the largest differences between torch and what was exported, and seconds a stage."""
+    """What a run leaves: the bundle, the test report, torch's probabilities (N, K) float32 for the test rows (None from `LARGE_K`
+    heads on), the best validation macro average precision, the largest differences between torch and what was exported, and
+    seconds a stage."""
 
     bundle: ModelBundle
     report: dict[str, Any]
-    test_prob_NK: NDArray[np.float32]
+    test_prob_NK: NDArray[np.float32] | None
     val_macro_ap: float
     max_abs_diff: dict[str, float]
     seconds: dict[str, float]
@@ -61,14 +64,15 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
         fitted = recipe.solver.fit(recipe, splits, run_dir, resume=resume)
     if fitted is None:
         return None
+    num_heads = len(splits.taxonomy)
     with _timed(seconds, "calibrate"):
-        calib_logit_NK = fitted.logits(splits.calib)
-        calibrations, threshold_K = _calibrate(recipe, calib_logit_NK, splits.calib)
+        calib_logits = LogitBlocks(fitted.model.head, fitted.features(splits.calib), num_heads=num_heads)
+        calibrations, threshold_K = _calibrate(recipe, calib_logits, splits.calib)
     with _timed(seconds, "evaluate"):
-        test_logit_NK = fitted.logits(splits.test)
+        test_logits = LogitBlocks(fitted.model.head, fitted.features(splits.test), num_heads=num_heads)
         report = evaluate(
-            test_logit_NK,
-            *splits.test.labels.dense(),
+            test_logits,
+            splits.test.labels,
             taxonomy=splits.taxonomy,
             calibrations=calibrations,
             threshold_K=threshold_K,
@@ -87,7 +91,11 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
             versions=[recipe.version] * len(splits.taxonomy),
             metrics=[{"test": row} for row in report["classes"]],
             reference_rows=splits.calib.x[: recipe.reference_rows],
-            calibration_arrays={"logit": calib_logit_NK, "target": target_NK, "mask": mask_NK},
+            calibration_arrays={
+                "logit": np.concatenate([logit_NC for _, logit_NC in calib_logits], axis=1),
+                "target": target_NK,
+                "mask": mask_NK,
+            },
             report=report,
             provenance={
                 "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -98,21 +106,31 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
             },
         )
     log.info("bundle %s with %d heads in %s", bundle.bundle_sha256[:12], len(bundle.heads), bundle.path)
-    return TrainResult(bundle, report, _prob(test_logit_NK, calibrations), fitted.val_macro_ap, max_abs_diff, seconds)
+    test_prob_NK = None if num_heads >= LARGE_K else _probs(test_logits, calibrations)
+    return TrainResult(bundle, report, test_prob_NK, fitted.val_macro_ap, max_abs_diff, seconds)
 
 
-def _calibrate(recipe: Recipe, logit_NK: NDArray[Any], rows: CalibRows) -> tuple[list[Calibration], NDArray[np.float64]]:
-    target_NK, mask_NK = rows.labels.dense()
-    calibrations = recipe.calibrator.fit(logit_NK, target_NK, mask_NK)
+def _calibrate(recipe: Recipe, logits: LogitBlocks, rows: CalibRows) -> tuple[list[Calibration], NDArray[np.float64]]:
+    calibrations: list[Calibration] = []
+    threshold_K = np.empty(logits.num_heads)
+    for columns, logit_NC in logits:
+        target_NC, mask_NC = rows.labels.columns(columns)
+        found = recipe.calibrator.fit(logit_NC, target_NC, mask_NC)
+        threshold_K[columns] = recipe.threshold.fit(_prob(logit_NC, found), target_NC, mask_NC)
+        calibrations += found
     for status in sorted({c.status for c in calibrations} - {"ok"}):
         log.warning(
             "calibration status %r for %d of %d heads", status, sum(c.status == status for c in calibrations), len(calibrations)
         )
-    return calibrations, recipe.threshold.fit(_prob(logit_NK, calibrations), target_NK, mask_NK)
+    return calibrations, threshold_K
 
 
-def _prob(logit_NK: NDArray[Any], calibrations: list[Calibration]) -> NDArray[np.float32]:
-    return calibrated_prob(logit_NK, *scale_and_bias(calibrations)).astype(np.float32)
+def _probs(logits: LogitBlocks, calibrations: list[Calibration]) -> NDArray[np.float32]:
+    return np.concatenate([_prob(logit_NC, calibrations[columns]) for columns, logit_NC in logits], axis=1)
+
+
+def _prob(logit_NC: NDArray[Any], calibrations: list[Calibration]) -> NDArray[np.float32]:
+    return calibrated_prob(logit_NC, *scale_and_bias(calibrations)).astype(np.float32)
 
 
 def _check(recipe: Recipe, run_dir: Path, resume: bool) -> None:

@@ -1,4 +1,7 @@
-"""The solver that trains backbone and heads in minibatches, through Lightning. Knows nothing of calibration or export."""
+"""The solver that trains backbone and heads in minibatches, through Lightning. Knows nothing of calibration or export.
+
+N = rows, D = features
+"""
 
 import logging
 import math
@@ -43,19 +46,19 @@ class Sgd:
         scores = [getattr(callback, "best_model_score", None) for callback in trainer.checkpoint_callbacks]
         return Fitted(
             model,
-            lambda rows: logits(model, rows, batch_size=recipe.batch_size),
+            lambda rows: features(model, rows, batch_size=recipe.batch_size),
             next((float(value) for value in scores if value is not None), math.nan),
             {"best_epoch": int(best["epoch"])},
         )
 
 
-def logits(model: OvrModel, rows: Rows, *, batch_size: int) -> NDArray[np.float32]:
-    """Return the model's logits (N, K) float32, in eval mode, on the device that the model is on."""
+def features(model: OvrModel, rows: Rows, *, batch_size: int) -> NDArray[np.float32]:
+    """Return the model's features (N, D) float32, in eval mode, on the device that the model is on."""
     device = next(iter(model.state_dict().values())).device
     model.eval()
     with torch.inference_mode():
         parts = [
-            model(torch.from_numpy(rows.x[start : start + batch_size]).to(device)).float().cpu().numpy()
+            model.features(torch.from_numpy(rows.x[start : start + batch_size]).to(device)).float().cpu().numpy()
             for start in range(0, len(rows), batch_size)
         ]
     return np.concatenate(parts)

@@ -41,3 +41,29 @@ def test_counts_leave_out_what_is_unknown(rng):
         counts = Labels.from_dense(target_NK, mask).counts()
         np.testing.assert_array_equal(counts.num_positives_K, (target_NK & known_NK).sum(axis=0))
         np.testing.assert_array_equal(counts.num_negatives_K, (~target_NK & known_NK).sum(axis=0))
+
+
+@pytest.mark.parametrize("share_known", [0.7, 1.0])
+def test_columns_and_sparse_entries_agree_with_dense(rng, share_known):
+    target_NK, mask_NK = rng.random((20, 9)) < 0.3, rng.random((20, 9)) < share_known
+    labels = Labels.from_dense(target_NK, mask_NK)
+    target_NK &= mask_NK
+    for columns in (slice(0, 9), slice(2, 5), slice(8, 9), slice(None)):
+        for got, expected in zip(labels.columns(columns), (target_NK[:, columns], mask_NK[:, columns]), strict=True):
+            np.testing.assert_array_equal(got, expected)
+    rows_B = np.array([7, 0, 7, 19])
+    row_P, column_P, row_U, column_U = labels.sparse(rows_B)
+    for row, column, flag_BK in ((row_P, column_P, target_NK[rows_B]), (row_U, column_U, ~mask_NK[rows_B])):
+        assert row.dtype == column.dtype == np.int64
+        expected_column, expected_row = np.nonzero(flag_BK.T)
+        np.testing.assert_array_equal(column, expected_column)
+        np.testing.assert_array_equal(row, expected_row)
+
+
+def test_labels_of_a_million_heads_take_no_matrix():
+    rows = np.arange(0, 1_000_000, 2000)
+    labels = Labels.from_columns(rows, num_heads=1_000_000)
+    target_NC, mask_NC = labels.columns(slice(998_000, 1_000_000))
+    assert (target_NC.shape, target_NC.sum(), mask_NC.all()) == ((500, 2000), 1, True)
+    assert labels.take(np.array([3, 4])).sparse(np.array([1, 0]))[1].tolist() == [6000, 8000]
+    assert labels.counts().num_positives_K.sum() == 500

@@ -1,0 +1,32 @@
+"""Logits of some heads at a time: what is made of them takes little memory however many heads there are. Knows no labels.
+
+N = rows, D = features, K = heads, C = heads of one block
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ovr.core.scale import column_blocks
+
+
+class LogitBlocks:
+    """Logits (N, C) float32 of all heads, block by block in column order; may be gone through several times."""
+
+    def __init__(self, head: nn.Module, z_ND: NDArray[np.float32], *, num_heads: int) -> None:
+        """Take the K heads and features; the logits are computed in eval mode on the device that the heads are on."""
+        self.head, self.num_heads = head.eval(), num_heads
+        self.z_ND = torch.from_numpy(z_ND).to(next(iter(head.state_dict().values())).device)
+
+    def __len__(self) -> int:
+        return len(self.z_ND)
+
+    def __iter__(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        for columns in column_blocks(len(self), self.num_heads):
+            with torch.inference_mode():
+                logit_NC: Any = self.head(self.z_ND, columns)
+            yield columns, logit_NC.float().cpu().numpy()

@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+import torch
+
+from ovr.calibrator.apply import calibrated_prob
+from ovr.core import scale
+from ovr.core.artifact import Calibration, DecisionPolicy
+from ovr.core.taxonomy import Taxonomy
+from ovr.data.labels import Labels
+from ovr.decision.decide import decide
+from ovr.head.linear import Linear
+from ovr.metric.calibration import ece_equal_mass, nll, top_label_ece
+from ovr.metric.classification import accuracy, confusion
+from ovr.training.blocks import LogitBlocks
+from ovr.training.evaluate import evaluate
+
+N, D, K = 60, 4, 13
+POLICIES = [DecisionPolicy(), DecisionPolicy(abstain_below=0.6), DecisionPolicy(mode="multilabel", abstain_below=0.7)]
+
+
+@pytest.fixture
+def case(rng):
+    torch.manual_seed(0)
+    heads = Linear(D, num_heads=K)
+    with torch.no_grad():
+        heads.weight_KD[5] = heads.weight_KD[4]  # two heads that always tie
+        heads.bias_K[5] = heads.bias_K[4]
+        heads.weight_KD.mul_(4)
+    z_ND = rng.normal(size=(N, D)).astype(np.float32)
+    target_NK = rng.random((N, K)) < 0.3
+    target_NK[:, 7] = False
+    mask_NK = rng.random((N, K)) < 0.98
+    calibrations = [Calibration(scale=0.5 + k % 3, bias=0.1 * (k % 3), status="ok") for k in range(K)]
+    calibrations[5] = calibrations[4]
+    return LogitBlocks(heads, z_ND, num_heads=K), target_NK, mask_NK, calibrations, rng.random(K)
+
+
+def report(case, policy):
+    logits, target_NK, mask_NK, calibrations, threshold_K = case
+    return evaluate(
+        logits,
+        Labels.from_dense(target_NK, mask_NK),
+        taxonomy=Taxonomy.from_ids(map(str, range(K))),
+        calibrations=calibrations,
+        threshold_K=threshold_K,
+        policy=policy,
+    )
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_report_is_what_the_whole_matrix_gives(case, policy):
+    logits, target_NK, mask_NK, calibrations, threshold_K = case
+    ((_, logit_NK),) = logits
+    scale_K, bias_K = (np.array([getattr(c, name) for c in calibrations]) for name in ("scale", "bias"))
+    prob_NK = calibrated_prob(logit_NK, scale_K, bias_K)
+    decision = decide(prob_NK.astype(np.float32), threshold_K=threshold_K, policy=policy)
+    got = report(case, policy)
+    assert (got["num_rows"], got["abstained"]) == (N, decision.abstained_B.sum())
+    assert got["accuracy"] == accuracy(decision.label_BK, target_NK, mask_NK)
+    assert got["top_label_ece_after"] == top_label_ece(prob_NK, target_NK, mask_NK)
+    counts = confusion(decision.label_BK, target_NK, mask_NK)
+    columns = {
+        "positives": counts.num_positives_K,
+        "recall": counts.recall_K,
+        "ece_after": ece_equal_mass(prob_NK, target_NK, mask_NK),
+        "nll_after": nll(logit_NK, target_NK, mask_NK, scale_K=scale_K, bias_K=bias_K),
+        "threshold": threshold_K,
+    }
+    for name, value_K in columns.items():
+        assert [row[name] for row in got["classes"]] == [None if np.isnan(value) else value for value in value_K]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_report_does_not_depend_on_the_size_of_a_block(case, policy, monkeypatch):
+    whole = report(case, policy)
+    monkeypatch.setattr(scale, "BLOCK_VALUES", 3 * N)
+    assert len(list(case[0])) == 5
+    blocks = report(case, policy)
+    assert whole.keys() == blocks.keys()
+    for name, value in whole.items():
+        if name != "classes":
+            assert blocks[name] == pytest.approx(value, abs=1e-6)
+    for one, other in zip(whole["classes"], blocks["classes"], strict=True):
+        assert [one[name] for name in ("rows", "positives", "recall")] == [other[name] for name in ("rows", "positives", "recall")]
+        assert one["nll_after"] == pytest.approx(other["nll_after"], abs=1e-6)
