@@ -20,8 +20,10 @@ from ovr.errors import ConfigError, OvrError
 from ovr.head.bank import HeadBank, check_heads_first, clip_by_head
 from ovr.head.linear import Linear
 from ovr.head_step.chunkable import MakeOptimizer, StateTable, check_loss, loss_and_grad, loss_of, make_optimizer
+from ovr.head_step.fused import FusedStep, Kernels, has_kernels
 from ovr.head_step.rounding import round_stochastically
 from ovr.head_step.targets import SparseTargets
+from ovr.loss.bce import Bce
 
 CHUNK_BYTES = {"cpu": 1 << 22, "cuda": 1 << 26}  # of a chunk's arrays: on a CPU they stay in the cache
 CHUNK_MULTIPLE = 64
@@ -129,6 +131,39 @@ class HeadStep:
         self.generator = torch.Generator(shells[0].device)
         self.generator.manual_seed(torch.seed() if seed is None else seed)
 
+        # By group: what makes its steps instead, with the same result to the rounding of bfloat16.
+        self.fused: dict[str, FusedStep] = {}
+        weights = next(iter(self.groups[0].shells.values()))
+        if weights.is_cuda and any(
+            has_kernels(group.heads, loss, self.optimizer, max_norm=max_norm, compute_dtype=compute_dtype) for group in self.groups
+        ):
+            from ovr.head_step import kernels  # needs Triton-lang
+
+            self.fuse(kernels)
+
+    def fuse(self, kernels: Kernels, **settings: Any) -> None:
+        """Let the trained groups be stepped by `kernels`, or by their twins; all must be linear heads with `Bce`."""
+        for group in self.groups:
+            if not group.trained:
+                continue
+            assert isinstance(group.heads, Linear)
+            assert isinstance(self.loss_module, Bce)
+            columns = slice(0, group.size) if group.column_G is None else group.column_G
+            of_loss = _moved(columns, self.first_column)
+            shift_G = self.loss_module.log_weight_K[of_loss]
+            if self.log_odds_shift_K is not None:
+                shift_G = shift_G + self.log_odds_shift_K[of_loss]
+            self.fused[group.prefix] = FusedStep(
+                group.heads,
+                self.optimizer,
+                group.tables,
+                pos_weight_G=self.loss_module.pos_weight_K[of_loss],
+                shift_G=shift_G,
+                generator=self.generator,
+                kernels=kernels,
+                **{"chunk_heads": self.chunk_heads, **settings},
+            )
+
     def __call__(self, z_BD: Tensor, targets: SparseTargets, *, num_rows: int, with_loss: bool = True) -> StepResult:
         """Make one step on features (B, D), where the loss is the sum over rows and known heads, divided by `num_rows`.
 
@@ -176,6 +211,13 @@ class HeadStep:
             trained, sends = update and group.trained, update and group.sends
             if not (trained or sends or with_loss):
                 continue
+            if trained and group.prefix in self.fused:
+                some = targets if group.column_G is None else targets.within(group.column_G)
+                step = self.fused[group.prefix]
+                value, grad = step(z_BD, some, num_rows=num_rows, with_loss=with_loss, sends=sends)
+                loss = loss if loss is None or value is None else loss + value
+                grad_z_BD = grad_z_BD if grad_z_BD is None or grad is None else grad_z_BD.add_(grad)
+                continue
             differentiate = self._linear if isinstance(group.heads, Linear) else self._any_kind
             values = group.heads.state_dict()
             for chunk in self._chunks(group, targets, num_rows=len(z_BD), shifted=update):
@@ -197,7 +239,18 @@ class HeadStep:
                 for table in group.tables.values():
                     table.end_step()
         _check_finite(unchecked)
+        if update:
+            self._check_fused()
         return StepResult(loss, grad_z_BD)
+
+    def _check_fused(self) -> None:
+        bad: list[int] = []
+        for group in self.groups:
+            if group.prefix in self.fused:
+                rows = self.fused[group.prefix].bad_columns()
+                bad += rows if group.column_G is None else group.column_G[rows].tolist()
+        if bad:
+            raise NonFiniteStep(sorted(bad))
 
     def _chunks(self, group: _Group, targets: SparseTargets, *, num_rows: int, shifted: bool) -> Iterator[_Chunk]:
         if group.column_G is not None:
@@ -207,7 +260,7 @@ class HeadStep:
         for start, part in zip(range(0, group.size, size), targets.chunks(size, group.size), strict=True):
             stop = min(start + size, group.size)
             columns = slice(start, stop) if group.column_G is None else group.column_G[start:stop]
-            of_loss = slice(first + start, first + stop) if isinstance(columns, slice) else columns + first
+            of_loss = _moved(columns, first)
             shift_C = self.log_odds_shift_K[of_loss] if shifted and self.log_odds_shift_K is not None else None
             yield _Chunk(start, stop, columns, loss_of(self.loss_module, of_loss), shift_C, part)
 
@@ -297,6 +350,10 @@ def _groups(heads: nn.Module) -> Iterator[_Group]:
         columns = torch.from_numpy(column_G).to(next(iter(group.state_dict().values())).device)
         trained, sends = name.startswith("trained"), not name.endswith("_stopped")
         yield _Group(group, size, f"groups.{name}.", columns, trained, sends, _shells(group, size))
+
+
+def _moved(columns: slice | Tensor, by: int) -> slice | Tensor:
+    return slice(columns.start + by, columns.stop + by) if isinstance(columns, slice) else columns + by
 
 
 def _shells(heads: nn.Module, num_heads: int) -> dict[str, nn.Parameter]:
