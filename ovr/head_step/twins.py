@@ -117,8 +117,8 @@ def _updated(w: Tensor, g: Tensor, moments: list[Tensor], settings: Settings, sc
 
 
 def _rounded(value_CD: Tensor, counter: Tensor, first: int, stream: int) -> Tensor:
-    bits = value_CD.contiguous().view(torch.int32) + noise(counter, first, value_CD.shape[0], value_CD.shape[1], stream).to(torch.int32)
-    return (bits & -(1 << 16)).view(torch.float32).to(torch.bfloat16)
+    carry = noise(counter, first, value_CD.shape[0], value_CD.shape[1], stream).to(torch.int32)
+    return ((value_CD.contiguous().view(torch.int32) + carry) & -(1 << 16)).view(torch.float32).to(torch.bfloat16)
 
 
 def _philox(seed: int, words: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
