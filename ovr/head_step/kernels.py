@@ -200,7 +200,7 @@ def _gradient(
     g = tl.where(logit >= 0, 1.0, away) / (1.0 + away)
     # A logit that is not finite makes NaN, whatever the sigmoid says of it.
     g = tl.where(in_b, g * scale + logit * 0.0, 0.0)
-    grad.store([start_c, start_b], g.to(tl.bfloat16))
+    grad.store([start_c, start_b], g.to(grad.dtype))
     sums = tl.sum(g, axis=1)
     loss = sums
     if WITH_LOSS:
