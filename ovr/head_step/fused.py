@@ -167,7 +167,7 @@ class FusedStep:
             if len(row) or entries.filled:
                 entries.row[: len(row)].copy_(row)
                 entries.column[: len(row)].copy_(column)
-                torch.searchsorted(column, held.edges, out=entries.bounds)
+                torch.searchsorted(column.contiguous(), held.edges, out=entries.bounds)
                 entries.filled = bool(len(row))
         return held.of_rows(len(z_BD), self.tiles)
 
