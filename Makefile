@@ -1,7 +1,7 @@
 # Every target sets up what it needs; what is there already is not installed again.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint bench clean triton
+.PHONY: help setup demo test lint bench gpu-bench gpu-test clean triton
 
 VENV ?= .venv
 PY := $(VENV)/bin/python
@@ -13,7 +13,7 @@ TRITON_HOME := $(or $(OVR_TRITON_HOME),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ov
 ARGS ?=
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{printf "  make %-7s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.digits triton ## environment in .venv and the embedded Triton server
 
@@ -30,8 +30,21 @@ lint: $(VENV)/.dev ## ruff, mypy and the layers of imports
 	$(VENV)/bin/lint-imports
 
 bench: $(VENV)/.bench triton ## measurements against peers, into benchmarks/results (ARGS=--quick stores none)
-	for file in $(filter-out %/__init__.py %/report.py,$(wildcard benchmarks/*.py)); do name=$$(basename $$file .py); \
+	for file in $(filter-out %/__init__.py %/report.py $(wildcard benchmarks/gpu_*.py),$(wildcard benchmarks/*.py)); do name=$$(basename $$file .py); \
 	  $(PY) -m benchmarks.$$name $(if $(findstring --quick,$(ARGS)),,--json benchmarks/results/$$name.json) $(ARGS) || exit 1; done
+
+# A GPU machine has its own torch and Triton-lang: nothing is installed here. GPU_PY=python3 names its Python.
+GPU_PY ?= $(if $(wildcard $(PY)),$(PY),python3)
+NEEDS_CUDA = @$(GPU_PY) -c 'import sys, torch; torch.cuda.is_available() or sys.exit(f"error: make $@ needs a CUDA device; torch {torch.__version__} sees none")'
+
+gpu-bench: ## measurements on a CUDA device, into benchmarks/results (ARGS=--quick stores none; GPU_PY=python3)
+	$(NEEDS_CUDA)
+	for name in gpu_head_step gpu_tiles gpu_temperatures gpu_lightning; do \
+	  $(GPU_PY) -m benchmarks.$$name $(if $(findstring --quick,$(ARGS)),,--json benchmarks/results/$$name.json) $(ARGS) || exit 1; done
+
+gpu-test: ## the tests that a CUDA device changes (GPU_PY=python3 ARGS="-k graph ...")
+	$(NEEDS_CUDA)
+	$(GPU_PY) -m pytest tests/gpu tests/head_step tests/training/test_temperatures.py $(ARGS)
 
 clean: ## remove what the other targets made
 	@if [ -f $(VENV)/.servers ]; then while read -r server; do echo "rm -rf $$server"; rm -rf "$$server"; done < $(VENV)/.servers; fi

@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from benchmarks import gpu_head_step, gpu_lightning, gpu_report, gpu_temperatures
+from benchmarks.gpu_peers import Dense, Elmo, Renee
 from benchmarks.report import Row, cpu_seconds, timed
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +44,84 @@ def test_the_benchmark_of_convex_heads_runs_and_compares_equally_good_optima(tmp
     check(report)
     assert {row["what"] for row in report["rows"]} >= {"exact heads on frozen features", "excess of the objective"}
     assert all(max(row["ours"], row["peer"]) <= 1e-3 for row in report["rows"] if row["what"] == "excess of the objective")
+
+
+GPU_SCRIPTS = sorted(file.stem for file in (ROOT / "benchmarks").glob("gpu_*.py") if "def measure(" in file.read_text())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("name", GPU_SCRIPTS)
+def test_a_gpu_benchmark_says_in_one_line_that_there_is_no_device(name):
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.endswith(f"needs a CUDA device; torch {torch.__version__} sees none\n")
+    assert result.stderr.count("\n") == 1
+
+
+def test_the_make_targets_run_every_gpu_benchmark_and_no_other_one():
+    makefile = (ROOT / "Makefile").read_text()
+    (line,) = (line for line in makefile.splitlines() if line.lstrip().startswith("for name in gpu_"))
+    assert sorted(line.split(" in ")[1].split(";")[0].split()) == GPU_SCRIPTS
+    dry = subprocess.run(["make", "-n", "bench"], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert "benchmarks/calibration.py" in dry.stdout
+    assert "benchmarks/gpu_" not in dry.stdout
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("target", ["gpu-bench", "gpu-test"])
+def test_the_gpu_targets_refuse_without_a_device(target):
+    result = subprocess.run(["make", target, f"GPU_PY={sys.executable}"], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode != 0
+    assert f"error: make {target} needs a CUDA device; torch {torch.__version__} sees none" in result.stderr
+
+
+def test_the_peers_of_the_head_step_make_the_same_step():
+    assert gpu_head_step.check("cpu", num_heads=700, num_rows=60, num_features=16) <= 0.02
+
+
+def test_the_peers_go_on_as_dense_training_does():
+    """Five steps: momentum, chunks and rounding are those of the reference, not only the first gradient."""
+    z_BD, targets = gpu_report.batch(60, 16, 700, seed=0, device="cpu")
+    weight_KD = gpu_report.make_heads(16, 700, dtype=torch.bfloat16, device="cpu", std=0.1).weight_KD.detach()
+    for peer, momentum in ((Renee(weight_KD, lr=5.0, momentum=0.9), 0.9), (Elmo(weight_KD, lr=5.0, num_chunks=4), 0.0)):
+        exact_KD = torch.nn.Parameter(weight_KD.double().clone())
+        optimizer = torch.optim.SGD([exact_KD], lr=5.0, momentum=momentum)
+        for _ in range(5):
+            _, _, exact_KD.grad = gpu_head_step.reference(exact_KD.detach(), z_BD.double(), targets)
+            optimizer.step()
+            peer.step(z_BD, targets)
+        moved, expected = peer.weight_KD.double() - weight_KD.double(), exact_KD.detach() - weight_KD.double()
+        assert (moved - expected).norm() <= 0.02 * expected.norm()
+
+
+def test_dense_training_takes_the_listed_positives_alone():
+    z_BD, targets = gpu_report.batch(20, 8, 100, seed=0, device="cpu")
+    weight_KD = gpu_report.make_heads(8, 100, dtype=torch.float32, device="cpu", std=0.1).weight_KD.detach()
+    plain = Dense(weight_KD, lr=1e-3, autocast=False)
+    _, grad_z_BD, _ = gpu_head_step.reference(weight_KD.double(), z_BD.double(), targets)
+    torch.testing.assert_close(plain.step(z_BD, targets).double(), grad_z_BD, rtol=1e-4, atol=1e-6)
+    assert not plain.target_BK.any()
+    assert not torch.equal(plain.weight_KD, weight_KD)
+
+
+def test_both_loops_of_the_lightning_benchmark_make_the_same_steps():
+    gpu_lightning.check("cpu")
+
+
+def test_the_temperatures_that_are_timed_are_those_of_the_calibrator():
+    assert gpu_temperatures.check("cpu", None, num_rows=500, num_features=16, num_heads=20) <= 1e-4
+
+
+def test_batches_list_distinct_positives_by_column():
+    z_BD, targets = gpu_report.batch(30, 4, 200, seed=1, device="cpu")
+    assert z_BD.shape == (30, 4)
+    assert len(targets.row_P) == 30 * gpu_report.PER_ROW
+    assert len(set(zip(targets.row_P.tolist(), targets.column_P.tolist(), strict=True))) == len(targets.row_P)
+    assert (targets.column_P.diff() >= 0).all()
+    assert int(targets.column_P.max()) < 200
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "benchmarks" / "results").glob("*.json")), ids=lambda file: file.stem)

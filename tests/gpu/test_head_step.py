@@ -1,0 +1,140 @@
+"""The head step on a CUDA device: exact, in bounded memory, and the same as a captured graph. Skipped where there is none."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from benchmarks.gpu_report import batch, make_heads, peak_bytes
+from ovr.head.linear import Linear
+from ovr.head_step.fused import has_kernels
+from ovr.head_step.step import HeadStep, NonFiniteStep
+from ovr.head_step.targets import SparseTargets
+from ovr.loss.bce import Bce
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION"),
+]
+B, D, K = 200, 72, 3000
+OPTIMIZERS = {
+    "sgd": partial(torch.optim.SGD, lr=1.0),
+    "momentum": partial(torch.optim.SGD, lr=1.0, momentum=0.9, weight_decay=1e-4),
+    "adamw": partial(torch.optim.AdamW, lr=0.01, weight_decay=0.1, eps=1e-4),
+}
+
+
+def make_step(optimizer="sgd", *, dtype=torch.float32, num_heads=K, compute_dtype=torch.bfloat16, **settings):
+    torch.manual_seed(0)
+    heads = Linear(D, num_heads=num_heads).to("cuda", dtype)
+    loss = Bce([f"c{k}" for k in range(num_heads)], pos_weight={"c7": 3.0}).cuda()
+    return heads, HeadStep(heads, loss, OPTIMIZERS[optimizer], compute_dtype=compute_dtype, seed=0, **settings)
+
+
+def batches(count=3, num_rows=(B, 77, 130), num_heads=K):
+    generator = torch.Generator().manual_seed(1)
+    for i in range(count):
+        rows = num_rows[i % len(num_rows)]
+        target_BK = (torch.rand(rows, num_heads, generator=generator) < 0.01).float().cuda()
+        mask_BK = (torch.rand(rows, num_heads, generator=generator) < (0.99 if i % 2 else 2)).cuda()
+        z_BD = torch.randn(rows, D, generator=generator).bfloat16().float().cuda()
+        yield z_BD, SparseTargets.from_dense(target_BK, mask_BK)
+
+
+def close(actual, expected, tolerance):
+    assert (actual.double() - expected.double()).norm() <= tolerance * expected.double().norm()
+
+
+@pytest.mark.parametrize("chunk_heads", [None, 1024])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_fused_steps_are_those_of_float64(optimizer, chunk_heads):
+    heads, fused = make_step(optimizer, chunk_heads=chunk_heads)
+    exact_heads, exact = make_step(optimizer, dtype=torch.float64, compute_dtype=torch.float64)
+    exact_heads.load_state_dict({name: value.double() for name, value in heads.state_dict().items()})
+    assert fused.fused
+    assert not exact.fused
+    for z_BD, targets in batches():
+        ours = fused(z_BD, targets, num_rows=len(z_BD))
+        theirs = exact(z_BD.double(), targets, num_rows=len(z_BD))
+        close(ours.loss, theirs.loss, 5e-3)
+        close(ours.grad_z_BD, theirs.grad_z_BD, 2e-2)
+    close(heads.weight_KD, exact_heads.weight_KD, 2e-2)
+    close(heads.bias_K, exact_heads.bias_K, 2e-2)
+
+
+def test_the_chunked_step_in_torch_is_exact_on_the_device_too():
+    heads, step = make_step(compute_dtype=torch.float32)
+    exact_heads, exact = make_step(dtype=torch.float64, compute_dtype=torch.float64)
+    exact_heads.load_state_dict({name: value.double() for name, value in heads.state_dict().items()})
+    assert not step.fused
+    for z_BD, targets in batches():
+        close(step(z_BD, targets, num_rows=B).loss, exact(z_BD.double(), targets, num_rows=B).loss, 1e-5)
+    close(heads.weight_KD, exact_heads.weight_KD, 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_replayed_graph_makes_the_steps_that_are_launched_one_by_one(optimizer, dtype):
+    results = []
+    for graphs in (True, False):
+        heads, step = make_step(optimizer, dtype=dtype, chunk_heads=1024)
+        step.fused[""].graphs = graphs
+        losses = []
+        for i, (z_BD, targets) in enumerate(batches(9)):  # three sizes, each seen three times: by itself, captured, replayed
+            step.optimizer.param_groups[0]["lr"] *= 0.9 if i == 4 else 1.0  # a scheduler is heard by graphs that are captured
+            losses.append(step(z_BD, targets, num_rows=len(z_BD)).loss)
+        captured = [graph for graph in step.fused[""]._captured.values() if graph is not None]
+        assert bool(captured) is graphs
+        results.append((torch.stack(losses), heads.weight_KD.clone(), heads.bias_K.clone()))
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_replayed_step_names_the_head_that_is_not_finite_and_goes_on_after_it_is_mended():
+    heads, step = make_step()
+    (first,) = batches(1)
+    for _ in range(3):
+        step(*first, num_rows=B)
+    heads.bias_K.data[5] = float("nan")
+    with pytest.raises(NonFiniteStep) as error:
+        step(*first, num_rows=B)
+    assert error.value.columns == [5]
+    heads.bias_K.data[5] = 0.0
+    step(*first, num_rows=B)
+
+
+def test_bfloat16_weights_move_by_the_gradient_in_the_mean():
+    num_heads = 1 << 16
+    heads = make_heads(8, num_heads, dtype=torch.bfloat16, device="cuda")
+    heads.weight_KD.data.fill_(1.0)
+    loss = Bce(["c"] * num_heads, pos_weight=None).cuda()
+    step = HeadStep(heads, loss, partial(torch.optim.SGD, lr=0.002), compute_dtype=torch.bfloat16, seed=0)
+    assert step.fused
+    none = torch.zeros(0, dtype=torch.int64, device="cuda")
+    for _ in range(20):  # at the logit 0 each step is 0.001, an eighth of the last digit below 1
+        heads.weight_KD.data[:, 1:] = 1.0
+        heads.bias_K.data.fill_(-8.0)
+        step(torch.ones(16, 8, device="cuda"), SparseTargets(none, none, none, none), num_rows=16, with_loss=False)
+    moved_K = 1.0 - heads.weight_KD[:, 0].double()
+    assert abs(float(moved_K.mean()) - 0.02) <= 5 * float(moved_K.std()) / num_heads**0.5
+
+
+@pytest.mark.parametrize("num_rows", [1024, 4096])
+def test_memory_is_that_of_the_weights_and_half_a_gigabyte(num_rows):
+    num_heads, num_features = 500_000, 768
+    heads = make_heads(num_features, num_heads, dtype=torch.bfloat16, device="cuda")
+    step = HeadStep(heads, Bce(["c"] * num_heads, pos_weight=None).cuda(), OPTIMIZERS["sgd"], compute_dtype=torch.bfloat16, seed=0)
+    z_BD, targets = batch(num_rows, num_features, num_heads, seed=0, device="cuda")
+    given = z_BD.nbytes + targets.row_P.nbytes + targets.column_P.nbytes
+    peak = peak_bytes(lambda: [step(z_BD, targets, num_rows=num_rows) for _ in range(3)]) - given
+    assert peak <= 1.05 * (heads.weight_KD.nbytes + heads.bias_K.nbytes) + 512e6
+
+
+def test_what_has_no_kernels_is_stepped_in_torch():
+    _, step = make_step(max_norm=1.0)
+    assert not step.fused
+    step(*next(batches(1)), num_rows=B)
+    odd = Linear(9, num_heads=10).cuda()
+    sgd = torch.optim.SGD(odd.parameters(), lr=0.1)
+    assert not has_kernels(odd, Bce(["c"] * 10, pos_weight=None), sgd, max_norm=None, compute_dtype=torch.bfloat16)
