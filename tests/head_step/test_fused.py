@@ -1,5 +1,6 @@
 """The fused step, with the plain twins of its kernels, is the chunked step."""
 
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -9,7 +10,7 @@ from ovr.head.bank import HeadBank
 from ovr.head.linear import Linear
 from ovr.head.mlp import Mlp
 from ovr.head_step import twins
-from ovr.head_step.fused import FusedStep, has_kernels, settings_of
+from ovr.head_step.fused import NUM_GRAPHS, FusedStep, has_kernels, settings_of
 from ovr.head_step.step import HeadStep, NonFiniteStep
 from ovr.head_step.targets import SparseTargets
 from ovr.head_step.tiles import Optimizer, Settings, Tiles, scalars
@@ -223,3 +224,58 @@ def test_buffers_are_bounded_whatever_the_number_of_heads():
     assert fused._chunk_heads(1024) * (3 * 1024 + 2 * D) <= 3 << 26
     assert fused._chunk_heads(10_000_000) == fused.tiles.heads
     del heads
+
+
+class Recorded:
+    """Stands for a captured graph on a CPU: what ran while it was captured runs when it is replayed, with the same arguments."""
+
+    made = 0
+
+    def __init__(self):
+        self.calls = []
+        Recorded.made += 1
+
+    def replay(self):
+        for call in self.calls:
+            call()
+
+
+@contextmanager
+def recording(graph, *, step):
+    run = step._run
+    step._run = lambda *arguments: graph.calls.append(partial(run, *arguments))
+    yield
+    step._run = run
+
+
+def test_replayed_steps_read_what_each_step_brings(monkeypatch):
+    results = []
+    for graphs in (False, True):
+        heads, step = make_step("adamw", dtype=torch.bfloat16, kernels=twins)
+        fused = step.fused[""]
+        fused.graphs = graphs
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorded)
+        monkeypatch.setattr(torch.cuda, "graph", partial(recording, step=fused))
+        Recorded.made, losses = 0, []
+        for i, (z_BD, targets) in enumerate(batches((17, 9, 33, 17, 9, 33, 17, 9, 33, 9, 17))):
+            step.optimizer.param_groups[0]["lr"] *= 0.5 if i == 7 else 1.0
+            if i == 8:  # other tensors in the tables: what was captured reads the old ones
+                step.load_state_dict({**step.state_dict(), "generator": step.state_dict()["generator"].clone()})
+            result = step(z_BD, targets, num_rows=len(z_BD), with_loss=i != 10)
+            losses.append(result.loss if i != 10 else result.grad_z_BD.sum().double())
+        results.append((torch.stack(losses), heads.weight_KD.clone(), heads.bias_K.clone()))
+        assert (Recorded.made > 0) is graphs
+        assert len(fused._captured) <= NUM_GRAPHS
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_longer_lists_and_larger_batches_get_larger_buffers():
+    heads, step = make_step(kernels=twins)
+    for rows, density in ((4, 0.0), (40, 0.9), (8, 0.1), (64, 1.0)):
+        (z_BD, targets), *_ = batches((rows,), density=density)
+        step(z_BD, targets, num_rows=rows)
+        buffers = step.fused[""]._buffers
+        assert buffers.capacity >= len(targets.row_P)
+        assert len(buffers.z_BD) >= rows
+    assert heads.weight_KD.isfinite().all()
