@@ -2,20 +2,21 @@
 
 Lightning stages a checkpoint in $TMPDIR and moves it, which is no atomic step between file systems. Here it is staged beside its
 final place. A sidecar `<name>.sha256` lists the digests that the file may have; while a checkpoint is replaced it lists the old and
-the new one, so there is no moment at which the file and the sidecar disagree.
+the new one, so there is no moment at which the file and the sidecar disagree. Nothing is copied in memory: what is saved is hashed
+as it goes to the disk, and what is loaded stays there until it is read.
 """
 
-import io
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from ovr.core.files import sha256_bytes, write_file
+from ovr.core.files import sha256_file, staged_file, write_file
 from ovr.errors import ArtifactError
 
 
@@ -26,18 +27,16 @@ class AtomicCheckpointIO(CheckpointIO):
         """Write `checkpoint` to `path`: a crash at any point leaves the old file or the new one, and either is loadable."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        data = buffer.getvalue()
-        new = sha256_bytes(data)
-        write_file(_sidecar(path), "\n".join([*_accepted(path), new]).encode())
-        write_file(path, data)
-        write_file(_sidecar(path), new.encode())
+        with staged_file(path) as file:
+            hashed = _HashedFile(file)
+            torch.save(checkpoint, hashed)
+            write_file(_sidecar(path), "\n".join([*_accepted(path), hashed.hexdigest()]).encode())
+        write_file(_sidecar(path), hashed.hexdigest().encode())
 
     def load_checkpoint(
         self, path: str | Path, map_location: Callable[..., Any] | str | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Return the checkpoint at `path`, on the CPU.
+        """Return the checkpoint at `path` as `read_checkpoint` does.
 
         Raises:
             ArtifactError: the file or its sidecar is missing, or the file is not one that was written.
@@ -70,18 +69,36 @@ def _moved(value: Any, before: str, after: str) -> Any:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return the checkpoint at `path`, on the CPU, after checking its digest.
+    """Return the checkpoint at `path` after checking its digest; its tensors are mapped from the file, and read when they are used.
+
+    They stay what they are when the file is replaced or removed.
 
     Raises:
         ArtifactError: the file or its sidecar is missing, or the file is not one that was written.
     """
     if not path.is_file():
         raise ArtifactError(f"checkpoint {path} does not exist")
-    data = path.read_bytes()
-    if sha256_bytes(data) not in _accepted(path):
+    if sha256_file(path) not in _accepted(path):
         raise ArtifactError(f"checkpoint {path} is damaged: its digest is not one of those in {_sidecar(path).name}")
-    checkpoint: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return checkpoint
+
+
+class _HashedFile:
+    """A file to write to from front to back, with the digest of what was written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.digest = file, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def hexdigest(self) -> str:
+        return self.digest.hexdigest()
 
 
 def _sidecar(path: Path) -> Path:

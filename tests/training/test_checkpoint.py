@@ -61,3 +61,42 @@ def test_a_killed_writer_leaves_a_checkpoint_that_loads(tmp_path, rng):
         assert (checkpoint["w"] == checkpoint["step"]).all()
     AtomicCheckpointIO().save_checkpoint({"step": 0}, path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last.ckpt", "last.ckpt.sha256"], "leftovers are swept"
+
+
+def test_saving_and_loading_take_no_copy_in_memory(tmp_path):
+    """In a process of its own, whose peak is its own: 200 MB of weights are saved, and loaded without being read."""
+    script = f"""
+import resource, torch
+from pathlib import Path
+from ovr.training.checkpoint import AtomicCheckpointIO, read_checkpoint
+path, w = Path({str(tmp_path)!r}) / "last.ckpt", torch.ones(50_000_000)
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+before = peak()
+AtomicCheckpointIO().save_checkpoint({{"w": w}}, path)
+loaded = read_checkpoint(path)["w"]
+print(peak() - before, loaded.shape[0], float(loaded[-1]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    grown_mib, num, last = done.stdout.split()
+    assert (int(num), float(last)) == (50_000_000, 1.0)
+    assert int(grown_mib) < 60
+
+
+def test_a_loaded_checkpoint_stays_what_it_is_when_its_file_is_replaced(tmp_path):
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"w": torch.full((100_000,), 1.0)}, path)
+    loaded = read_checkpoint(path)["w"]
+    AtomicCheckpointIO().save_checkpoint({"w": torch.full((100_000,), 2.0)}, path)
+    assert (loaded == 1).all()
+    loaded += 5
+    assert (read_checkpoint(path)["w"] == 2).all()
+
+
+def test_a_writer_killed_at_any_of_its_writes_leaves_a_checkpoint_that_loads(tmp_path):
+    """At every open, rename and removal, and every time that some bytes go to the file, the process kills itself there."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.training.killed_checkpoints", str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    num_killed, num_new = map(int, done.stdout.split())
+    assert num_killed > num_new > 0
