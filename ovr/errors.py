@@ -24,6 +24,10 @@ class ArtifactError(OvrError):
     """A bundle, head, checkpoint or repository that is damaged, of another version, or does not fit."""
 
 
+class TrainingError(OvrError):
+    """Training that cannot go on: NaN or infinity in a step."""
+
+
 class InputError(OvrError):
     """Rows given for prediction that do not match the model's input schema."""
 

@@ -28,7 +28,7 @@ class AtomicCheckpointIO(CheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with staged_file(path) as file:
-            hashed = _HashedFile(file)
+            hashed: Any = _HashedFile(file)
             torch.save(checkpoint, hashed)
             write_file(_sidecar(path), "\n".join([*_accepted(path), hashed.hexdigest()]).encode())
         write_file(_sidecar(path), hashed.hexdigest().encode())

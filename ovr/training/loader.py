@@ -1,9 +1,10 @@
 """Batches of rows for Lightning. Knows rows and ranks, not models.
 
-N = rows, B = batch, K = heads
+N = rows, B = batch, K = heads, W = ranks, C = columns of one rank, P = positives of the batch, U = unknown targets of the batch
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,30 +12,83 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ovr.data.labels import Labels
 from ovr.data.splits import Rows
+from ovr.head_step.targets import SparseTargets
 
-Batch = tuple[Tensor, Tensor, Tensor]  # x (B, *shape), target (B, K) float32, mask (B, K) bool
 EpochRows = Callable[[np.random.Generator], NDArray[np.int64]]  # the rows of one epoch (N,), in random order
 
 
-class _Batches(Dataset[Batch]):
+class Batch(NamedTuple):
+    """Inputs (B, *shape), target (B, K) float32, mask (B, K) bool, and the rows' numbers in their split."""
+
+    x: Tensor
+    target_BK: Tensor
+    mask_BK: Tensor
+    row_B: Tensor
+
+
+class SparseBatch(NamedTuple):
+    """One rank's inputs (B, *shape), and of the rows of all ranks, one rank after the other, the targets in its columns and the
+    numbers in their split."""
+
+    x: Tensor
+    targets: SparseTargets
+    row_WB: Tensor
+
+
+class InputBatch(NamedTuple):
+    """Inputs (B, *shape) alone, with the rows' numbers."""
+
+    x: Tensor
+    row_B: Tensor
+
+
+class _Batches(Dataset[Any]):
     """Serves whole batches: one fancy index a batch instead of one call a row."""
 
-    def __init__(self, rows: Rows) -> None:
-        self.rows = rows
+    def __init__(self, rows: Rows, make: Callable[[Rows, NDArray[np.int64]], Any]) -> None:
+        self.rows, self.make = rows, make
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, rows_B: NDArray[np.int64]) -> Batch:
-        target_BK, mask_BK = self.rows.labels.dense(rows_B)
-        return torch.from_numpy(self.rows.x[rows_B]), torch.from_numpy(target_BK).float(), torch.from_numpy(mask_BK)
+    def __getitem__(self, numbers: NDArray[np.int64]) -> Any:
+        return self.make(self.rows, numbers)
+
+
+def dense_batch(rows: Rows, row_B: NDArray[np.int64]) -> Batch:
+    """Return the batch of these rows."""
+    target_BK, mask_BK = rows.labels.dense(row_B)
+    return Batch(_inputs(rows, row_B), torch.from_numpy(target_BK).float(), torch.from_numpy(mask_BK), torch.from_numpy(row_B))
+
+
+def sparse_batch(rows: Rows, row_WB: NDArray[np.int64], *, rank: int, columns: slice) -> SparseBatch:
+    """Return the batch of the rank that holds `columns`, from the row numbers (W, B) of all ranks."""
+    numbers = row_WB.reshape(-1)
+    return SparseBatch(_inputs(rows, row_WB[rank]), sparse_targets(rows.labels, numbers, columns), torch.from_numpy(numbers))
+
+
+def input_batch(rows: Rows, row_B: NDArray[np.int64]) -> InputBatch:
+    """Return the batch of these rows."""
+    return InputBatch(_inputs(rows, row_B), torch.from_numpy(row_B))
+
+
+def sparse_targets(labels: Labels, row_B: NDArray[np.int64], columns: slice) -> SparseTargets:
+    """Return the targets of these rows in `columns`, counted from the first of them."""
+    target_BK, mask_BK = labels.dense(row_B)
+    return SparseTargets.from_dense(torch.from_numpy(target_BK[:, columns]), torch.from_numpy(mask_BK[:, columns]))
+
+
+def _inputs(rows: Rows, row_B: NDArray[np.int64]) -> Tensor:
+    return torch.from_numpy(rows.x[row_B])
 
 
 class EpochSampler(Sampler[NDArray[np.int64]]):
     """Batches of row numbers for one rank, in an order that depends on (seed, epoch) alone, so that a resumed run goes on alike.
 
-    A shuffled epoch has the rows that `epoch_rows` draws, as many as there are; without it, every row once.
+    A shuffled epoch has the rows that `epoch_rows` draws, as many as there are; without it, every row once. With `rank` None the
+    epoch is shuffled, and a batch is that of every rank, (W, B).
     """
 
     def __init__(
@@ -44,10 +98,11 @@ class EpochSampler(Sampler[NDArray[np.int64]]):
         batch_size: int,
         shuffle: bool,
         seed: int,
-        rank: int,
+        rank: int | None,
         world_size: int,
         epoch_rows: EpochRows | None = None,
     ) -> None:
+        assert shuffle or rank is not None
         self.num_rows, self.batch_size, self.shuffle = num_rows, batch_size, shuffle
         self.epoch_rows: EpochRows = epoch_rows or (lambda rng: rng.permutation(num_rows))
         self.seed, self.rank, self.world_size = seed, rank, world_size
@@ -58,19 +113,22 @@ class EpochSampler(Sampler[NDArray[np.int64]]):
         self.epoch = epoch
 
     def _rows(self) -> NDArray[np.int64]:
+        """Return the row numbers of this rank, or (W, rows) of all."""
         if not self.shuffle:
-            return np.arange(self.rank, self.num_rows, self.world_size)
+            return np.arange(self.rank or 0, self.num_rows, self.world_size)
         order = self.epoch_rows(np.random.default_rng([self.seed, self.epoch]))
         # Every rank takes as many steps: a rank without a batch would leave the others waiting for its gradient.
-        return np.resize(order, -(-self.num_rows // self.world_size) * self.world_size)[self.rank :: self.world_size]
+        of_ranks = np.resize(order, (-(-self.num_rows // self.world_size), self.world_size)).T
+        return of_ranks if self.rank is None else of_ranks[self.rank]
 
     def __len__(self) -> int:
-        return -(-len(self._rows()) // self.batch_size)
+        num_rows = -(-self.num_rows // self.world_size) if self.shuffle else len(self._rows())
+        return -(-num_rows // self.batch_size)
 
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
         rows = self._rows()
-        for start in range(0, len(rows), self.batch_size):
-            yield rows[start : start + self.batch_size]
+        for start in range(0, rows.shape[-1], self.batch_size):
+            yield np.ascontiguousarray(rows[..., start : start + self.batch_size])
 
 
 def loader(
@@ -79,12 +137,13 @@ def loader(
     batch_size: int,
     shuffle: bool,
     seed: int,
-    rank: int = 0,
+    rank: int | None = 0,
     world_size: int = 1,
     pin_memory: bool = False,
     epoch_rows: EpochRows | None = None,
-) -> DataLoader[Batch]:
-    """Return a loader of (x (B, *shape), target (B, K) float32, mask (B, K) bool)."""
+    make: Callable[[Rows, NDArray[np.int64]], Any] = dense_batch,
+) -> DataLoader[Any]:
+    """Return a loader of what `make` makes of the row numbers that an `EpochSampler` yields."""
     sampler = EpochSampler(
         len(rows),
         batch_size=batch_size,
@@ -95,4 +154,4 @@ def loader(
         epoch_rows=epoch_rows,
     )
     # As `sampler` and not as `batch_sampler`: Lightning tells the epoch to the former only.
-    return DataLoader(_Batches(rows), sampler=sampler, batch_size=None, pin_memory=pin_memory)
+    return DataLoader(_Batches(rows, make), sampler=sampler, batch_size=None, pin_memory=pin_memory)
