@@ -65,6 +65,17 @@ class Labels:
             flag_NC[row_E, column_E - start] = value
         return target_NC, mask_NC
 
+    def some_columns(self, column_C: I64) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return bool (target_NC, mask_NC) of the heads in the given columns, ascending, of all rows."""
+        target_NC, mask_NC = self._blank(len(self), len(column_C))
+        if len(column_C):
+            for entries, flag_NC, value in ((self.positives, target_NC, True), (self.unknowns, mask_NC, False)):
+                row_E, column_E = entries.of_columns(int(column_C[0]), int(column_C[-1]) + 1)
+                place_E = np.searchsorted(column_C, column_E)
+                here_E = column_C[place_E] == column_E
+                flag_NC[row_E[here_E], place_E[here_E]] = value
+        return target_NC, mask_NC
+
     def sparse(self, rows_B: I64) -> tuple[I64, I64, I64, I64]:
         """Return (row_P, column_P, row_U, column_U) of the given rows, each pair sorted by column and then row.
 

@@ -5,6 +5,7 @@ Heads that are treated alike are one module of the head's own kind, so that each
 B = batch, D = features, K = heads, G = heads of one group
 """
 
+import copy
 from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import product
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from ovr.errors import ConfigError
 from ovr.head import EVERY
+from ovr.head.linear import Linear
 
 
 class HeadBank(nn.Module):
@@ -47,24 +49,16 @@ class HeadBank(nn.Module):
         every: Any = make(num_features, num_heads=num_heads)
         check_heads_first(every, num_heads=num_heads)
         self.kind, self.num_heads = every.kind, num_heads
-        is_frozen_K, sends_K = np.zeros(num_heads, bool), np.zeros(num_heads, bool)
-        is_frozen_K[list(frozen)], sends_K[list(to_backbone)] = True, True
         self.groups = nn.ModuleDict()
-        self.columns: dict[str, NDArray[np.int64]] = {}
-        for held, sends in product((False, True), (True, False)):
-            column_G = np.flatnonzero((is_frozen_K == held) & (sends_K == sends))
-            if not len(column_G):
-                continue
+        self.columns = group_columns(num_heads, frozen=frozen, to_backbone=to_backbone)
+        for name, column_G in self.columns.items():
             group = make(num_features, num_heads=len(column_G))
             rows_G = torch.from_numpy(column_G)
-            group.load_state_dict({name: _rows(value, rows_G, num_heads) for name, value in every.state_dict().items()})
-            if held:
+            group.load_state_dict({key: _rows(value, rows_G, num_heads) for key, value in every.state_dict().items()})
+            if name.startswith("frozen"):
                 _parameters_to_buffers(group)
-            name = ("frozen" if held else "trained") + ("" if sends else "_stopped")
-            self.groups[name], self.columns[name] = group, column_G
-        position_K = np.argsort(np.concatenate(list(self.columns.values())))
-        in_order = bool((position_K == np.arange(num_heads)).all())
-        self.register_buffer("position_K", None if in_order else torch.from_numpy(position_K), persistent=False)
+            self.groups[name] = group
+        self.register_buffer("position_K", _position(self.columns), persistent=False)
 
     def forward(self, z_BD: Tensor, columns: slice = EVERY) -> Tensor:
         """Return logits (B, C) of features (B, D) in column order, of the heads in `columns` (start and stop only)."""
@@ -102,6 +96,47 @@ class HeadBank(nn.Module):
         raise IndexError(f"there is no head in column {column}")
 
 
+def group_columns(num_heads: int, *, frozen: Collection[int], to_backbone: Collection[int]) -> dict[str, NDArray[np.int64]]:
+    """Return the columns of each group of a bank, ascending; no group is empty."""
+    is_frozen_K, sends_K = np.zeros(num_heads, bool), np.zeros(num_heads, bool)
+    is_frozen_K[list(frozen)], sends_K[list(to_backbone)] = True, True
+    columns = {}
+    for held, sends in product((False, True), (True, False)):
+        column_G = np.flatnonzero((is_frozen_K == held) & (sends_K == sends))
+        if len(column_G):
+            columns[("frozen" if held else "trained") + ("" if sends else "_stopped")] = column_G
+    return columns
+
+
+def some_heads(heads: Any, column_C: NDArray[np.int64]) -> Any:
+    """Return a module of the same kind with a copy of the heads in `column_C`, ascending, whose columns are 0 .. C - 1 then."""
+    part = copy.copy(heads)
+    part._modules, part._parameters, part._buffers = {}, {}, {}
+    part.num_heads = len(column_C)
+    if not isinstance(heads, HeadBank):
+        num_heads, rows_C = count_heads(heads), torch.from_numpy(column_C)
+        for name, value in heads._parameters.items():
+            taken = _rows(value.detach(), rows_C.to(value.device), num_heads)
+            part._parameters[name] = nn.Parameter(taken, requires_grad=value.requires_grad)
+        part._buffers = {name: _rows(value, rows_C.to(value.device), num_heads) for name, value in heads._buffers.items()}
+        return part
+    groups, part.columns = {}, {}
+    for name, column_G in heads.columns.items():
+        place_C = np.searchsorted(column_C, column_G).clip(max=len(column_C) - 1)
+        here_G = np.flatnonzero(column_C[place_C] == column_G)
+        if len(here_G):
+            groups[name], part.columns[name] = some_heads(heads.groups[name], here_G), place_C[here_G]
+    part.groups = nn.ModuleDict(groups)
+    part.register_buffer("position_K", _position(part.columns), persistent=False)
+    return part
+
+
+def count_heads(heads: Any) -> int:
+    """Return K."""
+    num_heads: int = len(heads.bias_K) if isinstance(heads, Linear) else heads.num_heads
+    return num_heads
+
+
 def check_heads_first(heads: nn.Module, *, num_heads: int) -> None:
     """Raise ConfigError unless every weight has as many rows for each head, one head after the other."""
     for name, value in heads.state_dict().items():
@@ -131,6 +166,13 @@ def clip_by_head(parameters: Iterable[nn.Parameter], *, num_heads: int, max_norm
     factor_K = (max_norm / (norm_K + 1e-6)).clamp(max=1.0)
     for grad in grads:
         grad.mul_(factor_K[:, None])
+
+
+def _position(columns: Mapping[str, NDArray[np.int64]]) -> Tensor | None:
+    """Return where among the groups, one after the other, each column is; None where they are in order already."""
+    position_K = np.argsort(np.concatenate(list(columns.values())))
+    in_order = bool((position_K == np.arange(len(position_K))).all())
+    return None if in_order else torch.from_numpy(position_K)
 
 
 def _rows(value: Tensor, column_G: Tensor, num_heads: int) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ovr.errors import ConfigError, OvrError
-from ovr.head.bank import HeadBank, check_heads_first, clip_by_head
+from ovr.head.bank import HeadBank, check_heads_first, clip_by_head, count_heads
 from ovr.head.linear import Linear
 from ovr.head_step.chunkable import MakeOptimizer, StateTable, check_loss, loss_and_grad, loss_of, make_optimizer
 from ovr.head_step.fused import FusedStep, Kernels, has_kernels
@@ -111,7 +111,7 @@ class HeadStep:
             seed: of the stochastic rounding; None draws one.
 
         Raises:
-            ConfigError: a part that cannot be used in chunks, by name, or nothing to train.
+            ConfigError: a part that cannot be used in chunks, by name.
         """
         if chunk_heads is not None and (not isinstance(chunk_heads, int) or chunk_heads < 1):
             raise ConfigError(f"chunk_heads must be a whole number above 0, got {chunk_heads!r}")
@@ -122,13 +122,13 @@ class HeadStep:
         self.groups = list(_groups(heads))
         self.num_heads = sum(group.size for group in self.groups)
         shells = [shell for group in self.groups if group.trained for shell in group.shells.values()]
-        if not shells:
-            raise ConfigError("every head is frozen; there is no head to step")
-        self.optimizer = make_optimizer(optimizer, shells)
+        device = next(iter(heads.state_dict().values())).device
+        # Where every head is frozen, one that is never stepped.
+        self.optimizer = make_optimizer(optimizer, shells or [nn.Parameter(torch.zeros(1, device=device))])
         for group in self.groups:
             for name, value in group.heads.named_parameters():  # of a frozen group there are none
                 group.tables[name] = StateTable(len(value), self.optimizer.state.get(group.shells[name], {}))
-        self.generator = torch.Generator(shells[0].device)
+        self.generator = torch.Generator(device)
         self.generator.manual_seed(torch.seed() if seed is None else seed)
 
         # By group: what makes its steps instead, with the same result to the rounding of bfloat16.
@@ -341,7 +341,7 @@ class HeadStep:
 
 def _groups(heads: nn.Module) -> Iterator[_Group]:
     if not isinstance(heads, HeadBank):
-        num_heads: Any = len(heads.bias_K) if isinstance(heads, Linear) else heads.num_heads
+        num_heads = count_heads(heads)
         check_heads_first(heads, num_heads=num_heads)
         yield _Group(heads, num_heads, "", None, True, True, _shells(heads, num_heads))
         return

@@ -76,8 +76,12 @@ def input_batch(rows: Rows, row_B: NDArray[np.int64]) -> InputBatch:
 
 def sparse_targets(labels: Labels, row_B: NDArray[np.int64], columns: slice) -> SparseTargets:
     """Return the targets of these rows in `columns`, counted from the first of them."""
-    target_BK, mask_BK = labels.dense(row_B)
-    return SparseTargets.from_dense(torch.from_numpy(target_BK[:, columns]), torch.from_numpy(mask_BK[:, columns]))
+    lists = []
+    row_P, column_P, row_U, column_U = labels.sparse(row_B)
+    for row, column in ((row_P, column_P), (row_U, column_U)):
+        here = slice(*np.searchsorted(column, (columns.start, columns.stop)))
+        lists += [torch.from_numpy(row[here]), torch.from_numpy(column[here] - columns.start)]
+    return SparseTargets(*lists)
 
 
 def _inputs(rows: Rows, row_B: NDArray[np.int64]) -> Tensor:

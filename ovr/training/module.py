@@ -4,31 +4,23 @@ B = batch, K = heads
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import lightning
-import numpy as np
 import torch
 from lightning.pytorch.plugins.precision import FSDPPrecision
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchmetrics.classification import BinaryAveragePrecision, MultilabelAveragePrecision
 
-from ovr.data.splits import Splits
 from ovr.errors import ConfigError
 from ovr.head.bank import clip_head_gradients
 from ovr.model import OvrModel
-from ovr.training.loader import Batch, loader
+from ovr.training.diverged import findings, training_error
+from ovr.training.feed import Feed
+from ovr.training.loader import Batch
 from ovr.training.plan import HeadPlan
-
-
-class RowSampler(Protocol):
-    """Draws the training rows of an epoch (N,), and knows how far that moves each head's log odds."""
-
-    log_odds_shift_K: NDArray[np.float64]
-
-    def epoch_rows(self, rng: np.random.Generator) -> NDArray[np.int64]: ...
+from ovr.training.rates import base_rates, follow
 
 
 class OvrModule(lightning.LightningModule):
@@ -42,25 +34,20 @@ class OvrModule(lightning.LightningModule):
         model: OvrModel,
         loss: nn.Module,
         *,
-        splits: Splits,
+        feed: Feed,
         plan: HeadPlan,
-        sampler: RowSampler,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         scheduler: Callable[[torch.optim.Optimizer], Any],
-        batch_size: int,
-        seed: int | None,
     ) -> None:
-        """Take the parts; `model` follows `plan`, `batch_size` is that of one process, `seed` None is unseeded."""
+        """Take the parts; `model` follows `plan`."""
         super().__init__()
         self.model = model
         self.loss = loss
-        self.splits, self.sampler = splits, sampler
-        self.plan = plan
-        self.register_buffer("log_odds_shift_K", torch.from_numpy(sampler.log_odds_shift_K).float(), persistent=False)
+        self.feed, self.plan = feed, plan
+        self.register_buffer("log_odds_shift_K", feed.log_odds_shift_K, persistent=False)
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
-        self.batch_size, self.seed = batch_size, seed
         # A class without a positive row in the val split has no average precision there, and no say in the best epoch.
-        evaluable_K = torch.from_numpy(splits.val.labels.num_positives_K() > 0)
+        evaluable_K = torch.from_numpy(feed.splits.val.labels.num_positives_K() > 0)
         self.register_buffer("evaluable_K", evaluable_K, persistent=False)
         num_evaluable = int(evaluable_K.sum())
         self.val_ap: BinaryAveragePrecision | MultilabelAveragePrecision = (
@@ -68,29 +55,49 @@ class OvrModule(lightning.LightningModule):
             if num_evaluable == 1
             else MultilabelAveragePrecision(num_labels=num_evaluable, average="macro", ignore_index=-1)
         )
+        self._since_step: list[tuple[Batch, int, Tensor]] = []  # batches, their numbers, losses of their entries (B, K)
 
-    def step(self, batch: Batch) -> Tensor:
-        """Return the mean over rows of the sum over known heads of the loss, on rows that the sampler drew."""
-        x, target_BK, mask_BK = batch
+    def losses(self, batch: Batch) -> Tensor:
+        """Return the loss (B, K) on rows that the sampler drew, 0 where the target is unknown."""
         # The drawn rows have other odds than the rows as they are, which the model's own logits are to tell.
-        loss_BK = self.loss(self.model(x) + self.log_odds_shift_K, target_BK)
-        return torch.where(mask_BK, loss_BK, 0.0).sum() / len(x)
+        loss_BK = self.loss(self.model(batch.x) + self.log_odds_shift_K, batch.target_BK)
+        return torch.where(batch.mask_BK, loss_BK, 0.0)
+
+    def on_train_start(self) -> None:
+        """Begin with the configured learning rates, also in a resumed run."""
+        follow(self._rates, self.trainer.optimizers, [config.scheduler for config in self.trainer.lr_scheduler_configs])
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed dropout by (seed, epoch, batch, rank), so that a resumed run draws what an uninterrupted one would."""
-        if self.seed is not None:
-            entropy = np.random.SeedSequence([self.seed, self.current_epoch, batch_idx, self.global_rank])
-            torch.manual_seed(int(entropy.generate_state(1)[0]))
+        """Seed dropout."""
+        if (seed := self.feed.step_seed(self.trainer, batch_idx)) is not None:
+            torch.manual_seed(seed)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step of all heads."""
-        loss = self.step(batch)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch[0]))
+        loss_BK = self.losses(batch)
+        self._since_step.append((batch, batch_idx, loss_BK.detach()))
+        loss = loss_BK.sum() / len(batch.x)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch.x))
         return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Raise TrainingError, on all ranks, where loss or gradient have NaN or infinity: the weights are good as yet."""
+        grads = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        good = torch.stack([loss_BK.sum() for *_, loss_BK in self._since_step]).isfinite().all()
+        if getattr(self.trainer.precision_plugin, "scaler", None) is None:  # which finds too large gradients itself
+            good = good & torch.nn.utils.get_total_norm(grads, norm_type=torch.inf).isfinite()
+        if self.trainer.strategy.reduce((~good).float(), reduce_op="sum"):
+            bad = (step for step in self._since_step if not step[2].sum().isfinite())
+            batch, batch_idx, loss_BK = next(bad, self._since_step[-1])
+            columns = (~loss_BK.isfinite()).any(0).nonzero().flatten().tolist()
+            what = f"epoch {self.current_epoch}, step {batch_idx} (the loss is {float(loss_BK.sum() / len(loss_BK)):g})"
+            found = findings(self.model, batch.x, batch.row_B, columns)
+            raise training_error(self.trainer, self.feed.splits.taxonomy, [found], what=what, row_B=batch.row_B)
+        self._since_step.clear()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss, and average precision from probabilities (torchmetrics guesses from the values whether it was given logits)."""
-        x, target_BK, mask_BK = batch
+        x, target_BK, mask_BK, _ = batch
         logit_BK = self.model(x)
         loss = torch.where(mask_BK, self.loss(logit_BK, target_BK), 0.0).sum() / len(x)
         self.log("val/loss", loss, on_epoch=True, sync_dist=True, batch_size=len(x))
@@ -103,31 +110,27 @@ class OvrModule(lightning.LightningModule):
             self.val_ap.update(prob_BK, known_BK)
         self.log("val/macro_ap", self.val_ap, on_epoch=True)
 
-    def on_train_epoch_end(self) -> None:
-        """Raise ConfigError where training has diverged: no later epoch can be better."""
-        for name in ("train/loss", "val/loss"):
-            loss = self.trainer.callback_metrics.get(name)
-            if loss is not None and not loss.isfinite():
-                raise ConfigError(
-                    f"training diverged: the {name} of epoch {self.current_epoch} is {float(loss)}; lower optimizer.lr, "
-                    "or look for rows with values far from all others"
-                )
+    def on_validation_epoch_end(self) -> None:
+        """Raise TrainingError where the weights are no good, before they are kept as the best or the last."""
+        loss = self.trainer.callback_metrics.get("val/loss")
+        if loss is not None and not loss.isfinite():
+            what = f"the validation after epoch {self.current_epoch} (val/loss is {float(loss):g})"
+            raise training_error(self.trainer, self.feed.splits.taxonomy, [], what=what)
 
     def train_dataloader(self) -> Any:
-        """The training rows, shuffled by (seed, epoch)."""
-        seed = self.seed
-        if seed is None:  # drawn once and shared: ranks that shuffle apart would see some rows twice and others never
-            seed = self.trainer.strategy.broadcast(int(torch.randint(2**31, ())))
-        return self._loader("train", shuffle=True, seed=seed)
+        """The training rows."""
+        return self.feed.train_batches(self.trainer)
 
     def val_dataloader(self) -> Any:
-        """The validation rows, in order."""
-        return self._loader("val", shuffle=False, seed=0)
+        """The validation rows."""
+        return self.feed.val_batches(self.trainer, with_targets=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer over what is trained, and the scheduler, stepped once an epoch."""
         optimizer = self.make_optimizer(self.model.trained_parameters())
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "epoch"}}
+        scheduler = self.make_scheduler(optimizer)
+        self._rates = base_rates([optimizer])
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
 
     def configure_gradient_clipping(
         self,
@@ -149,28 +152,15 @@ class OvrModule(lightning.LightningModule):
             clip_head_gradients(self.model.head, num_heads=self.plan.num_heads, max_norm=gradient_clip_val)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note which weights are whose: groups of other heads may have the same shapes."""
-        checkpoint["head_plan"] = self.plan.record(self.splits.taxonomy)
+        """Note which weights are whose."""
+        checkpoint["head_plan"] = self.plan.record(self.feed.splits.taxonomy)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of other groups.
+        """Refuse what cannot be gone on from.
 
         Raises:
-            ConfigError: `frozen_heads` or `backbone_grad` differ.
+            ConfigError: a checkpoint of other groups, or of heads that were trained in chunks.
         """
-        for name, value in self.plan.record(self.splits.taxonomy).items():
-            if checkpoint["head_plan"][name] != value:
-                saved = checkpoint["head_plan"][name]
-                raise ConfigError(f"a resumed run keeps its {name}: the checkpoint has {saved}, the configuration {value}")
-
-    def _loader(self, split: str, *, shuffle: bool, seed: int) -> Any:
-        return loader(
-            getattr(self.splits, split),
-            batch_size=self.batch_size,
-            shuffle=shuffle,
-            seed=seed,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
-            pin_memory=self.trainer.strategy.root_device.type == "cuda",
-            epoch_rows=self.sampler.epoch_rows,
-        )
+        if "head_step" in checkpoint:
+            raise ConfigError("the checkpoint is of heads that were trained in chunks: go on with solver.head_step=chunked")
+        self.plan.check_record(checkpoint["head_plan"], self.feed.splits.taxonomy)

@@ -34,13 +34,6 @@ class HeadPlan:
             if saved[name] != value:
                 raise ConfigError(f"a resumed run keeps its {name}: the checkpoint has {saved[name]}, the configuration {value}")
 
-    def within(self, columns: slice) -> "HeadPlan":
-        """Return the plan of the heads in `columns` alone, counted from the first of them."""
-        return HeadPlan(
-            *(tuple(k - columns.start for k in part if columns.start <= k < columns.stop) for part in (self.frozen, self.to_backbone)),
-            num_heads=columns.stop - columns.start,
-        )
-
 
 def head_plan(taxonomy: Taxonomy, *, frozen_heads: Sequence[Any], backbone_grad: str | Sequence[Any]) -> HeadPlan:
     """Return the plan for class ids `frozen_heads` and for `backbone_grad`: "all", "none" or class ids.

@@ -22,7 +22,7 @@ from ovr.data.splits import Rows, Splits, standardization
 from ovr.errors import ConfigError
 from ovr.head.bank import HeadBank, check_heads_first
 from ovr.model import Normalizer, OvrModel
-from ovr.training.module import RowSampler
+from ovr.training.feed import RowSampler
 from ovr.training.plan import HeadPlan, head_plan
 
 
@@ -65,6 +65,7 @@ class Recipe:
     loss: Callable[..., nn.Module]  # (class ids, counts=ClassCounts of the training rows) -> module that returns (B, K)
     sampler: Callable[[Labels], RowSampler]  # labels of the training rows -> what draws an epoch's rows
     optimizer: Callable[..., torch.optim.Optimizer]
+    head_optimizer: Callable[..., torch.optim.Optimizer] | None  # of heads that are trained in chunks; None: as the optimizer
     scheduler: Callable[..., Any]
     trainer: Callable[..., lightning.Trainer]
     callbacks: list[lightning.Callback]

@@ -3,6 +3,7 @@
 N = rows, D = features
 """
 
+import gc
 import logging
 import math
 import signal
@@ -17,13 +18,19 @@ import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from numpy.typing import NDArray
 
+from ovr.core.scale import LARGE_K
 from ovr.data.splits import Rows, Splits
 from ovr.errors import ConfigError
 from ovr.model import OvrModel
 from ovr.training.checkpoint import AtomicCheckpointIO, MovedCheckpoints, read_checkpoint
+from ovr.training.chunked import ChunkedModule
 from ovr.training.environment import record_environment
+from ovr.training.feed import Feed
 from ovr.training.initial import start_from_bundle
+from ovr.training.large_k import check_large_k, chunked_module, keep_in_bfloat16, memory_of
+from ovr.training.memory import check_memory
 from ovr.training.module import OvrModule
+from ovr.training.plan import HeadPlan
 from ovr.training.recipe import Fitted, Recipe, build_model, plan_of, settings
 
 log = logging.getLogger(__name__)
@@ -33,23 +40,99 @@ class Sgd:
     """Trains backbone and heads in minibatches, as the recipe's optimizer, scheduler, trainer and callbacks say; keeps the epoch
     with the best validation average precision."""
 
+    def __init__(self, *, head_step: str, chunk_heads: int | None, head_dtype: str, loss_every: int) -> None:
+        """Take how heads are stepped: all at once or in chunks ("auto" decides by their number), and the settings of chunks.
+
+        Raises:
+            ConfigError: a setting out of range.
+        """
+        for name, value, expected in (
+            ("head_step", head_step, ("auto", "dense", "chunked")),
+            ("head_dtype", head_dtype, ("float32", "bfloat16")),
+        ):
+            if value not in expected:
+                raise ConfigError(f"solver.{name} is {value!r}; expected {' or '.join(map(repr, expected))}")
+        for name, number in (("loss_every", loss_every), ("chunk_heads", 1 if chunk_heads is None else chunk_heads)):
+            if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+                raise ConfigError(f"solver.{name} must be a whole number of at least 1, got {number!r}")
+        self.head_step, self.chunk_heads, self.loss_every = head_step, chunk_heads, loss_every
+        self.head_dtype: torch.dtype = getattr(torch, head_dtype)
+
     def fit(self, recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool) -> Fitted | None:
-        """Return the best epoch's model."""
-        trainer = _fit(recipe, splits, run_dir, resume)
-        if not trainer.is_global_zero:
+        """Return the best epoch's model.
+
+        Raises:
+            ConfigError: a setting that cannot be used, heads that do not fit the memory.
+            TrainingError: NaN or infinity in a step; the last checkpoint is good.
+        """
+        chunked = self.head_step == "chunked" or (self.head_step == "auto" and len(splits.taxonomy) >= LARGE_K)
+        score = self._fit(recipe, splits, run_dir, resume, chunked)
+        if score is None:
             return None
+        gc.collect()  # trainer and module hold each other, and the heads
         best = read_checkpoint(run_dir / "checkpoints" / "best.ckpt")
         model = build_model(recipe, splits)
+        if chunked and self.head_dtype == torch.bfloat16:
+            keep_in_bfloat16(model.head)
         model.load_state_dict(
             {key.removeprefix("model."): value for key, value in best["state_dict"].items() if key.startswith("model.")}
         )
-        scores = [getattr(callback, "best_model_score", None) for callback in trainer.checkpoint_callbacks]
         return Fitted(
-            model,
-            lambda rows: features(model, rows, batch_size=recipe.batch_size),
-            next((float(value) for value in scores if value is not None), math.nan),
-            {"best_epoch": int(best["epoch"])},
+            model, lambda rows: features(model, rows, batch_size=recipe.batch_size), score, {"best_epoch": int(best["epoch"])}
         )
+
+    def _fit(self, recipe: Recipe, splits: Splits, run_dir: Path, resume: bool, chunked: bool) -> float | None:
+        """Fit, and return the best score; None on every rank but the first."""
+        # Lightning tells of devices and tips at INFO; a run's story is told by ovr.
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        if recipe.seed is not None:
+            lightning.seed_everything(recipe.seed, workers=True, verbose=False)
+        with settings("loss", recipe.loss):
+            loss = recipe.loss(splits.taxonomy.ids, counts=splits.train.labels.counts())
+        with settings("sampler", recipe.sampler):
+            sampler = recipe.sampler(splits.train.labels)
+        feed = Feed(splits, sampler, batch_size=recipe.batch_size, seed=recipe.seed)
+        plan, trainer = plan_of(recipe, splits), _trainer(recipe, splits, run_dir, chunked)
+        in_bfloat16 = self.head_dtype == torch.bfloat16
+        if chunked:
+            check_large_k(recipe, trainer, loss, plan, in_bfloat16=in_bfloat16)
+        elif self.chunk_heads is not None or in_bfloat16 or self.loss_every != 1 or recipe.head_optimizer is not None:
+            raise ConfigError(
+                "solver.chunk_heads, solver.head_dtype, solver.loss_every and head_optimizer are for heads that are trained in "
+                f"chunks, and these {plan.num_heads} are trained at once; add solver.head_step=chunked"
+            )
+        check_memory(
+            memory_of(recipe, splits, plan, trainer, chunked=chunked, chunk_heads=self.chunk_heads, in_bfloat16=in_bfloat16)
+        )
+        model = _start(recipe, splits, plan, resume)
+        with settings(
+            "optimizer", recipe.optimizer
+        ):  # made for nothing: the fit makes its own when it is too late for a clear error
+            optimizer = recipe.optimizer(model.trained_parameters())
+        with settings("scheduler", recipe.scheduler):
+            recipe.scheduler(optimizer)
+        module: OvrModule | ChunkedModule
+        if chunked:
+            if in_bfloat16:
+                keep_in_bfloat16(model.head)
+            module = chunked_module(
+                recipe, model, loss, feed, plan, trainer, chunk_heads=self.chunk_heads, loss_every=self.loss_every
+            )
+        else:
+            module = OvrModule(model, loss, feed=feed, plan=plan, optimizer=recipe.optimizer, scheduler=recipe.scheduler)
+        if trainer.is_global_zero:
+            record_environment(run_dir)
+        with warnings.catch_warnings(), _interruptible(run_dir):
+            # Rows lie in memory: worker processes would only copy them.
+            warnings.filterwarnings("ignore", ".*does not have many workers.*")
+            warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+            warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # a fixed backbone is, on purpose
+            warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")  # Lightning's own, of torch's pytree
+            trainer.fit(module, ckpt_path=run_dir / "checkpoints" / "last.ckpt" if resume else None, weights_only=True)
+        if not trainer.is_global_zero:
+            return None
+        scores = [getattr(callback, "best_model_score", None) for callback in trainer.checkpoint_callbacks]
+        return next((float(value) for value in scores if value is not None), math.nan)
 
 
 def features(model: OvrModel, rows: Rows, *, batch_size: int) -> NDArray[np.float32]:
@@ -64,36 +147,9 @@ def features(model: OvrModel, rows: Rows, *, batch_size: int) -> NDArray[np.floa
     return np.concatenate(parts)
 
 
-def _fit(recipe: Recipe, splits: Splits, run_dir: Path, resume: bool) -> lightning.Trainer:
-    # Lightning tells of devices and tips at INFO; a run's story is told by ovr.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    if recipe.seed is not None:
-        lightning.seed_everything(recipe.seed, workers=True, verbose=False)
-    with settings("loss", recipe.loss):
-        loss = recipe.loss(splits.taxonomy.ids, counts=splits.train.labels.counts())
-    with settings("sampler", recipe.sampler):
-        sampler = recipe.sampler(splits.train.labels)
-    model, plan = build_model(recipe, splits), plan_of(recipe, splits)
-    if recipe.init_from is not None and not resume:  # a resumed run has its weights in its checkpoint
-        needed = tuple(splits.taxonomy[k].id for k in plan.frozen)
-        start_from_bundle(model, Path(recipe.init_from), taxonomy=splits.taxonomy, input=splits.input, needed=needed)
-    elif model.fixed_backbone and any(True for _ in model.backbone.parameters()) and not resume:
-        log.warning("backbone_grad=none without init_from: the backbone keeps the weights that were drawn for it")
-    module = OvrModule(
-        model,
-        loss,
-        splits=splits,
-        plan=plan,
-        sampler=sampler,
-        optimizer=recipe.optimizer,
-        scheduler=recipe.scheduler,
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-    )
-    with settings("optimizer", recipe.optimizer):  # made for nothing: the fit makes its own when it is too late for a clear error
-        optimizer = recipe.optimizer(model.trained_parameters())
-    with settings("scheduler", recipe.scheduler):
-        recipe.scheduler(optimizer)
+def _trainer(recipe: Recipe, splits: Splits, run_dir: Path, chunked: bool) -> lightning.Trainer:
+    # Under inference mode autograd cannot be used, which the heads' step does for some kinds.
+    more = {"inference_mode": False} if chunked else {}
     with settings("trainer", recipe.trainer):
         trainer = recipe.trainer(
             callbacks=[*recipe.callbacks, MovedCheckpoints()],
@@ -105,6 +161,7 @@ def _fit(recipe: Recipe, splits: Splits, run_dir: Path, resume: bool) -> lightni
             enable_progress_bar=False,
             enable_model_summary=False,
             log_every_n_steps=1,
+            **more,
         )
     if not isinstance(trainer.max_epochs, int) or trainer.max_epochs < 1:
         raise ConfigError(f"trainer.max_epochs must be a whole number of at least 1, got {trainer.max_epochs}")
@@ -113,16 +170,18 @@ def _fit(recipe: Recipe, splits: Splits, run_dir: Path, resume: bool) -> lightni
             f"{trainer.world_size} processes share the {len(splits.val)} rows of the val split, and each needs one; "
             "use fewer trainer.devices or more validation rows"
         )
-    if trainer.is_global_zero:
-        record_environment(run_dir)
-    with warnings.catch_warnings(), _interruptible(run_dir):
-        # Rows lie in memory: worker processes would only copy them.
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
-        warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # a fixed backbone is, on purpose
-        warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")  # Lightning's own, of torch's pytree
-        trainer.fit(module, ckpt_path=run_dir / "checkpoints" / "last.ckpt" if resume else None, weights_only=True)
     return trainer
+
+
+def _start(recipe: Recipe, splits: Splits, plan: HeadPlan, resume: bool) -> OvrModel:
+    """Return the model that the fit starts with."""
+    model = build_model(recipe, splits)
+    if recipe.init_from is not None and not resume:  # a resumed run has its weights in its checkpoint
+        needed = tuple(splits.taxonomy[k].id for k in plan.frozen)
+        start_from_bundle(model, Path(recipe.init_from), taxonomy=splits.taxonomy, input=splits.input, needed=needed)
+    elif model.fixed_backbone and any(True for _ in model.backbone.parameters()) and not resume:
+        log.warning("backbone_grad=none without init_from: the backbone keeps the weights that were drawn for it")
+    return model
 
 
 @contextmanager

@@ -308,6 +308,14 @@ def test_what_cannot_be_chunked_is_named():
         HeadStep(make_heads(), LOSSES["bce"](), torch.optim.LBFGS)
     with pytest.raises(ConfigError, match="chunk_heads must be a whole number above 0, got 0"):
         HeadStep(make_heads(), LOSSES["bce"](), sgd, chunk_heads=0)
-    frozen = HeadBank(Linear, D, num_heads=K, frozen=range(K), to_backbone=[0])
-    with pytest.raises(ConfigError, match="every head is frozen"):
-        HeadStep(frozen, LOSSES["bce"](), sgd)
+
+
+def test_frozen_heads_alone_pass_their_gradient_on():
+    z_BD, target_BK, mask_BK = batch()
+    heads = HeadBank(Linear, D, num_heads=K, frozen=range(K), to_backbone=[0, 4])
+    before = {key: value.clone() for key, value in heads.state_dict().items()}
+    result = HeadStep(heads, LOSSES["bce"](), partial(torch.optim.Adagrad, lr=0.1))(
+        z_BD, SparseTargets.from_dense(target_BK, mask_BK), num_rows=B
+    )
+    torch.testing.assert_close(result.grad_z_BD, dense(heads, LOSSES["bce"](), z_BD, target_BK, mask_BK)[1])
+    assert all(torch.equal(before[key], value) for key, value in heads.state_dict().items())

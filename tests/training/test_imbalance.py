@@ -13,6 +13,8 @@ from ovr.core.taxonomy import Taxonomy
 from ovr.data.labels import Labels
 from ovr.data.splits import make_splits
 from ovr.metric.calibration import nll
+from ovr.training.feed import Feed
+from ovr.training.loader import dense_batch
 from ovr.training.module import OvrModule
 from ovr.training.plan import head_plan
 from ovr.training.recipe import build_model
@@ -128,17 +130,13 @@ def test_the_sampler_shifts_the_training_loss_and_not_the_model(tmp_path):
     module = OvrModule(
         build_model(recipe, splits),
         recipe.loss(splits.taxonomy.ids),
-        splits=splits,
+        feed=Feed(splits, sampler, batch_size=100, seed=0),
         plan=head_plan(splits.taxonomy, frozen_heads=[], backbone_grad="all"),
-        sampler=sampler,
         optimizer=recipe.optimizer,
         scheduler=recipe.scheduler,
-        batch_size=100,
-        seed=0,
     )
-    x, (target_BK, mask_BK) = torch.from_numpy(splits.train.x[:50]), splits.train.labels.dense(np.arange(50))
-    target_BK = torch.from_numpy(target_BK).float()
+    x, target_BK = torch.from_numpy(splits.train.x[:50]), torch.from_numpy(splits.train.labels.dense(np.arange(50))[0]).float()
     shifted_BK = module.model(x) + torch.from_numpy(sampler.log_odds_shift_K).float()
     expected = binary_cross_entropy_with_logits(shifted_BK, target_BK, reduction="sum") / 50
-    torch.testing.assert_close(module.step((x, target_BK, torch.from_numpy(mask_BK))), expected)
+    torch.testing.assert_close(module.losses(dense_batch(splits.train, np.arange(50))).sum() / 50, expected)
     assert "log_odds_shift_K" not in module.state_dict()
