@@ -101,9 +101,10 @@ class ChunkedModule(lightning.LightningModule):
             raise self._error(batch, batch_idx, columns, f"the loss is {float(loss) if not num_bad else nan:g}")
         if self.trained:
             self._step_backbone(z_BD, result.grad_z_BD, batch, batch_idx)
-        else:
-            # No head's chunk is lent to the optimizer now, so it moves nothing: Lightning counts steps by such calls.
-            self._lightning_optimizer().step()
+        # No head is lent to their optimizer now, so this moves nothing. Lightning counts the steps of its wrapper, and the
+        # scheduler those of the optimizer, which makes none of its own where every head is frozen.
+        heads = self._optimizers()[0]
+        (heads.optimizer if self.trained else heads).step()
         if result.loss is not None:
             # Equal on all ranks.
             self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch.x))
@@ -155,12 +156,12 @@ class ChunkedModule(lightning.LightningModule):
             first_column=self.shards.columns.start,
             seed=seed,
         )
-        if self._loaded is not None:
-            self.head_step.load_state_dict(self._loaded)
-            self._loaded = None
         optimizers = [self.head_step.optimizer, *([self.make_optimizer(self.trained)] if self.trained else [])]
         schedulers = [self.make_scheduler(optimizer) for optimizer in optimizers]
         self._rates = base_rates(optimizers)
+        if self._loaded is not None:  # with the rates of the run that saved it
+            self.head_step.load_state_dict(self._loaded)
+            self._loaded = None
         return optimizers, schedulers
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -214,7 +215,7 @@ class ChunkedModule(lightning.LightningModule):
             grad_z_WD = z_BD.new_zeros(self.ranks.world_size * len(z_BD), z_BD.shape[1], dtype=torch.float32)
         # DDP takes the mean over ranks of what is a sum.
         grad_z_BD = self.ranks.own_rows_of_sum(grad_z_WD) * self.ranks.world_size
-        optimizer = self._lightning_optimizer()
+        optimizer = self._optimizers()[1]
         optimizer.zero_grad()
         self.manual_backward(z_BD, gradient=grad_z_BD.to(z_BD.dtype))
         grads = [parameter.grad for parameter in self.trained if parameter.grad is not None]
@@ -225,9 +226,10 @@ class ChunkedModule(lightning.LightningModule):
             torch.nn.utils.clip_grads_with_norm_(self.trained, self.heads.max_norm, norm)
         optimizer.step()
 
-    def _lightning_optimizer(self) -> Any:
+    def _optimizers(self) -> list[Any]:
+        """Return Lightning's wrappers of the heads' optimizer and, if the backbone is trained, of its own."""
         optimizers = self.optimizers()
-        return optimizers[-1] if isinstance(optimizers, list) else optimizers
+        return optimizers if isinstance(optimizers, list) else [optimizers]
 
     def _all_val_rows(self, z_BD: Tensor) -> Tensor:
         """Return the features of all validation rows, in order; of rank r are the rows r, r + W, ..."""

@@ -40,7 +40,7 @@ def findings(model: OvrModel, x: Tensor, row_B: Tensor, columns: Sequence[int]) 
     said = []
     for row, bad, far, normal in zip(row_B.tolist(), bad_B.tolist(), far_B.tolist(), normal_B.tolist(), strict=True):
         if far:
-            said.append(f"row {row} has a value {normal:.3g} deviations from the mean")
+            said.append(f"row {row} has a normalised value of {normal:.3g}, far from the others")
         elif bad and not bool(bad_B.all()):
             said.append(f"row {row} has features that are not finite")
     if bool(bad_B.all()):

@@ -22,7 +22,7 @@ class Ranks:
         if self.world_size == 1:
             return value_BD
         gathered = value_BD.new_empty(self.world_size * len(value_BD), *value_BD.shape[1:])
-        dist.all_gather_into_tensor(gathered, value_BD.contiguous())
+        dist.all_gather(list(gathered.chunk(self.world_size)), value_BD.contiguous())
         return gathered
 
     def own_rows_of_sum(self, value: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ class Ranks:
         size = len(value) // self.world_size
         if dist.get_backend() == "nccl":
             own = value.new_empty(size, *value.shape[1:])
-            dist.reduce_scatter_tensor(own, value.contiguous())
+            dist.reduce_scatter(own, list(value.contiguous().chunk(self.world_size)))
             return own
         dist.all_reduce(value)
         return value[self.rank * size : (self.rank + 1) * size]

@@ -22,7 +22,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*GPU available but not used.*")
 
 NUM_HEADS = 6
 IDS = [f"c{k}" for k in range(NUM_HEADS)]
-QUICK = ("backbone.hidden=[8]", "trainer.max_epochs=3", "batch_size=16", "~callback.progress", "decision=multilabel")
+HIDDEN = "backbone.hidden=[8]"
+QUICK = ("trainer.max_epochs=3", "batch_size=16", "~callback.progress", "decision=multilabel")
 SIZES = {"train": 90, "val": 41, "calib": 40, "test": 40}
 
 
@@ -43,9 +44,9 @@ def drawn(*, known=0.8):
 def train(tmp_path):
     """Return a function that trains into a folder of this name and returns it; with `stop_at` it ends before that epoch."""
 
-    def run(name, *overrides, splits=None, resume=False, stop_at=None):
+    def run(name, *overrides, splits=None, resume=False, stop_at=None, backbone=HIDDEN):
         run_dir = tmp_path / name
-        recipe, _ = compose_recipe(run_dir, *QUICK, *overrides)
+        recipe, _ = compose_recipe(run_dir, *QUICK, backbone, *overrides)
         splits = splits or drawn()
         if stop_at is None:
             run_training(recipe, splits, run_dir, resume=resume)
@@ -94,16 +95,124 @@ CHUNKED = ("solver.head_step=chunked", "solver.chunk_heads=4")
         ("head=mlp", "head.hidden=4"),
         ("backbone_grad=[c1,c4]",),
         ("backbone_grad=none", "head=mlp", "head.hidden=4"),
-        ("backbone=identity", "~backbone.hidden", "~backbone.dropout"),
     ],
     ids=" ".join,
 )
 def test_weights_and_figures_are_those_of_dense_training(train, overrides):
-    settings = [o for o in overrides if not o.startswith("~")]
-    if "backbone=identity" in settings:
-        pytest.skip("see the test of a backbone without weights")
-    dense, chunked = train("dense", *settings), train("chunked", *CHUNKED, *settings)
+    dense, chunked = train("dense", *overrides), train("chunked", *CHUNKED, *overrides)
     alike(dense, chunked)
     for name in ("train/loss", "val/loss", "val/macro_ap"):
         np.testing.assert_allclose(figures(chunked, name), figures(dense, name), rtol=1e-5, err_msg=name)
     assert open_bundle(chunked / "bundle").taxonomy.ids == tuple(IDS)
+
+
+def test_a_backbone_without_weights_needs_no_optimizer(train):
+    dense, chunked = train("dense", backbone="backbone=identity"), train("chunked", *CHUNKED, backbone="backbone=identity")
+    alike(dense, chunked)
+    assert checkpoint(chunked)["global_step"] == checkpoint(dense)["global_step"]
+
+
+def test_frozen_heads_keep_every_bit_and_all_frozen_ones_still_train_the_backbone(train):
+    first = train("first", "trainer.max_epochs=1")
+    for name, frozen in (("some", "[c0,c3]"), ("all", "[c0,c1,c2,c3,c4,c5]")):
+        settings = [f"init_from={first / 'bundle'}", f"frozen_heads={frozen}", "backbone_grad=[c0,c1,c2]"]
+        dense, chunked = train(f"{name}_dense", *settings), train(f"{name}_chunked", *CHUNKED, *settings)
+        alike(dense, chunked)
+        a, b = weights(dense), weights(chunked)
+        assert all(torch.equal(a[key], b[key]) for key in a if "frozen" in key)
+
+
+def test_the_heads_may_have_an_optimizer_of_their_own(train):
+    whole = train("whole", *CHUNKED, "optimizer@head_optimizer=rowwise_adagrad", "head_optimizer.lr=0.1")
+    states = checkpoint(whole)["head_step"]["states"]
+    assert {name: list(state["tensors"]) for name, state in states.items()} == {"weight_KD": ["sum"], "bias_K": ["sum"]}
+    assert checkpoint(whole)["optimizer_states"][1]["param_groups"][0]["betas"] == (0.9, 0.999)
+    # A cosine over three epochs, for both.
+    rates = [group["lr"] for state in checkpoint(whole)["optimizer_states"] for group in state["param_groups"]]
+    np.testing.assert_allclose(rates, [0.0, 0.0], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("backbone.dropout=0.5",),
+        ("solver.head_dtype=bfloat16", "optimizer=rowwise_adagrad"),
+        ("backbone_grad=[c1,c4]", "head=mlp", "head.hidden=4", "loss=subsampled", "loss.negatives_per_positive=1"),
+    ],
+    ids=" ".join,
+)
+def test_a_resumed_run_gives_the_bits_of_an_uninterrupted_one(train, overrides):
+    whole = train("whole", *CHUNKED, *overrides)
+    broken = train("broken", *CHUNKED, *overrides, stop_at=1)
+    assert checkpoint(broken)["epoch"] == 0
+    train("broken", *CHUNKED, *overrides, resume=True)
+    for name in ("last", "best"):
+        assert same_bits(weights(whole, name), weights(broken, name))
+    dtypes = {key: value.dtype for key, value in weights(whole).items() if "head.weight" in key}
+    assert all((dtype == torch.bfloat16) == ("solver.head_dtype=bfloat16" in overrides) for dtype in dtypes.values())
+
+
+def test_a_checkpoint_knows_nothing_of_chunks(train):
+    whole = train("whole", *CHUNKED)
+    broken = train("broken", *CHUNKED, stop_at=1)
+    train("broken", "solver.head_step=chunked", "solver.chunk_heads=1", resume=True)
+    alike(whole, broken, tolerance=1e-6)
+
+
+def test_a_checkpoint_of_the_other_kind_is_refused(train):
+    for kind, other in (("dense", "chunked"), ("chunked", "dense")):
+        train(kind, f"solver.head_step={kind}", stop_at=1)
+        with pytest.raises(ConfigError, match=f"go on with solver.head_step={kind}"):
+            train(kind, f"solver.head_step={other}", resume=True)
+
+
+def test_the_true_loss_is_logged_of_every_nth_step_and_changes_nothing(train):
+    every, some = train("every", *CHUNKED), train("some", *CHUNKED, "solver.loss_every=4")
+    assert same_bits(weights(every), weights(some))
+    assert figures(every, "train/loss") != figures(some, "train/loss")
+    assert figures(every, "val/loss") == figures(some, "val/loss")
+
+
+def test_products_in_bfloat16_come_near(train):
+    exact, mixed = train("exact", *CHUNKED), train("mixed", *CHUNKED, "trainer.precision=bf16-mixed")
+    half = train("half", *CHUNKED, "trainer.precision=bf16-true")
+    for other in (mixed, half):
+        np.testing.assert_allclose(figures(other, "val/loss"), figures(exact, "val/loss"), rtol=0.05)
+    assert not same_bits(weights(exact), weights(mixed))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "+trainer.accumulate_grad_batches=2",
+            "trainer.accumulate_grad_batches=2 cannot be used with heads that are trained in chunks",
+        ),
+        ("trainer.precision=64-true", "trainer.precision=64-true cannot be used .* expected 32-true or bf16-mixed or bf16-true"),
+        ("+trainer.gradient_clip_algorithm=value", "trainer.gradient_clip_algorithm=value cannot be used"),
+        ("optimizer._target_=torch.optim.Adafactor ~optimizer.betas", "the optimizer Adafactor cannot be applied in chunks"),
+        ("loss._target_=tests.training.test_chunked.Margin allow_targets=[tests.]", "the loss Margin cannot be computed in chunks"),
+        ("head=mlp solver.head_dtype=bfloat16", "keeps heads in bfloat16, which head=linear alone can; got head=mlp"),
+        ("solver.head_dtype=float16", "solver.head_dtype is 'float16'; expected 'float32' or 'bfloat16'"),
+        ("solver.chunk_heads=0", "solver.chunk_heads must be a whole number of at least 1, got 0"),
+        ("solver.head_step=often", "solver.head_step is 'often'; expected 'auto' or 'dense' or 'chunked'"),
+        ("solver.head_step=auto solver.loss_every=2", "these 6 are trained at once; add solver.head_step=chunked"),
+        ("solver.head_step=auto optimizer@head_optimizer=sgd", "these 6 are trained at once; add solver.head_step=chunked"),
+        (
+            "trainer=ddp trainer.accelerator=cpu trainer.devices=7 trainer.precision=32-true",
+            "7 processes cannot share 6 heads; use fewer trainer.devices",
+        ),
+    ],
+)
+def test_what_updating_in_place_rules_out_stops_a_run_before_it_writes(tmp_path, train, override, message):
+    overrides = [] if "head_step" in override else ["solver.head_step=chunked"]
+    with pytest.raises(ConfigError, match=message):
+        train("run", *overrides, *override.split(" "))
+    assert not (tmp_path / "run").exists()
+
+
+class Margin(torch.nn.Module):
+    """A loss that does not say that it can be taken apart by heads."""
+
+    def __init__(self, class_ids, *, counts, **settings):
+        super().__init__()
