@@ -1,0 +1,128 @@
+import re
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from ovr.errors import ConfigError
+from ovr.head.linear import Linear
+from ovr.head.mlp import Mlp
+from ovr.optimizer.rowwise_adam import RowwiseAdam
+from ovr.training import memory
+from ovr.training.memory import GIB, Fit, HeadSizes, check_memory
+from tests.training.test_chunked import HIDDEN, drawn, train  # noqa: F401
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*GPU available but not used.*")
+
+D = 64
+OPTIMIZERS = {
+    "sgd": (partial(torch.optim.SGD, lr=0.1), 0),
+    "momentum": (partial(torch.optim.SGD, lr=0.1, momentum=0.9), 4 * (D + 1)),
+    "adamw": (torch.optim.AdamW, 8 * (D + 1)),
+    "rowwise_adam": (partial(RowwiseAdam, lr=0.1, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0), 4 * (D + 1) + 8),
+    "rowwise_adam without a first moment": (partial(RowwiseAdam, lr=0.1, betas=(0.0, 0.999), eps=1e-8, weight_decay=0.0), 8),
+}
+
+
+def fit(**changes):
+    settings = {
+        "head": HeadSizes.of(Linear, D, torch.optim.AdamW),
+        "num_heads": 1_000_000,
+        "batch_rows": 128,
+        "val_rows": 1000,
+        "chunked": True,
+        "chunk_heads": None,
+        "bfloat16": False,
+        "in_groups": False,
+        "backbone_bytes": 0,
+        "world_size": 1,
+        "processes_here": 1,
+        "device": "cpu",
+    }
+    return Fit(**{**settings, **changes})
+
+
+def available(monkeypatch, size_bytes):
+    monkeypatch.setattr(memory, "available_memory", lambda: (size_bytes, "in this machine's memory"))
+
+
+@pytest.mark.parametrize(("make", "state_bytes"), OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_the_state_of_a_head_is_that_of_the_optimizers_kind(make, state_bytes):
+    before = torch.random.get_rng_state()
+    sizes = HeadSizes.of(Linear, D, make)
+    assert (sizes.matrix_bytes, sizes.weight_bytes, sizes.state_bytes, sizes.rowwise_bytes) == (4 * D, 4 * (D + 1), state_bytes, 8)
+    assert torch.equal(before, torch.random.get_rng_state())
+    mlp = HeadSizes.of(partial(Mlp, hidden=3), D, make)
+    assert mlp.weight_bytes == 4 * (3 * D + 3 + 3 + 1)
+
+
+def test_heads_that_do_not_fit_are_refused_with_the_parts_and_what_would_fit(monkeypatch):
+    needed = fit().total()
+    weights, state = 260_000_000, 520_000_000
+    assert weights + state < needed < 1.1 * (weights + state)
+    available(monkeypatch, int(needed / 0.94))
+    check_memory(fit())
+    available(monkeypatch, int(0.6 * needed))
+    with pytest.raises(ConfigError) as caught:
+        check_memory(fit())
+    text = str(caught.value)
+    assert text.startswith(
+        f"1,000,000 heads do not fit: {needed / GIB:.2f} GiB are needed (state of the heads' optimizer 0.48 GiB, "
+    )
+    assert "weights of the heads 0.24 GiB" in text
+    assert f"and {0.6 * needed / GIB:.2f} GiB are there in this machine's memory" in text
+    assert "would fit with optimizer@head_optimizer=rowwise_adagrad or with 2 processes, each with this much memory" in text
+    largest = int(re.search(r"at most ([\d,]+) heads fit", text)[1].replace(",", ""))
+    check_memory(fit(num_heads=largest))
+    with pytest.raises(ConfigError):
+        check_memory(fit(num_heads=largest + 1))
+
+
+def test_a_dense_fit_counts_logits_and_gradients_and_is_told_of_chunks(monkeypatch):
+    dense = fit(chunked=False, val_rows=5000)
+    assert dense.total() > 100 * fit().total()
+    available(monkeypatch, 2 * GIB)
+    with pytest.raises(ConfigError, match=r"scores of the validation rows .* would fit with solver\.head_step=chunked or with"):
+        check_memory(dense)
+
+
+def test_what_saves_memory_only_together_is_named_together(monkeypatch):
+    chunked = replace_total(fit(head=HeadSizes.of(Linear, D, torch.optim.AdamW), device="cuda"))
+    assert "optimizer@head_optimizer=rowwise_adagrad solver.head_dtype=bfloat16" in chunked
+    available(monkeypatch, 1 << 20)
+    with pytest.raises(ConfigError, match=r"at most 0 heads fit as it is configured$"):
+        check_memory(fit())
+
+
+def replace_total(one: Fit) -> str:
+    """Return the remedies where only bfloat16 weights without a moment would do."""
+    return " or ".join(memory._remedies(one, lambda other: other.total() < 0.45 * one.total()))
+
+
+def test_processes_of_one_machine_share_its_memory_and_each_draws_all_heads():
+    alone, two = fit(), fit(world_size=2, processes_here=2)
+    assert two.on_device()["weights of the heads"] == alone.on_device()["weights of the heads"]
+    assert two.drawn() == 2 * alone.drawn()
+    gpu = fit(world_size=2, processes_here=2, device="cuda")
+    assert gpu.on_device()["weights of the heads"] == alone.on_device()["weights of the heads"] // 2
+
+
+def test_the_available_memory_is_known_here_and_within_that_of_the_machine():
+    size_bytes, source = memory.available_memory()
+    total = int(re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())[1]) * 1024
+    assert 0 < size_bytes <= total
+    assert source in ("in this machine's memory", "by the limit of the control group")
+
+
+def test_where_the_system_tells_nothing_nothing_is_refused(monkeypatch):
+    monkeypatch.setattr(memory, "available_memory", lambda: None)
+    check_memory(fit(num_heads=10**12))
+
+
+def test_a_run_is_refused_before_its_model_is_made(tmp_path, train, monkeypatch):  # noqa: F811
+    available(monkeypatch, 10 << 20)
+    monkeypatch.setattr("ovr.training.sgd.build_model", None)
+    with pytest.raises(ConfigError, match=r"^6 heads do not fit: 0\.01 GiB are needed \(arrays of a chunk 0\.01 GiB"):
+        train("run", "solver.head_step=chunked", splits=drawn(), backbone=HIDDEN)
+    assert not (tmp_path / "run").exists()
