@@ -4,6 +4,7 @@ Knows nothing of what a command does: each is a module `ovr.cli.<command>` with 
 help and configuration errors need no torch. A finished command gives exit status 0, an error 1 with one message.
 """
 
+import atexit
 import importlib
 import os
 import sys
@@ -67,13 +68,15 @@ def run_command(command: str, args: Sequence[str]) -> None:
     """
     import hydra
 
+    from ovr.cli.launch import own_record, ranks
     from ovr.cli.overrides import Invocation, check, parsed
     from ovr.cli.rundir import RunDirectory, point_run_dir_here, resumed
 
+    rank = ranks(os.environ) if command == "train" else None
     hydra_args = resumed(args) if command == "train" else list(args)
-    options, hydra_args = parsed(hydra_args)
+    options, hydra_args = parsed([*hydra_args, *own_record(command, rank)])
     invocation = Invocation.from_options(command, options, conf_dir())
-    existed_before = check(invocation)
+    existed_before = check(invocation, rank)
     program = sys.argv[0]
 
     def task(cfg: "DictConfig") -> Any:
@@ -85,8 +88,12 @@ def run_command(command: str, args: Sequence[str]) -> None:
             with _own_processes():
                 return importlib.import_module(f"ovr.cli.{command}").run(cfg)
         except Exception as error:
-            job.discard_if_unused()
+            here = ranks(os.environ)
+            if here is None or here.rank == 0:
+                job.discard_if_unused()
             if job.multirun:
+                if here is not None:
+                    _exit_with_error()
                 raise  # Hydra says which of the jobs it was
             raise _JobError(error) from error
 
@@ -139,6 +146,11 @@ def _own_processes() -> Iterator[None]:
         distributed = sys.modules.get("torch.distributed")
         if distributed is not None and distributed.is_available() and distributed.is_initialized():
             distributed.destroy_process_group()
+
+
+def _exit_with_error() -> None:
+    """Let this process end with status 1 whatever its launcher makes of it: with 0, the other ranks would wait for this one."""
+    atexit.register(os._exit, 1)
 
 
 @contextmanager

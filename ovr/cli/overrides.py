@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ovr.cli.conf import group_options, options
+from ovr.cli.launch import Ranks, check_directory, check_launcher
 from ovr.cli.nearest import nearest
 from ovr.errors import ConfigError
 
@@ -83,14 +84,14 @@ def parsed(args: Sequence[str]) -> tuple[Namespace, list[str]]:
     return options, [*options.overrides, *flags]
 
 
-def check(invocation: Invocation) -> frozenset[Path]:
+def check(invocation: Invocation, rank: Ranks | None = None) -> frozenset[Path]:
     """Compose the configuration without running it, each option of a sweep once.
 
     Returns the directories on the way to the run directory that exist already.
 
     Raises:
         ConfigError: an unknown key or option (naming the nearest), a value that is missing or does not parse, a user's file that
-            is too large or has YAML aliases.
+            is too large or has YAML aliases, a launcher or several processes that cannot run it.
     """
     if invocation.config_dir is not None:
         check_yaml_files(invocation.config_dir)
@@ -118,6 +119,9 @@ def check(invocation: Invocation) -> frozenset[Path]:
         missing = [key for key, value in flat_items(_plain(cfg)) if value == "???" and not key.startswith("hydra.")]
         if missing and invocation.runs and not invocation.multirun:
             raise ConfigError(f"not given: {', '.join(missing)}; add {' '.join(f'{key}=VALUE' for key in missing)}")
+        if invocation.runs:
+            check_launcher(cfg, multirun=invocation.multirun)
+            check_directory(cfg, rank, multirun=invocation.multirun)
         try:
             directory = Path(cfg.hydra.sweep.dir if invocation.multirun else cfg.hydra.run.dir).absolute()
         except OmegaConfBaseException as error:
@@ -202,7 +206,7 @@ def _composed(invocation: Invocation, overrides: Sequence[str]) -> DictConfig:
             raise ConfigError(_text(error)) from None
         key = OverridesParser.create().parse_override(refused).key_or_group
         keys = [*dict(flat_items(_plain(cfg))), *group_options(invocation.config_name, invocation.roots)]
-        if key in keys or refused.startswith("+"):
+        if key in keys or "/" in key or refused.startswith("+"):  # a group of Hydra's own has a slash, and its message the options
             raise ConfigError(_text(error)) from None
         shown = keys if key.startswith("hydra") else [k for k in keys if k.partition(".")[0] != "hydra"]
         raise ConfigError(_unknown(key, shown)) from None

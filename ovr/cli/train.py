@@ -1,5 +1,6 @@
 """`ovr train`: turns the configuration into splits and a recipe, and runs it."""
 
+import os
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +19,14 @@ def run(cfg: DictConfig) -> float | None:
     from ovr.training.run import run_training
 
     recipe, splits = prepare(cfg)
-    result = run_training(recipe, splits, Path(cfg.paths.run_dir).absolute(), resume=cfg.resume is not None)
+    run_dir = Path(cfg.paths.run_dir).absolute()
+    result = run_training(recipe, splits, run_dir, resume=cfg.resume is not None or _was_queued_again(run_dir))
     return None if result is None else result.val_macro_ap
+
+
+def _was_queued_again(run_dir: Path) -> bool:
+    """Return whether Slurm runs this job once more, after a preemption or when its time was up, and it left a checkpoint."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0 and (run_dir / "checkpoints" / "last.ckpt").is_file()
 
 
 def prepare(cfg: DictConfig) -> "tuple[Recipe, Splits]":

@@ -88,10 +88,10 @@ class Convex:
     def _parts(self, recipe: Recipe, splits: Splits, resume: bool) -> tuple[OvrModel, Linear, NDArray[np.float32]]:
         if resume:
             raise ConfigError("solver=convex keeps no checkpoints and cannot resume; start the run again")
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ConfigError(
-                f"solver=convex runs in one process, got WORLD_SIZE={os.environ['WORLD_SIZE']}; start it without torchrun"
-            )
+        in_step = "SLURM_STEP_ID" in os.environ  # SLURM_NTASKS alone may tell of an allocation in which this is one process
+        for name in ("WORLD_SIZE", *(["SLURM_NTASKS"] if in_step else [])):
+            if int(os.environ.get(name, "1")) > 1:
+                raise ConfigError(f"solver=convex runs in one process, got {name}={os.environ[name]}; start it alone")
         if recipe.seed is not None:
             lightning.seed_everything(recipe.seed, workers=True, verbose=False)
         model = build_model(recipe, splits)

@@ -122,6 +122,11 @@ def test_it_neither_resumes_nor_runs_in_several_processes(convex, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="runs in one process, got WORLD_SIZE=2"):
         run_training(recipe, splits, run_dir)
+    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    with pytest.raises(ConfigError, match="runs in one process, got SLURM_NTASKS=4"):
+        run_training(recipe, splits, run_dir)
     assert not run_dir.exists()
 
 
