@@ -41,11 +41,13 @@ def digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     return ((x - x.mean()) / x.std()).astype(np.float32), column_N
 
 
-def synthetic(num_rows: int, num_features: int, num_heads: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def synthetic(
+    num_rows: int, num_features: int, num_heads: int, *, separation: float = 0.35
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Return overlapping classes behind a random layer with ReLU, standardised: what a backbone's features look like."""
     rng = np.random.default_rng(0)
     column_N = rng.integers(0, num_heads, num_rows)
-    hidden = 0.35 * rng.normal(size=(num_heads, num_features))[column_N] + rng.normal(size=(num_rows, num_features))
+    hidden = separation * rng.normal(size=(num_heads, num_features))[column_N] + rng.normal(size=(num_rows, num_features))
     x = np.maximum(hidden @ rng.normal(size=(num_features, num_features)) / np.sqrt(num_features), 0)
     return ((x - x.mean(axis=0)) / x.std(axis=0)).astype(np.float32), column_N
 

@@ -124,6 +124,16 @@ def test_batches_list_distinct_positives_by_column():
     assert int(targets.column_P.max()) < 200
 
 
+def test_the_benchmark_of_heads_in_minibatches_runs_and_reaches_the_peers_accuracy(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.sgd_heads", "--quick", "--json", str(tmp_path / "rows.json")]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "rows.json").read_text())
+    check(report)
+    (accuracy,) = (row for row in report["rows"] if row["what"] == "accuracy then")
+    assert accuracy["ours"] >= accuracy["peer"] > 0.2
+
+
 @pytest.mark.parametrize("file", sorted((ROOT / "benchmarks" / "results").glob("*.json")), ids=lambda file: file.stem)
 def test_committed_results_say_when_and_on_what_they_were_measured(file):
     check(json.loads(file.read_text()))
