@@ -8,6 +8,7 @@ import atexit
 import importlib
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["conf_dir", "main"]
 
 INTERRUPTED = 130  # what shells report of a process that SIGINT ended
+OTHERS_REPORT_S = 15
 
 
 class _JobError(BaseException):
@@ -149,8 +151,16 @@ def _own_processes() -> Iterator[None]:
 
 
 def _exit_with_error() -> None:
-    """Let this process end with status 1 whatever its launcher makes of it: with 0, the other ranks would wait for this one."""
-    atexit.register(os._exit, 1)
+    """Let this process end with status 1 whatever its launcher makes of it: with 0, the other ranks would wait for this one.
+
+    With it they are ended. Wrong settings stop all of them alike, so each is left the time to report what is wrong.
+    """
+
+    def end() -> None:
+        time.sleep(OTHERS_REPORT_S)
+        os._exit(1)
+
+    atexit.register(end)
 
 
 @contextmanager

@@ -146,7 +146,7 @@ def test_a_job_that_fails_says_why_and_ends_with_an_error(tmp_path):
     assert done.returncode == 1
     assert "error: the optimizer cannot be made with lr='fast'" in done.stderr
     state = tmp_path / "slurm" / "state"
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while state.read_text() == "RUNNING" and time.monotonic() < deadline:
         time.sleep(0.1)
     assert state.read_text() == "FAILED"
