@@ -13,7 +13,15 @@ from ovr.cli.instantiate import ALLOWED_TARGETS
 
 PLUG_INS = ("backbone", "head", "loss", "sampler", "data", "calibrator")
 # What plug-ins are made of.
-NOT_PLUG_INS = {"data/labels", "data/splits", "head/bank", "loss/even_odds", "calibrator/apply", "calibrator/newton"}
+NOT_PLUG_INS = {
+    "data/entries",
+    "data/labels",
+    "data/splits",
+    "head/bank",
+    "loss/even_odds",
+    "calibrator/apply",
+    "calibrator/newton",
+}
 GROUPS = sorted(path for path in conf_dir().glob("*/*.yaml"))
 
 

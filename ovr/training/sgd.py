@@ -129,6 +129,9 @@ class Sgd:
             warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # a fixed backbone is, on purpose
             warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")  # Lightning's own, of torch's pytree
             trainer.fit(module, ckpt_path=run_dir / "checkpoints" / "last.ckpt" if resume else None, weights_only=True)
+        for callback in recipe.callbacks:  # to which Lightning gave methods of the module
+            vars(callback).pop("log", None)
+            vars(callback).pop("log_dict", None)
         if not trainer.is_global_zero:
             return None
         scores = [getattr(callback, "best_model_score", None) for callback in trainer.checkpoint_callbacks]

@@ -51,6 +51,9 @@ def test_columns_and_sparse_entries_agree_with_dense(rng, share_known):
     for columns in (slice(0, 9), slice(2, 5), slice(8, 9), slice(None)):
         for got, expected in zip(labels.columns(columns), (target_NK[:, columns], mask_NK[:, columns]), strict=True):
             np.testing.assert_array_equal(got, expected)
+    for column_C in (np.array([0, 3, 4, 8]), np.array([7]), np.arange(9), np.zeros(0, dtype=int)):
+        for got, expected in zip(labels.some_columns(column_C), (target_NK[:, column_C], mask_NK[:, column_C]), strict=True):
+            np.testing.assert_array_equal(got, expected)
     rows_B = np.array([7, 0, 7, 19])
     row_P, column_P, row_U, column_U = labels.sparse(rows_B)
     for row, column, flag_BK in ((row_P, column_P, target_NK[rows_B]), (row_U, column_U, ~mask_NK[rows_B])):

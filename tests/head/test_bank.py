@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ovr.errors import ConfigError
-from ovr.head.bank import HeadBank, check_heads_first, clip_head_gradients
+from ovr.head.bank import HeadBank, check_heads_first, clip_head_gradients, some_heads
 from ovr.head.linear import Linear
 from ovr.head.mlp import Mlp
 
@@ -270,3 +270,20 @@ def test_every_combination_of_groups_keeps_the_order_of_columns():
             own = head.head_weights(k)
             expected_B = z_BD.numpy() @ own["weight"][0] + own["bias"]
             np.testing.assert_allclose(head(z_BD)[:, k].detach().numpy(), expected_B, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(frozen=columns, to_backbone=columns, taken=st.sets(st.integers(0, K - 1), min_size=1).map(sorted), plain_heads=st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_some_heads_are_a_copy_of_those_heads(kind, frozen, to_backbone, taken, plain_heads):
+    heads = plain(kind) if plain_heads else bank(kind, frozen, to_backbone)
+    part = some_heads(heads, np.array(taken))
+    z_BD, *_ = batch()
+    torch.testing.assert_close(part(z_BD), heads(z_BD)[:, taken])
+    torch.testing.assert_close(part(z_BD, slice(1, None)), heads(z_BD)[:, taken[1:]])
+    before = weights_of(heads)
+    for value in part.state_dict().values():
+        value.zero_()
+    assert all(map(same, before, weights_of(heads)))
+    trained = {name for name, _ in part.named_parameters()}
+    assert all(("frozen" in name) == (name not in trained) for name in part.state_dict())

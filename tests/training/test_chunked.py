@@ -1,11 +1,15 @@
 """Heads that are trained in chunks come out as those that are trained at once."""
 
 import csv
+import gc
+import weakref
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.strategies import FSDPStrategy
 
 from ovr.core.bundle import open_bundle
 from ovr.core.schema import InputSchema
@@ -13,7 +17,10 @@ from ovr.core.taxonomy import Taxonomy
 from ovr.data.labels import Labels
 from ovr.data.splits import make_splits
 from ovr.errors import ConfigError
+from ovr.loss.bce import Bce
 from ovr.training.checkpoint import read_checkpoint
+from ovr.training.large_k import check_large_k
+from ovr.training.recipe import build_model
 from ovr.training.run import run_training
 from tests.training.conftest import compose_recipe
 from tests.training.test_run import StopAt, same_bits
@@ -209,6 +216,55 @@ def test_what_updating_in_place_rules_out_stops_a_run_before_it_writes(tmp_path,
     with pytest.raises(ConfigError, match=message):
         train("run", *overrides, *override.split(" "))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_so_many_heads_are_trained_in_chunks_by_themselves(tmp_path):
+    """12,000 heads, one row of each in the training split."""
+    rng = np.random.default_rng(0)
+    centre_CD, parts = rng.normal(size=(50, 8)), {}
+    for name, num_rows in {"train": 12_000, "val": 100, "calib": 100, "test": 100}.items():
+        column_N = np.arange(num_rows) if name == "train" else rng.integers(12_000, size=num_rows)
+        x = centre_CD[column_N % 50] + 0.1 * rng.normal(size=(num_rows, 8))
+        parts[name] = (x, Labels.from_columns(column_N, num_heads=12_000))
+    splits = make_splits(Taxonomy.from_ids([f"c{k}" for k in range(12_000)]), InputSchema((8,)), parts)
+    recipe, _ = compose_recipe(tmp_path, "backbone=identity", "decision=multilabel", "trainer.max_epochs=1", "batch_size=1000")
+    result = run_training(recipe, splits, tmp_path)
+    assert sorted(checkpoint(tmp_path)["head_step"]["states"]) == ["bias_K", "weight_KD"]
+    assert len(open_bundle(tmp_path / "bundle").heads) == 12_000
+    assert max(result.max_abs_diff.values()) <= 1e-5
+    # A row's class is one of the 240 of its centre: were nothing learnt, the average precision would be 1 / 100.
+    assert result.val_macro_ap > 0.015
+
+
+def test_the_heads_of_the_fit_are_gone_before_those_of_the_best_epoch_are_made(train, monkeypatch):
+    made, alive = [], []
+
+    def watched(recipe, splits):
+        alive.append(sum(reference() is not None for reference in made))
+        model = build_model(recipe, splits)
+        made.append(weakref.ref(model.head))
+        return model
+
+    monkeypatch.setattr("ovr.training.sgd.build_model", watched)
+    for kind in ("dense", "chunked"):
+        train(kind, f"solver.head_step={kind}", "trainer.max_epochs=1")
+        gc.collect()
+    assert alive == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"precision": "16-mixed"}, "trainer.precision=16-mixed cannot be used with heads that are trained in chunks"),
+        ({"strategy": FSDPStrategy()}, "trainer.strategy FSDPStrategy cannot be used .*; with trainer=ddp each process has"),
+    ],
+)
+def test_what_only_a_gpu_could_start_is_refused_too(tmp_path, changes, message):
+    recipe, _ = compose_recipe(tmp_path, *QUICK, HIDDEN)
+    settings = {"accumulate_grad_batches": 1, "precision": "32-true", "gradient_clip_algorithm": None, "world_size": 1}
+    with pytest.raises(ConfigError, match=message):
+        check_large_k(recipe, SimpleNamespace(**{**settings, **changes}), Bce(IDS, pos_weight=None), None, in_bfloat16=False)
 
 
 class Margin(torch.nn.Module):
