@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ovr.core.artifact import Calibration
+from ovr.core.calibrations import Calibrations
 from ovr.core.targets import check_scores
 from ovr.errors import DataError
 
@@ -37,4 +38,6 @@ def calibrated_prob(logit_BK: Any, scale_K: ArrayLike, bias_K: ArrayLike) -> NDA
 
 def scale_and_bias(calibrations: Sequence[Calibration]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return scale (K,) and bias (K,) of the heads' calibrations, in column order."""
+    if isinstance(calibrations, Calibrations):
+        return calibrations.scale_K, calibrations.bias_K
     return np.array([c.scale for c in calibrations], dtype=np.float64), np.array([c.bias for c in calibrations], dtype=np.float64)

@@ -14,6 +14,8 @@ def run(cfg: DictConfig) -> None:
     from ovr.core.bundle import open_bundle
     from ovr.export.standalone import export_onnx
 
-    exported = export_onnx(open_bundle(Path(cfg.bundle)), Path(cfg.out))
+    class_ids = None if cfg.heads is None else [str(class_id) for class_id in cfg.heads]
+    exported = export_onnx(open_bundle(Path(cfg.bundle)), Path(cfg.out), class_ids=class_ids)
     diffs = ", ".join(f"{name} {diff:.1e}" for name, diff in exported.max_abs_diff.items())
-    print(f"backbone, {exported.num_heads} heads and fused graph in {exported.path} (largest difference from torch: {diffs})")
+    fused = " and fused graph" if "fused" in exported.max_abs_diff else ""
+    print(f"backbone, {exported.num_heads} heads{fused} in {exported.path} (largest difference from torch: {diffs})")

@@ -11,6 +11,7 @@ from ovr.core.taxonomy import Taxonomy
 from ovr.errors import ArtifactError
 
 SCHEMA_VERSION = 1
+COLUMNS_SCHEMA_VERSION = 2  # of what has its classes in columns: cards and manifests from `LARGE_K` classes on
 
 CalibrationStatus = Literal["ok", "separable", "at_bound", "one_class", "no_rows"]
 DecisionMode = Literal["argmax", "multilabel"]
@@ -112,9 +113,10 @@ class ModelCard:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, with `schema_version`."""
+        taxonomy = self.taxonomy.to_json()
         return {
-            "schema_version": SCHEMA_VERSION,
-            "taxonomy": self.taxonomy.to_json(),
+            "schema_version": SCHEMA_VERSION if isinstance(taxonomy, list) else COLUMNS_SCHEMA_VERSION,
+            "taxonomy": taxonomy,
             "head_versions": list(self.head_versions),
             "thresholds": list(self.thresholds),
             "policy": asdict(self.policy),
@@ -130,7 +132,7 @@ class ModelCard:
         Raises:
             ArtifactError: another schema version, or keys missing or unknown.
         """
-        check_schema_version(value, "the model card")
+        check_schema_version(value, "the model card", versions=(SCHEMA_VERSION, COLUMNS_SCHEMA_VERSION))
         try:
             return cls(
                 taxonomy=Taxonomy.from_json(value["taxonomy"]),
@@ -145,8 +147,8 @@ class ModelCard:
             raise ArtifactError(f"the model card cannot be read: {error}") from None
 
 
-def check_schema_version(value: Any, what: str) -> None:
-    """Raise ArtifactError unless `value` is an object whose `schema_version` is the one that this ovr reads."""
+def check_schema_version(value: Any, what: str, *, versions: tuple[int, ...] = (SCHEMA_VERSION,)) -> None:
+    """Raise ArtifactError unless `value` is an object whose `schema_version` is one that this ovr reads."""
     got = value.get("schema_version") if isinstance(value, dict) else None
-    if got != SCHEMA_VERSION:
-        raise ArtifactError(f"{what} has schema_version {got!r}; this ovr reads version {SCHEMA_VERSION}")
+    if got not in versions:
+        raise ArtifactError(f"{what} has schema_version {got!r}; this ovr reads version {' or '.join(map(str, versions))}")

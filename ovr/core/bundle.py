@@ -10,16 +10,28 @@ Knows where things lie in it and how they are proven, not how ONNX or Triton wor
     calibration/                           logits, targets and mask of the calibration rows (.npy)
     reference/                             some rows and torch's probabilities for them (.npy): what every export is checked against
     report/metrics.json                    per-class figures on the test split
+
+From `LARGE_K` heads on, a bundle has head shards (see `shards`) in place of a directory a head, report/classes.npz with the figures
+a class, and features and lists of labels in place of logits, targets and mask. A fused graph too large for one file is left out.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ovr.core.artifact import SCHEMA_VERSION, DecisionPolicy, HeadArtifact, ModelCard, check_schema_version
+from ovr.core.artifact import (
+    COLUMNS_SCHEMA_VERSION,
+    SCHEMA_VERSION,
+    DecisionPolicy,
+    HeadArtifact,
+    ModelCard,
+    check_schema_version,
+)
 from ovr.core.files import canonical_json, place, read_json, sha256_bytes, sha256_file, staged_directory
+from ovr.core.heads import HeadColumns
 from ovr.core.schema import InputSchema
+from ovr.core.shards import FIGURES, Shard, paths, read_columns
 from ovr.core.taxonomy import Taxonomy, slug
 from ovr.errors import ArtifactError
 
@@ -40,20 +52,34 @@ class ModelBundle:
 
     path: Path
     taxonomy: Taxonomy
-    heads: tuple[HeadArtifact, ...]  # in column order
+    heads: Sequence[HeadArtifact]  # in column order; `HeadColumns` where there are shards
     input: InputSchema
     policy: DecisionPolicy
     backbone_sha256: str
     bundle_sha256: str
     provenance: dict[str, Any]
+    shards: tuple[Shard, ...] = ()
+    has_fused: bool = True
+
+    def head(self, class_id: str) -> HeadArtifact:
+        """Return the head of a class.
+
+        Raises:
+            TaxonomyError: it is not one of the classes.
+        """
+        return self.heads[self.taxonomy.column(class_id)]
 
     @property
     def card(self) -> ModelCard:
         """What a runtime must know besides the weights."""
+        if isinstance(self.heads, HeadColumns):
+            versions, thresholds = self.heads.version_K.tolist(), self.heads.threshold_K.tolist()
+        else:
+            versions, thresholds = [head.version for head in self.heads], [head.threshold for head in self.heads]
         return ModelCard(
             taxonomy=self.taxonomy,
-            head_versions=tuple(head.version for head in self.heads),
-            thresholds=tuple(head.threshold for head in self.heads),
+            head_versions=tuple(versions),
+            thresholds=tuple(thresholds),
             policy=self.policy,
             input=self.input,
             backbone_sha256=self.backbone_sha256,
@@ -67,11 +93,29 @@ class ModelBundle:
 
     @property
     def fused_onnx(self) -> Path:
-        """Raw input (B, *shape) -> probabilities (B, K)."""
+        """Raw input (B, *shape) -> probabilities (B, K).
+
+        Raises:
+            ArtifactError: the bundle has none.
+        """
+        if not self.has_fused:
+            raise ArtifactError(
+                f"bundle {self.path} has no fused graph: with {len(self.heads)} heads it does not fit one ONNX file; "
+                f"use {BACKBONE_ONNX} and the {len(self.shards)} models of its head shards"
+            )
         return self.path / FUSED_ONNX
 
     def head_onnx(self, head: HeadArtifact) -> Path:
-        """Features (B, D) -> probability (B, 1)."""
+        """Features (B, D) -> probability (B, 1).
+
+        Raises:
+            ArtifactError: the bundle keeps its heads in shards.
+        """
+        if self.shards:
+            raise ArtifactError(
+                f"bundle {self.path} keeps its {len(self.heads)} heads in shards, and no file of head {head.class_id!r} alone; "
+                "`ovr export` makes one with heads=[ID]"
+            )
         return self.path / head_directory(head) / "model.onnx"
 
 
@@ -101,12 +145,7 @@ def write_bundle(
     """
     _check_columns(heads, taxonomy)
     files = dict(parts)
-    for relative in files:
-        pure = PurePosixPath(relative)
-        if pure.is_absolute() or ".." in pure.parts or str(pure) != relative or relative == ".":
-            raise ArtifactError(f"part {relative!r} must be a plain relative path")
-        if relative in (MANIFEST, FUSED_ONNX) or pure.name == "head.json":
-            raise ArtifactError(f"part {relative!r} is written with the bundle; leave it out of the parts")
+    check_part_names(files)
     if len({head_directory(head) for head in heads}) != len(heads):
         raise ArtifactError("two heads would lie in one directory; rename one of the classes")
     for head in heads:
@@ -122,7 +161,7 @@ def write_bundle(
         "input": input.to_json(),
         "policy": asdict(policy),
         "provenance": provenance,
-        "files": {relative: _digest(content) for relative, content in sorted(files.items())},
+        "files": {relative: file_digest(content) for relative, content in sorted(files.items())},
     }
     backbone_sha256 = manifest["files"][BACKBONE_ONNX]["sha256"]
     for head in heads:
@@ -130,7 +169,7 @@ def write_bundle(
     manifest["bundle_sha256"] = sha256_bytes(canonical_json(manifest))
     bundle = ModelBundle(final, taxonomy, tuple(heads), input, policy, backbone_sha256, manifest["bundle_sha256"], provenance)
     fused = fuse(bundle.card)
-    manifest["derived"] = {FUSED_ONNX: _digest(fused)}
+    manifest["derived"] = {FUSED_ONNX: file_digest(fused)}
     with staged_directory(final) as staging:
         place(staging, {**files, FUSED_ONNX: fused, MANIFEST: canonical_json(manifest)})
     return bundle
@@ -147,7 +186,7 @@ def open_bundle(path: Path) -> ModelBundle:
     if not file.is_file():
         raise ArtifactError(f"{path} is not a bundle: it has no {MANIFEST}")
     manifest = read_json(file)
-    check_schema_version(manifest, f"{file}")
+    check_schema_version(manifest, f"{file}", versions=(SCHEMA_VERSION, COLUMNS_SCHEMA_VERSION))
     try:
         # Its own digest leaves out how it is spelled: other blanks, or 1e2 for 1E2, are changes too.
         if canonical_json(manifest) != file.read_bytes():
@@ -158,11 +197,13 @@ def open_bundle(path: Path) -> ModelBundle:
             raise ArtifactError(f"{file} was changed after it was written: its digest is not {recorded[:12]}")
         _check_files(path, {**manifest["files"], **derived})
         backbone_sha256 = manifest["files"][BACKBONE_ONNX]["sha256"]
-        heads = tuple(_read_head(path, row, manifest["files"]) for row in manifest["heads"])
-        for head in heads:
-            _check_fits(head, backbone_sha256)
         taxonomy = Taxonomy.from_json(manifest["taxonomy"])
-        _check_columns(heads, taxonomy)
+        shards = tuple(Shard(**row) for row in manifest.get("shards", ()))
+        heads = (
+            _read_shards(path, shards, taxonomy, manifest["files"], backbone_sha256)
+            if shards
+            else _read_heads(path, manifest, taxonomy, backbone_sha256)
+        )
         return ModelBundle(
             path=path,
             taxonomy=taxonomy,
@@ -172,12 +213,25 @@ def open_bundle(path: Path) -> ModelBundle:
             backbone_sha256=backbone_sha256,
             bundle_sha256=recorded,
             provenance=manifest["provenance"],
+            shards=shards,
+            has_fused=FUSED_ONNX in derived,
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ArtifactError(f"{file} cannot be read: {type(error).__name__} {error}") from None
 
 
-def _digest(content: bytes | Path) -> dict[str, Any]:
+def check_part_names(names: Iterable[str]) -> None:
+    """Raise ArtifactError unless each is a plain relative path of a file that is not written with the bundle."""
+    for relative in names:
+        pure = PurePosixPath(relative)
+        if pure.is_absolute() or ".." in pure.parts or str(pure) != relative or relative == ".":
+            raise ArtifactError(f"part {relative!r} must be a plain relative path")
+        if relative in (MANIFEST, FUSED_ONNX) or pure.name == "head.json":
+            raise ArtifactError(f"part {relative!r} is written with the bundle; leave it out of the parts")
+
+
+def file_digest(content: bytes | Path) -> dict[str, Any]:
+    """Return what the manifest says of a file."""
     if isinstance(content, bytes):
         return {"sha256": sha256_bytes(content), "size_bytes": len(content)}
     return {"sha256": sha256_file(content), "size_bytes": content.stat().st_size}
@@ -198,6 +252,23 @@ def _check_files(root: Path, files: Mapping[str, dict[str, Any]]) -> None:
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ArtifactError(f"bundle {root} is damaged: {'; '.join(problems[:5])}{more}")
+
+
+def _read_heads(root: Path, manifest: dict[str, Any], taxonomy: Taxonomy, backbone_sha256: str) -> Sequence[HeadArtifact]:
+    heads = tuple(_read_head(root, row, manifest["files"]) for row in manifest["heads"])
+    for head in heads:
+        _check_fits(head, backbone_sha256)
+    _check_columns(heads, taxonomy)
+    return heads
+
+
+def _read_shards(
+    root: Path, shards: Sequence[Shard], taxonomy: Taxonomy, files: Mapping[str, Any], backbone_sha256: str
+) -> HeadColumns:
+    for relative in (*paths(shards), FIGURES):
+        if relative not in files:  # and with that, not proven
+            raise ArtifactError(f"bundle {root} has head shards, but no digest of {relative}")
+    return read_columns(root, shards, taxonomy.ids, backbone_sha256=backbone_sha256)
 
 
 def _read_head(root: Path, row: dict[str, Any], files: Mapping[str, Any]) -> HeadArtifact:

@@ -69,7 +69,7 @@ def export_bundle(
             raise ArtifactError(f"{len(values)} {name} for {len(taxonomy)} classes; expected one a class")
     x = check_rows(reference_rows, input)
     head_module: Any = model.head
-    reference = Reference(x, _torch_prob(model, x, calibrations), tolerances(calibrations), taxonomy.ids)
+    reference = Reference(x, torch_prob(model, x, calibrations), tolerances(calibrations), taxonomy.ids)
     backbone = backbone_model(model, input)
     backbone_sha256 = sha256_bytes(backbone.SerializeToString(deterministic=True))
     heads = [
@@ -101,8 +101,8 @@ def export_bundle(
     return bundle, diffs
 
 
-def _torch_prob(model: OvrModel, x: NDArray[np.float32], calibrations: Sequence[Calibration]) -> NDArray[np.float64]:
-    """Torch's calibrated probabilities (N, K), in eval mode; the model's mode is put back."""
+def torch_prob(model: OvrModel, x: NDArray[np.float32], calibrations: Sequence[Calibration]) -> NDArray[np.float64]:
+    """Return torch's calibrated probabilities (N, K), in eval mode; the model's mode is put back."""
     was_training = model.training
     device = next(iter(model.state_dict().values())).device
     model.eval()

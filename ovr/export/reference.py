@@ -12,8 +12,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from ovr.calibrator.apply import scale_and_bias
 from ovr.core.artifact import Calibration
 from ovr.core.bundle import ModelBundle
+from ovr.core.heads import HeadColumns
 from ovr.errors import ArtifactError
 from ovr.export.check import GRAPH_OPS, HEAD_OPS, check_structure, run
 
@@ -32,6 +34,11 @@ class Reference:
     def parts(self) -> dict[str, bytes]:
         """Return the files that `load_reference` reads, by their path in a bundle."""
         return {"reference/x.npy": npy_bytes(self.x), "reference/prob.npy": npy_bytes(self.prob_NK)}
+
+    def of(self, columns: Sequence[int] | slice) -> "Reference":
+        """Return the reference of the heads in some columns, with the same rows."""
+        ids = self.class_ids[columns] if isinstance(columns, slice) else tuple(self.class_ids[column] for column in columns)
+        return Reference(self.x, self.prob_NK[:, columns], self.tolerance_K[columns], ids)
 
     def compare(self, prob_NK: NDArray[np.float32], *, what: str) -> float:
         """Return the largest absolute difference of `prob_NK` from the reference.
@@ -104,7 +111,9 @@ def load_reference(bundle: ModelBundle) -> Reference:
             f"bundle {bundle.path} has reference rows of shape {x.shape} with probabilities {prob_NK.shape}; "
             f"expected (N, {', '.join(map(str, bundle.input.shape))}) and (N, {len(bundle.taxonomy)})"
         )
-    return Reference(x, prob_NK, tolerances([head.calibration for head in bundle.heads]), bundle.taxonomy.ids)
+    heads = bundle.heads
+    calibrations = heads.calibrations if isinstance(heads, HeadColumns) else [head.calibration for head in heads]
+    return Reference(x, prob_NK, tolerances(calibrations), bundle.taxonomy.ids)
 
 
 def tolerances(calibrations: Sequence[Calibration]) -> NDArray[np.float64]:
@@ -112,7 +121,7 @@ def tolerances(calibrations: Sequence[Calibration]) -> NDArray[np.float64]:
 
     A head with T below 1 magnifies the rounding of its logit by 1/T.
     """
-    return TOLERANCE * np.maximum(1.0, [calibration.scale for calibration in calibrations])
+    return TOLERANCE * np.maximum(1.0, scale_and_bias(calibrations)[0])
 
 
 def npy_bytes(array: NDArray[Any]) -> bytes:

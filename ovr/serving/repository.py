@@ -112,13 +112,19 @@ def publish(
 
     Raises:
         ArtifactError: the bundle is published there already, another head has this head's version, or the repository serves
-            another input or layout. Nothing has been written then.
+            another input or layout; the bundle has no fused graph, or head shards with layout per_head. Nothing has been written
+            then.
         ConfigError: a value that cannot be used.
         ServingError: `server` is not there or serves another repository (nothing has been written), or cannot load what was
             published.
     """
     if layout not in ("fused", "per_head"):
         raise ConfigError(f"layout is {layout!r}; expected 'fused' or 'per_head'")
+    if layout == "per_head" and bundle.shards:
+        raise ArtifactError(
+            f"layout per_head serves a model a head, and bundle {bundle.path} keeps its {len(bundle.heads)} heads in shards; "
+            "publish it with layout fused"
+        )
     scheduling = Scheduling(instance_kind, instance_count, max_batch_size, max_queue_delay_us, max_queue_size, num_threads)
     repository = repository.absolute()
     if repository.resolve().is_relative_to(bundle.path.resolve()):

@@ -3,8 +3,8 @@
 N = rows, K = heads, C = heads of one block
 """
 
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ovr.calibrator.apply import calibrated_prob, scale_and_bias
 from ovr.core.artifact import Calibration, DecisionPolicy
+from ovr.core.heads import Figures, figures_of, plain
 from ovr.core.taxonomy import Taxonomy
 from ovr.core.top import RunningTop
 from ovr.data.labels import Labels
@@ -21,16 +22,39 @@ from ovr.metric.classification import RowAccuracy, average_precision, confusion,
 from ovr.training.blocks import LogitBlocks
 
 
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Counts and means as plain values for JSON, and the figures of each class (K,). Undefined (no positive row, say) is None
+    there, NaN here."""
+
+    summary: dict[str, Any]
+    figures: Figures
+
+    def report(self, taxonomy: Taxonomy, calibrations: Sequence[Calibration]) -> dict[str, Any]:
+        """Return the summary with a dictionary a class."""
+        return {
+            **self.summary,
+            "classes": [
+                {
+                    "class_id": spec.id,
+                    "name": spec.name,
+                    "calibration_status": calibrations[column].status,
+                    **figures_of(self.figures, column),
+                }
+                for column, spec in enumerate(taxonomy)
+            ],
+        }
+
+
 def evaluate(
     logits: LogitBlocks,
     labels: Labels,
     *,
-    taxonomy: Taxonomy,
     calibrations: Sequence[Calibration],
     threshold_K: NDArray[np.float64],
     policy: DecisionPolicy,
-) -> dict[str, Any]:
-    """Return plain values for JSON; a figure that is undefined (no positive row, say) is None.
+) -> Evaluation:
+    """Return the figures of all rows.
 
     "before" is the sigmoid of the logit itself, "after" is with the head's calibration. Precision, recall and F1 are of the
     policy's decisions, the ECE is class-wise with 15 bins of equal mass, NLL is in nats.
@@ -79,30 +103,14 @@ def evaluate(
             }
         )
     figures_K = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-    classes = [
-        {
-            "class_id": spec.id,
-            "name": spec.name,
-            "calibration_status": calibrations[k].status,
-            **{name: _plain(value_K[k]) for name, value_K in figures_K.items()},
-        }
-        for k, spec in enumerate(taxonomy)
-    ]
     means = ("f1", "average_precision", "ece_before", "ece_after", "nll_before", "nll_after", "brier_before", "brier_after")
     names = {"f1": "macro_f1", "average_precision": "macro_average_precision"}
-    return {
+    summary = {
         "num_rows": len(logits),
-        "accuracy": _plain(accuracy.result()),
+        "accuracy": plain(accuracy.result()),
         "abstained": int(abstained_N.sum()),
-        **{names.get(name, name): _plain(mean_defined(figures_K[name])) for name in means},
-        "top_label_ece_before": _plain(ece_equal_mass(*top_before.result())[0]),
-        "top_label_ece_after": _plain(ece_equal_mass(*top_after.result())[0]),
-        "classes": classes,
+        **{names.get(name, name): plain(mean_defined(figures_K[name])) for name in means},
+        "top_label_ece_before": plain(ece_equal_mass(*top_before.result())[0]),
+        "top_label_ece_after": plain(ece_equal_mass(*top_after.result())[0]),
     }
-
-
-def _plain(value: Any) -> float | int | None:
-    """Return a Python number; None for NaN."""
-    if isinstance(value, np.integer):
-        return int(value)
-    return None if math.isnan(value) else float(value)
+    return Evaluation(summary, figures_K)

@@ -12,8 +12,7 @@ from ovr.core.bundle import BACKBONE_WEIGHTS, ModelBundle, open_bundle
 from ovr.core.schema import InputSchema
 from ovr.core.taxonomy import Taxonomy
 from ovr.errors import ArtifactError, ConfigError
-from ovr.export.head import head_constants
-from ovr.export.standalone import parsed
+from ovr.export.stored import stored_weights
 from ovr.model import OvrModel
 
 log = logging.getLogger(__name__)
@@ -41,22 +40,20 @@ def start_from_bundle(model: OvrModel, path: Path, *, taxonomy: Taxonomy, input:
         raise ConfigError(f"init_from={path} takes rows of shape {bundle.input.shape}; the data has {input.shape}")
     backbone = _backbone_weights(model, bundle)
     head: Any = model.head
-    heads = {}
-    for class_id in filter(known.__contains__, taxonomy.ids):
-        artifact, column = bundle.heads[bundle.taxonomy.column(class_id)], taxonomy.column(class_id)
-        kind, constants = head_constants(parsed(bundle.head_onnx(artifact).read_bytes(), what=f"head {class_id!r}"))
-        heads[column] = {name: value for name, value in constants.items() if name not in ("scale", "calibration_bias")}
-        found = {name: value.shape for name, value in heads[column].items()}
-        expected = {name: value.shape for name, value in head.head_weights(column).items()}
+    expected = {name: value.shape for name, value in head.head_weights(0).items()}
+    column_of = {
+        bundle.taxonomy.column(class_id): taxonomy.column(class_id) for class_id in filter(known.__contains__, taxonomy.ids)
+    }
+    for stored, kind, weights in stored_weights(bundle, list(column_of)):
+        found = {name: value.shape for name, value in weights.items()}
         if (kind, found) != (head.kind, expected):
             raise ConfigError(
-                f"init_from={path}: head {class_id!r} is {kind} with weights of shapes {found}; "
+                f"init_from={path}: head {bundle.taxonomy[stored].id!r} is {kind} with weights of shapes {found}; "
                 f"the configuration has {head.kind} with {expected}"
             )
+        head.set_head_weights(column_of[stored], weights)
     model.load_state_dict(backbone, strict=False)  # the heads are not among them
-    for column, weights in heads.items():
-        head.set_head_weights(column, weights)
-    log.info("weights of the backbone and of %d of %d heads from %s", len(heads), len(taxonomy), path)
+    log.info("weights of the backbone and of %d of %d heads from %s", len(column_of), len(taxonomy), path)
 
 
 def _backbone_weights(model: OvrModel, bundle: ModelBundle) -> dict[str, torch.Tensor]:

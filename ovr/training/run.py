@@ -17,12 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovr.calibrator.apply import calibrated_prob, scale_and_bias
-from ovr.core.artifact import Calibration
+from ovr.core import scale
 from ovr.core.bundle import ModelBundle
-from ovr.core.scale import LARGE_K
+from ovr.core.calibrations import Calibrations
+from ovr.data.labels import Labels
 from ovr.data.splits import CalibRows, Splits
 from ovr.errors import ArtifactError, ConfigError
 from ovr.export.bundle import export_bundle
+from ovr.export.sharded import export_sharded_bundle
 from ovr.training.blocks import LogitBlocks
 from ovr.training.environment import environment
 from ovr.training.evaluate import evaluate
@@ -70,66 +72,90 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
         calibrations, threshold_K = _calibrate(recipe, calib_logits, splits.calib)
     with _timed(seconds, "evaluate"):
         test_logits = LogitBlocks(fitted.model.head, fitted.features(splits.test), num_heads=num_heads)
-        report = evaluate(
+        evaluation = evaluate(
             test_logits,
             splits.test.labels,
-            taxonomy=splits.taxonomy,
             calibrations=calibrations,
             threshold_K=threshold_K,
             policy=recipe.policy,
         )
     with _timed(seconds, "export"):
-        target_NK, mask_NK = splits.calib.labels.dense()
-        bundle, max_abs_diff = export_bundle(
-            run_dir / "bundle",
-            model=fitted.model,
-            taxonomy=splits.taxonomy,
-            input=splits.input,
-            policy=recipe.policy,
-            calibrations=calibrations,
-            thresholds=threshold_K.tolist(),
-            versions=[recipe.version] * len(splits.taxonomy),
-            metrics=[{"test": row} for row in report["classes"]],
-            reference_rows=splits.calib.x[: recipe.reference_rows],
-            calibration_arrays={
-                "logit": np.concatenate([logit_NC for _, logit_NC in calib_logits], axis=1),
-                "target": target_NK,
-                "mask": mask_NK,
-            },
-            report=report,
-            provenance={
+        common: dict[str, Any] = {
+            "model": fitted.model,
+            "taxonomy": splits.taxonomy,
+            "input": splits.input,
+            "policy": recipe.policy,
+            "calibrations": calibrations,
+            "reference_rows": splits.calib.x[: recipe.reference_rows],
+            "provenance": {
                 "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "environment": environment(),
                 "num_rows": {name: len(getattr(splits, name)) for name in ("train", "val", "calib", "test")},
                 **fitted.provenance,
                 "config": recipe.config,
             },
-        )
+        }
+        if num_heads >= scale.LARGE_K:
+            report, test_prob_NK = evaluation.summary, None
+            bundle, max_abs_diff = export_sharded_bundle(
+                run_dir / "bundle",
+                threshold_K=threshold_K,
+                version=recipe.version,
+                figures=evaluation.figures,
+                calibration_arrays=_sparse_arrays(calib_logits, splits.calib.labels),
+                report=report,
+                **common,
+            )
+        else:
+            report, test_prob_NK = evaluation.report(splits.taxonomy, calibrations), _probs(test_logits, calibrations)
+            bundle, max_abs_diff = export_bundle(
+                run_dir / "bundle",
+                thresholds=threshold_K.tolist(),
+                versions=[recipe.version] * num_heads,
+                metrics=[{"test": row} for row in report["classes"]],
+                calibration_arrays=_dense_arrays(calib_logits, splits.calib.labels),
+                report=report,
+                **common,
+            )
     log.info("bundle %s with %d heads in %s", bundle.bundle_sha256[:12], len(bundle.heads), bundle.path)
-    test_prob_NK = None if num_heads >= LARGE_K else _probs(test_logits, calibrations)
     return TrainResult(bundle, report, test_prob_NK, fitted.val_macro_ap, max_abs_diff, seconds)
 
 
-def _calibrate(recipe: Recipe, logits: LogitBlocks, rows: CalibRows) -> tuple[list[Calibration], NDArray[np.float64]]:
-    calibrations: list[Calibration] = []
+def _dense_arrays(logits: LogitBlocks, labels: Labels) -> dict[str, NDArray[Any]]:
+    target_NK, mask_NK = labels.dense()
+    return {"logit": np.concatenate([logit_NC for _, logit_NC in logits], axis=1), "target": target_NK, "mask": mask_NK}
+
+
+def _sparse_arrays(logits: LogitBlocks, labels: Labels) -> dict[str, NDArray[Any]]:
+    """Return what the dense arrays can be made from, in a size that does not grow with the heads."""
+    return {
+        "features": logits.z_ND.cpu().numpy(),
+        "positive_start": labels.positives.start_N1,
+        "positive_column": labels.positives.column_P,
+        "unknown_start": labels.unknowns.start_N1,
+        "unknown_column": labels.unknowns.column_P,
+    }
+
+
+def _calibrate(recipe: Recipe, logits: LogitBlocks, rows: CalibRows) -> tuple[Calibrations, NDArray[np.float64]]:
+    parts = []
     threshold_K = np.empty(logits.num_heads)
     for columns, logit_NC in logits:
         target_NC, mask_NC = rows.labels.columns(columns)
-        found = recipe.calibrator.fit(logit_NC, target_NC, mask_NC)
-        threshold_K[columns] = recipe.threshold.fit(_prob(logit_NC, found), target_NC, mask_NC)
-        calibrations += found
-    for status in sorted({c.status for c in calibrations} - {"ok"}):
-        log.warning(
-            "calibration status %r for %d of %d heads", status, sum(c.status == status for c in calibrations), len(calibrations)
-        )
+        parts.append(Calibrations.of(recipe.calibrator.fit(logit_NC, target_NC, mask_NC)))
+        threshold_K[columns] = recipe.threshold.fit(_prob(logit_NC, parts[-1]), target_NC, mask_NC)
+    calibrations = Calibrations.joined(parts)
+    for status, count in calibrations.num_by_status().items():
+        if status != "ok":
+            log.warning("calibration status %r for %d of %d heads", status, count, len(calibrations))
     return calibrations, threshold_K
 
 
-def _probs(logits: LogitBlocks, calibrations: list[Calibration]) -> NDArray[np.float32]:
+def _probs(logits: LogitBlocks, calibrations: Calibrations) -> NDArray[np.float32]:
     return np.concatenate([_prob(logit_NC, calibrations[columns]) for columns, logit_NC in logits], axis=1)
 
 
-def _prob(logit_NC: NDArray[Any], calibrations: list[Calibration]) -> NDArray[np.float32]:
+def _prob(logit_NC: NDArray[Any], calibrations: Calibrations) -> NDArray[np.float32]:
     return calibrated_prob(logit_NC, *scale_and_bias(calibrations)).astype(np.float32)
 
 

@@ -11,8 +11,9 @@ from ovr.core.taxonomy import Taxonomy
 from ovr.errors import ArtifactError
 from ovr.export.backbone import backbone_model
 from ovr.export.check import GRAPH_OPS, check_structure, run
-from ovr.export.fused import COLUMN_BLOCK, fused_model
+from ovr.export.fused import fused_model
 from ovr.export.head import head_metadata, head_model
+from ovr.export.heads_graph import COLUMN_BLOCK
 from tests.export.sample import HEADS, SHAPE, sample_calibrations, sample_model, sample_rows, torch_prob
 
 INPUT = InputSchema(SHAPE)

@@ -37,14 +37,9 @@ def case(rng):
 
 def report(case, policy):
     logits, target_NK, mask_NK, calibrations, threshold_K = case
-    return evaluate(
-        logits,
-        Labels.from_dense(target_NK, mask_NK),
-        taxonomy=Taxonomy.from_ids(map(str, range(K))),
-        calibrations=calibrations,
-        threshold_K=threshold_K,
-        policy=policy,
-    )
+    labels = Labels.from_dense(target_NK, mask_NK)
+    evaluation = evaluate(logits, labels, calibrations=calibrations, threshold_K=threshold_K, policy=policy)
+    return evaluation.report(Taxonomy.from_ids(map(str, range(K))), calibrations)
 
 
 @pytest.mark.parametrize("policy", POLICIES)

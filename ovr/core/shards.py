@@ -1,0 +1,155 @@
+"""Shards: some thousand heads of a large bundle in one directory. Knows their files, not how ONNX works.
+
+    heads/shard-00000/heads.npz     weights, calibrations, thresholds and versions, an array each over the shard's heads
+    heads/shard-00000/model.onnx    features -> calibrated probabilities of the shard's heads
+
+K = heads, S = heads of one shard
+"""
+
+import io
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovr.core import scale
+from ovr.core.calibrations import Calibrations
+from ovr.core.heads import Figures, HeadColumns
+from ovr.errors import ArtifactError
+
+FIGURES = "report/classes.npz"
+_CALIBRATION, _WEIGHTS = "calibration.", "weights."
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The heads of consecutive columns."""
+
+    path: str  # relative to the bundle
+    first_column: int
+    num_heads: int
+
+    @property
+    def columns(self) -> slice:
+        """The columns of its heads."""
+        return slice(self.first_column, self.first_column + self.num_heads)
+
+    @property
+    def heads_file(self) -> str:
+        """Relative to the bundle."""
+        return f"{self.path}/heads.npz"
+
+    @property
+    def onnx_file(self) -> str:
+        """Relative to the bundle."""
+        return f"{self.path}/model.onnx"
+
+
+def shards_of(num_heads: int) -> tuple[Shard, ...]:
+    """Return the shards of so many heads, each but the last of `SHARD_HEADS`."""
+    starts = range(0, num_heads, scale.SHARD_HEADS)
+    return tuple(
+        Shard(f"heads/shard-{index:05d}", start, min(scale.SHARD_HEADS, num_heads - start)) for index, start in enumerate(starts)
+    )
+
+
+def shard_bytes(heads: HeadColumns, shard: Shard, weights: Mapping[str, NDArray[np.float32]]) -> bytes:
+    """Return heads.npz of one shard; `weights` are stacked, (S, ...) each. The same heads give the same bytes."""
+    calibrations = heads.calibrations[shard.columns]
+    return npz_bytes(
+        {
+            "backbone_sha256": np.array(heads.backbone_sha256.encode()),
+            "kind": np.array(heads.kind.encode()),
+            "version": heads.version_K[shard.columns],
+            "threshold": heads.threshold_K[shard.columns],
+            **{
+                _CALIBRATION + name: value_S.astype(np.bytes_) if value_S.dtype == object else value_S
+                for name, value_S in calibrations.columns.items()
+            },
+            **{_WEIGHTS + name: value for name, value in weights.items()},
+        }
+    )
+
+
+def read_columns(root: Path, shards: Sequence[Shard], class_ids: Sequence[str], *, backbone_sha256: str) -> HeadColumns:
+    """Return the heads of all shards, without their weights.
+
+    Raises:
+        ArtifactError: the shards are not of these classes or this backbone, not of one kind, or not readable.
+    """
+    ends = [0, *(shard.columns.stop for shard in shards)]
+    if [shard.first_column for shard in shards] != ends[:-1] or ends[-1] != len(class_ids):
+        raise ArtifactError(f"bundle {root} has shards that end at columns {ends[1:]}; the taxonomy has {len(class_ids)} classes")
+    versions, thresholds, calibrations, kinds = [], [], [], set()
+    for shard in shards:
+        arrays = _read(root / shard.heads_file, weights=False)
+        trained_on = arrays["backbone_sha256"].item().decode()
+        if trained_on != backbone_sha256:
+            raise ArtifactError(
+                f"the heads in {shard.path} were trained on backbone {trained_on[:12]}, this bundle has {backbone_sha256[:12]}; "
+                "train them on this bundle's features"
+            )
+        kinds.add(arrays["kind"].item().decode())
+        found = {name.removeprefix(_CALIBRATION): value for name, value in arrays.items() if name.startswith(_CALIBRATION)}
+        calibrations.append(Calibrations({name: _texts(value_S) for name, value_S in found.items()}))
+        versions.append(arrays["version"])
+        thresholds.append(arrays["threshold"])
+        if {len(calibrations[-1]), len(versions[-1]), len(thresholds[-1])} != {shard.num_heads}:
+            raise ArtifactError(f"{root / shard.heads_file} does not hold {shard.num_heads} heads")
+    if len(kinds) != 1:
+        raise ArtifactError(f"bundle {root} has shards of heads of kinds {sorted(kinds)}; expected one kind")
+    return HeadColumns(
+        class_ids,
+        kind=kinds.pop(),
+        backbone_sha256=backbone_sha256,
+        version_K=np.concatenate(versions),
+        threshold_K=np.concatenate(thresholds),
+        calibrations=Calibrations.joined(calibrations),
+        figures=lambda: read_figures(root),
+    )
+
+
+def read_weights(root: Path, shard: Shard) -> dict[str, NDArray[np.float32]]:
+    """Return the weights of a shard's heads, (S, ...) each."""
+    return {name.removeprefix(_WEIGHTS): value for name, value in _read(root / shard.heads_file, weights=True).items()}
+
+
+def read_figures(root: Path) -> Figures:
+    """Return the figures of every class on the test rows, (K,) each."""
+    return _load(root / FIGURES)
+
+
+def npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Return the .npz file of `arrays`; the same arrays give the same bytes."""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def _read(file: Path, *, weights: bool) -> dict[str, NDArray[Any]]:
+    return _load(file, lambda name: name.startswith(_WEIGHTS) == weights)
+
+
+def _load(file: Path, wanted: Any = lambda name: True) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files if wanted(name)}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ArtifactError(f"{file} cannot be read: {error}") from None
+
+
+def _texts(value_S: NDArray[Any]) -> NDArray[Any]:
+    """Return texts as references to one text each; anything else as it is."""
+    if value_S.dtype.kind != "S":
+        return value_S
+    known = {value: value.decode() for value in set(value_S.tolist())}
+    return np.array([known[value] for value in value_S.tolist()], dtype=object)
+
+
+def paths(shards: Iterable[Shard]) -> list[str]:
+    """Return every file that the shards need, relative to the bundle."""
+    return [file for shard in shards for file in (shard.heads_file, shard.onnx_file)]
