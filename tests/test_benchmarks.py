@@ -134,6 +134,17 @@ def test_the_benchmark_of_heads_in_minibatches_runs_and_reaches_the_peers_accura
     assert accuracy["ours"] >= accuracy["peer"] > 0.2
 
 
+@pytest.mark.slow
+def test_the_benchmark_of_a_million_heads_runs_with_some_thousand(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.million_heads", "--quick", "--json", str(tmp_path / "rows.json")]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "rows.json").read_text())
+    check(report)
+    assert {row["k"] for row in report["rows"]} == {12_000}
+    assert {"calibrate", "evaluate", "export", "peak of memory"} <= {row["what"] for row in report["rows"]}
+
+
 @pytest.mark.parametrize("file", sorted((ROOT / "benchmarks" / "results").glob("*.json")), ids=lambda file: file.stem)
 def test_committed_results_say_when_and_on_what_they_were_measured(file):
     check(json.loads(file.read_text()))

@@ -72,6 +72,6 @@ class Calibrations(Sequence[Calibration]):
         return Calibration(**{name: value_K.item(column) for name, value_K in self.columns.items()})
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Calibrations) and all((self.columns[name] == other.columns[name]).all() for name in _DTYPES)
+        return isinstance(other, Calibrations) and all(np.array_equal(self.columns[name], other.columns[name]) for name in _DTYPES)
 
     __hash__ = None  # type: ignore[assignment]

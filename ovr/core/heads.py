@@ -44,6 +44,19 @@ class HeadColumns(Sequence[HeadArtifact]):
     def __len__(self) -> int:
         return len(self.class_ids)
 
+    def __eq__(self, other: object) -> bool:
+        """Tell whether the heads are the same, their figures apart."""
+        return (
+            isinstance(other, HeadColumns)
+            and (self.kind, self.backbone_sha256) == (other.kind, other.backbone_sha256)
+            and tuple(self.class_ids) == tuple(other.class_ids)
+            and np.array_equal(self.version_K, other.version_K)
+            and np.array_equal(self.threshold_K, other.threshold_K)
+            and self.calibrations == other.calibrations
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
     @overload
     def __getitem__(self, column: int) -> HeadArtifact: ...
     @overload

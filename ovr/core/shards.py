@@ -136,7 +136,7 @@ def _read(file: Path, *, weights: bool) -> dict[str, NDArray[Any]]:
 
 def _load(file: Path, wanted: Any = lambda name: True) -> dict[str, NDArray[Any]]:
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with file.open("rb") as content, np.load(content, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files if wanted(name)}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise ArtifactError(f"{file} cannot be read: {error}") from None

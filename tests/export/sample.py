@@ -7,9 +7,11 @@ from ovr.backbone.cnn import Cnn
 from ovr.backbone.identity import Identity
 from ovr.backbone.mlp import Mlp
 from ovr.core.artifact import Calibration, DecisionPolicy
+from ovr.core.calibrations import Calibrations
 from ovr.core.schema import InputSchema
 from ovr.core.taxonomy import Taxonomy
 from ovr.export.bundle import export_bundle
+from ovr.export.sharded import export_sharded_bundle
 from ovr.head.linear import Linear
 from ovr.head.mlp import Mlp as MlpHead
 from ovr.model import Normalizer, OvrModel
@@ -65,6 +67,26 @@ def sample_bundle(final, model, class_ids, **changes):
         "provenance": {"created_at": "2026-01-01T00:00:00Z"},
     }
     return export_bundle(final, **{**arguments, **changes})
+
+
+def sample_sharded_bundle(final, model, class_ids, **changes):
+    """Export `model` in shards, with plausible values for the rest; returns the bundle and the differences."""
+    num_heads = len(class_ids)
+    arguments = {
+        "model": model,
+        "taxonomy": Taxonomy.from_ids(class_ids),
+        "input": InputSchema(SHAPE),
+        "policy": DecisionPolicy(),
+        "calibrations": Calibrations.of(sample_calibrations(num_heads)),
+        "threshold_K": np.linspace(0.1, 0.9, num_heads),
+        "version": 3,
+        "figures": {"f1": np.where(np.arange(num_heads) % 2, 0.5, np.nan), "positives": np.arange(num_heads)},
+        "reference_rows": sample_rows(),
+        "calibration_arrays": {"features": np.zeros((3, 16), np.float32)},
+        "report": {"accuracy": 0.5},
+        "provenance": {"created_at": "2026-01-01T00:00:00Z"},
+    }
+    return export_sharded_bundle(final, **{**arguments, **changes})
 
 
 def torch_prob(model, x, calibrations):
