@@ -1,6 +1,6 @@
 """A trained model as a bundle: every head, the backbone and the fused graph as ONNX, each checked against torch before it is kept.
 
-N = rows, K = heads
+N = rows, D = features, K = heads, C = heads of one block
 """
 
 import logging
@@ -23,6 +23,7 @@ from ovr.export.backbone import backbone_model, backbone_weights
 from ovr.export.fused import fused_model
 from ovr.export.head import head_metadata, head_model
 from ovr.export.reference import Reference, check_fused, check_parts, npy_bytes, tolerances
+from ovr.head import EVERY
 from ovr.model import OvrModel
 
 log = logging.getLogger(__name__)
@@ -101,14 +102,18 @@ def export_bundle(
     return bundle, diffs
 
 
-def torch_prob(model: OvrModel, x: NDArray[np.float32], calibrations: Sequence[Calibration]) -> NDArray[np.float64]:
-    """Return torch's calibrated probabilities (N, K), in eval mode; the model's mode is put back."""
+def torch_prob(
+    model: OvrModel, x: NDArray[np.float32], calibrations: Sequence[Calibration], blocks: Sequence[slice] = (EVERY,)
+) -> NDArray[np.float64]:
+    """Return torch's calibrated probabilities (N, K), in eval mode, computed in blocks of heads; the model's mode is put back."""
     was_training = model.training
     device = next(iter(model.state_dict().values())).device
     model.eval()
     try:
         with torch.inference_mode():
-            logit_NK = model(torch.from_numpy(x).to(device)).float().cpu().numpy()
+            z_ND = model.features(torch.from_numpy(x).to(device))
+            logits = [model.head(z_ND, columns).float().cpu().numpy() for columns in blocks]
     finally:
         model.train(was_training)
-    return calibrated_prob(logit_NK, *scale_and_bias(calibrations))
+    parts = zip(logits, blocks, strict=True)
+    return np.concatenate([calibrated_prob(logit_NC, *scale_and_bias(calibrations[here])) for logit_NC, here in parts], axis=1)

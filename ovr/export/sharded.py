@@ -77,7 +77,9 @@ def export_sharded_bundle(
         if len(values) != num_heads:
             raise ArtifactError(f"{len(values)} {name} for {num_heads} classes; expected one a class")
     x = check_rows(reference_rows[: max(1, REFERENCE_VALUES // num_heads)], input)
-    reference = Reference(x, torch_prob(model, x, calibrations), tolerances(calibrations), taxonomy.ids)
+    shards = shards_of(num_heads)
+    prob_NK = torch_prob(model, x, calibrations, [shard.columns for shard in shards])
+    reference = Reference(x, prob_NK, tolerances(calibrations), taxonomy.ids)
     head_module: Any = model.head
     backbone = backbone_model(model, input)
     backbone_data = check.check_structure(backbone, allowed_ops=check.GRAPH_OPS, what="the backbone")
@@ -124,7 +126,7 @@ def export_sharded_bundle(
         final,
         taxonomy=taxonomy,
         heads=heads,
-        shards=shards_of(num_heads),
+        shards=shards,
         input=input,
         policy=policy,
         provenance=provenance,

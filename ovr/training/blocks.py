@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from ovr.core.scale import column_blocks
 
@@ -17,9 +16,10 @@ from ovr.core.scale import column_blocks
 class LogitBlocks:
     """Logits (N, C) float32 of all heads, block by block in column order; may be gone through several times."""
 
-    def __init__(self, head: nn.Module, z_ND: NDArray[np.float32], *, num_heads: int) -> None:
+    def __init__(self, head: Any, z_ND: NDArray[np.float32], *, num_heads: int) -> None:
         """Take the K heads and features; the logits are computed in eval mode on the device that the heads are on."""
         self.head, self.num_heads = head.eval(), num_heads
+        self._num_units = max(len(value) for value in head.head_weights(0).values())  # values that a logit is made from
         self.z_ND = torch.from_numpy(z_ND).to(next(iter(head.state_dict().values())).device)
 
     def __len__(self) -> int:
@@ -27,6 +27,11 @@ class LogitBlocks:
 
     def __iter__(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         for columns in column_blocks(len(self), self.num_heads):
-            with torch.inference_mode():
-                logit_NC: Any = self.head(self.z_ND, columns)
-            yield columns, logit_NC.float().cpu().numpy()
+            parts = column_blocks(len(self) * self._num_units, columns.stop - columns.start)
+            logits = [self._logits(slice(columns.start + part.start, columns.start + part.stop)) for part in parts]
+            yield columns, logits[0] if len(logits) == 1 else np.concatenate(logits, axis=1)
+
+    def _logits(self, columns: slice) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            logit_NC: NDArray[np.float32] = self.head(self.z_ND, columns).float().cpu().numpy()
+        return logit_NC
