@@ -2,18 +2,24 @@
 
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
+
+from ovr.errors import ConfigError
 
 
 def run(cfg: DictConfig) -> None:
     """Write the files into a new directory and print where they lie, with their largest difference from torch's probabilities.
 
     Raises:
+        ConfigError: `heads` is no list.
+        TaxonomyError: a class id that the bundle does not have.
         ArtifactError: the bundle cannot be used, the directory exists, or a file does not give the bundle's probabilities.
     """
     from ovr.core.bundle import open_bundle
     from ovr.export.standalone import export_onnx
 
+    if not isinstance(cfg.heads, ListConfig | None):
+        raise ConfigError(f"heads is {cfg.heads!r}; expected a list of class ids, such as [{cfg.heads}]")
     class_ids = None if cfg.heads is None else [str(class_id) for class_id in cfg.heads]
     exported = export_onnx(open_bundle(Path(cfg.bundle)), Path(cfg.out), class_ids=class_ids)
     diffs = ", ".join(f"{name} {diff:.1e}" for name, diff in exported.max_abs_diff.items())

@@ -52,3 +52,16 @@ def test_a_file_is_no_repository(bundle, tmp_path, capsys):
     error = error_of(capsys, "publish", f"bundle={bundle.path}", f"repository={tmp_path / 'file'}")
     assert "is a file; expected a directory" in error
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_export_of_some_heads_writes_them_and_the_backbone(bundle, tmp_path, capsys):
+    wanted = bundle.taxonomy.ids[2]
+    args = ["export", f"bundle={bundle.path}", f"out={tmp_path / 'onnx'}", f'heads=["{wanted}"]']
+    assert main(args) == 0
+    assert f"backbone, 1 heads in {tmp_path / 'onnx'}" in capsys.readouterr().out
+    names = {path.relative_to(tmp_path / "onnx").as_posix() for path in (tmp_path / "onnx").rglob("*") if path.is_file()}
+    assert names == {"backbone.onnx", f"heads/{slug(wanted)}.onnx"}
+    args[2:] = [f"out={tmp_path / 'other'}", "heads=[nobody]"]
+    assert "class 'nobody' is not in the taxonomy" in error_of(capsys, *args)
+    assert not (tmp_path / "other").exists()
+    assert "heads is 'cat'; expected a list" in error_of(capsys, *args[:-1], "heads=cat")
