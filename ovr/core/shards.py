@@ -8,7 +8,7 @@ K = heads, S = heads of one shard
 
 import io
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ def shard_bytes(heads: HeadColumns, shard: Shard, weights: Mapping[str, NDArray[
             "version": heads.version_K[shard.columns],
             "threshold": heads.threshold_K[shard.columns],
             **{
-                _CALIBRATION + name: value_S.astype(np.bytes_) if value_S.dtype == object else value_S
+                _CALIBRATION + name: np.char.encode(value_S.astype(str), "utf-8") if value_S.dtype == object else value_S
                 for name, value_S in calibrations.columns.items()
             },
             **{_WEIGHTS + name: value for name, value in weights.items()},
@@ -134,7 +134,7 @@ def _read(file: Path, *, weights: bool) -> dict[str, NDArray[Any]]:
     return _load(file, lambda name: name.startswith(_WEIGHTS) == weights)
 
 
-def _load(file: Path, wanted: Any = lambda name: True) -> dict[str, NDArray[Any]]:
+def _load(file: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, NDArray[Any]]:
     try:
         with file.open("rb") as content, np.load(content, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files if wanted(name)}

@@ -38,9 +38,11 @@ MAX_SEED = 2**32 - 1  # numpy's
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What a run leaves: the bundle, the test report, torch's probabilities (N, K) float32 for the test rows (None from `LARGE_K`
-    heads on), the best validation macro average precision, the largest differences between torch and what was exported, and
-    seconds a stage."""
+    """What a run leaves: the bundle, the test report, torch's probabilities (N, K) float32 for the test rows, the best validation
+    macro average precision, the largest differences between torch and what was exported, and seconds a stage.
+
+    From `LARGE_K` heads on there are no probabilities, and the report has no figures a class: those are in the bundle, as columns.
+    """
 
     bundle: ModelBundle
     report: dict[str, Any]
