@@ -36,6 +36,7 @@ def make_step(heads: Linear, optimizer: Callable[..., torch.optim.Optimizer], **
     """Return our step of these heads."""
     device = heads.weight_KD.device
     loss = Bce(("c",) * len(heads.bias_K), pos_weight=None).to(device)
+    settings = {"triton_kernels": heads.weight_KD.is_cuda, **settings}
     return HeadStep(heads, loss, optimizer, compute_dtype=torch.bfloat16, seed=0, **settings)
 
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor, nn
 
+from ovr.errors import ConfigError
 from ovr.head.linear import Linear
 from ovr.head_step.chunkable import StateTable
 from ovr.head_step.targets import SparseTargets
@@ -54,16 +55,24 @@ def settings_of(optimizer: torch.optim.Optimizer) -> Settings | None:
     return None
 
 
-def has_kernels(
+def check_kernels(
     heads: nn.Module, loss: nn.Module, optimizer: torch.optim.Optimizer, *, max_norm: float | None, compute_dtype: torch.dtype
-) -> bool:
-    """Return whether a `FusedStep` can stand for the step of these: bfloat16 products of linear heads with `Bce` on a GPU."""
-    if type(heads) is not Linear or type(loss) is not Bce or max_norm is not None or compute_dtype != torch.bfloat16:
-        return False
-    weight_GD = heads.weight_KD
-    fits = weight_GD.shape[1] % ALIGNED == 0 and weight_GD.dtype in (torch.float32, torch.bfloat16)
-    on_hopper = weight_GD.is_cuda and torch.cuda.get_device_capability(weight_GD.device) >= (9, 0)
-    return fits and on_hopper and find_spec("triton") is not None and settings_of(optimizer) is not None
+) -> None:
+    """Raise ConfigError, with all that is missing, unless a `FusedStep` with Triton-lang kernels can step these heads."""
+    weight = heads.weight_KD if type(heads) is Linear else None
+    on_gpu = weight is not None and weight.is_cuda
+    needs = {
+        f"linear heads on a GPU, got {type(heads).__name__} on {next(iter(heads.state_dict().values())).device}": on_gpu,
+        "a GPU of compute capability 9.0 or later": on_gpu and torch.cuda.get_device_capability() >= (9, 0),
+        f"features in a multiple of {ALIGNED}": weight is None or weight.shape[1] % ALIGNED == 0,
+        f"loss=bce, got {type(loss).__name__}": type(loss) is Bce,
+        f"SGD without dampening or AdamW without amsgrad, got {type(optimizer).__name__}": settings_of(optimizer) is not None,
+        "trainer.gradient_clip_val=null": max_norm is None,
+        f"products in bfloat16 (trainer.precision=bf16-mixed), got {compute_dtype}": compute_dtype == torch.bfloat16,
+        "the package triton": find_spec("triton") is not None,
+    }
+    if missing := [need for need, met in needs.items() if not met]:
+        raise ConfigError(f"solver.triton_kernels=true needs {'; '.join(missing)}")
 
 
 class FusedStep:

@@ -20,7 +20,7 @@ from ovr.errors import ConfigError, OvrError
 from ovr.head.bank import HeadBank, check_heads_first, clip_by_head, count_heads
 from ovr.head.linear import Linear
 from ovr.head_step.chunkable import MakeOptimizer, StateTable, check_loss, loss_and_grad, loss_of, make_optimizer
-from ovr.head_step.fused import FusedStep, Kernels, has_kernels
+from ovr.head_step.fused import FusedStep, Kernels, check_kernels
 from ovr.head_step.rounding import round_stochastically
 from ovr.head_step.targets import SparseTargets
 from ovr.loss.bce import Bce
@@ -95,6 +95,7 @@ class HeadStep:
         log_odds_shift_K: Tensor | None = None,
         first_column: int = 0,
         seed: int | None = None,
+        triton_kernels: bool = False,
     ) -> None:
         """Take heads, on the device that they stay on, and the loss that they are trained with.
 
@@ -131,12 +132,11 @@ class HeadStep:
         self.generator = torch.Generator(device)
         self.generator.manual_seed(torch.seed() if seed is None else seed)
 
-        # By group: what makes its steps instead, with the same result to the rounding of bfloat16.
-        self.fused: dict[str, FusedStep] = {}
-        weights = next(iter(self.groups[0].shells.values()))
-        if weights.is_cuda and any(
-            has_kernels(group.heads, loss, self.optimizer, max_norm=max_norm, compute_dtype=compute_dtype) for group in self.groups
-        ):
+        self.fused: dict[str, FusedStep] = {}  # by group: what makes its steps instead
+        if triton_kernels:
+            for group in self.groups:
+                if group.trained:
+                    check_kernels(group.heads, loss, self.optimizer, max_norm=max_norm, compute_dtype=compute_dtype)
             from ovr.head_step import kernels  # needs Triton-lang
 
             self.fuse(kernels)

@@ -43,6 +43,7 @@ class HeadSettings:
     max_norm: float | None
     compute_dtype: torch.dtype
     loss_every: int
+    triton_kernels: bool
 
 
 class ChunkedModule(lightning.LightningModule):
@@ -155,6 +156,7 @@ class ChunkedModule(lightning.LightningModule):
             log_odds_shift_K=self.feed.log_odds_shift_K.to(self.device),
             first_column=self.shards.columns.start,
             seed=seed,
+            triton_kernels=self.heads.triton_kernels,
         )
         optimizers = [self.head_step.optimizer, *([self.make_optimizer(self.trained)] if self.trained else [])]
         schedulers = [self.make_scheduler(optimizer) for optimizer in optimizers]

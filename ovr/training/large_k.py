@@ -72,6 +72,7 @@ def chunked_module(
     *,
     chunk_heads: int | None,
     loss_every: int,
+    triton_kernels: bool,
 ) -> ChunkedModule:
     """Return the module of this rank, which takes over the clipping of gradients from `trainer`; `model` comes with all heads."""
     max_norm = trainer.gradient_clip_val or None
@@ -91,6 +92,7 @@ def chunked_module(
             max_norm=None if max_norm is None else float(max_norm),
             compute_dtype=COMPUTE_DTYPES[str(trainer.precision)],
             loss_every=loss_every,
+            triton_kernels=triton_kernels,
         ),
         optimizer=recipe.optimizer,
         scheduler=recipe.scheduler,

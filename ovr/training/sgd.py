@@ -40,7 +40,7 @@ class Sgd:
     """Trains backbone and heads in minibatches, as the recipe's optimizer, scheduler, trainer and callbacks say; keeps the epoch
     with the best validation average precision."""
 
-    def __init__(self, *, head_step: str, chunk_heads: int | None, head_dtype: str, loss_every: int) -> None:
+    def __init__(self, *, head_step: str, chunk_heads: int | None, head_dtype: str, loss_every: int, triton_kernels: bool) -> None:
         """Take how heads are stepped: all at once or in chunks ("auto" decides by their number), and the settings of chunks.
 
         Raises:
@@ -55,7 +55,9 @@ class Sgd:
         for name, number in (("loss_every", loss_every), ("chunk_heads", 1 if chunk_heads is None else chunk_heads)):
             if not isinstance(number, int) or isinstance(number, bool) or number < 1:
                 raise ConfigError(f"solver.{name} must be a whole number of at least 1, got {number!r}")
-        self.head_step, self.chunk_heads, self.loss_every = head_step, chunk_heads, loss_every
+        if not isinstance(triton_kernels, bool):
+            raise ConfigError(f"solver.triton_kernels must be true or false, got {triton_kernels!r}")
+        self.head_step, self.chunk_heads, self.loss_every, self.triton_kernels = head_step, chunk_heads, loss_every, triton_kernels
         self.head_dtype: torch.dtype = getattr(torch, head_dtype)
 
     def fit(self, recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool) -> Fitted | None:
@@ -96,10 +98,10 @@ class Sgd:
         in_bfloat16 = self.head_dtype == torch.bfloat16
         if chunked:
             check_large_k(recipe, trainer, loss, plan, in_bfloat16=in_bfloat16)
-        elif self.chunk_heads is not None or in_bfloat16 or self.loss_every != 1 or recipe.head_optimizer is not None:
+        elif self.chunk_heads or in_bfloat16 or self.loss_every != 1 or self.triton_kernels or recipe.head_optimizer is not None:
             raise ConfigError(
-                "solver.chunk_heads, solver.head_dtype, solver.loss_every and head_optimizer are for heads that are trained in "
-                f"chunks, and these {plan.num_heads} are trained at once; add solver.head_step=chunked"
+                "solver.chunk_heads, solver.head_dtype, solver.loss_every, solver.triton_kernels and head_optimizer are for heads "
+                f"that are trained in chunks, and these {plan.num_heads} are trained at once; add solver.head_step=chunked"
             )
         check_memory(
             memory_of(recipe, splits, plan, trainer, chunked=chunked, chunk_heads=self.chunk_heads, in_bfloat16=in_bfloat16)
@@ -116,7 +118,15 @@ class Sgd:
             if in_bfloat16:
                 keep_in_bfloat16(model.head)
             module = chunked_module(
-                recipe, model, loss, feed, plan, trainer, chunk_heads=self.chunk_heads, loss_every=self.loss_every
+                recipe,
+                model,
+                loss,
+                feed,
+                plan,
+                trainer,
+                chunk_heads=self.chunk_heads,
+                loss_every=self.loss_every,
+                triton_kernels=self.triton_kernels,
             )
         else:
             module = OvrModule(model, loss, feed=feed, plan=plan, optimizer=recipe.optimizer, scheduler=recipe.scheduler)

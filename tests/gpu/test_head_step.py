@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from benchmarks.gpu_report import batch, make_heads, peak_bytes
+from ovr.errors import ConfigError
 from ovr.head.linear import Linear
-from ovr.head_step.fused import has_kernels
 from ovr.head_step.step import HeadStep, NonFiniteStep
 from ovr.head_step.targets import SparseTargets
 from ovr.loss.bce import Bce
@@ -29,6 +29,7 @@ def make_step(optimizer="sgd", *, dtype=torch.float32, num_heads=K, compute_dtyp
     torch.manual_seed(0)
     heads = Linear(D, num_heads=num_heads).to("cuda", dtype)
     loss = Bce([f"c{k}" for k in range(num_heads)], pos_weight={"c7": 3.0}).cuda()
+    settings.setdefault("triton_kernels", compute_dtype == torch.bfloat16)
     return heads, HeadStep(heads, loss, OPTIMIZERS[optimizer], compute_dtype=compute_dtype, seed=0, **settings)
 
 
@@ -109,8 +110,8 @@ def test_bfloat16_weights_move_by_the_gradient_in_the_mean():
     heads = make_heads(8, num_heads, dtype=torch.bfloat16, device="cuda")
     heads.weight_KD.data.fill_(1.0)
     loss = Bce(["c"] * num_heads, pos_weight=None).cuda()
-    step = HeadStep(heads, loss, partial(torch.optim.SGD, lr=0.002), compute_dtype=torch.bfloat16, seed=0)
-    assert step.fused
+    sgd = partial(torch.optim.SGD, lr=0.002)
+    step = HeadStep(heads, loss, sgd, compute_dtype=torch.bfloat16, seed=0, triton_kernels=True)
     none = torch.zeros(0, dtype=torch.int64, device="cuda")
     for _ in range(20):  # at the logit 0 each step is 0.001, an eighth of the last digit below 1
         heads.weight_KD.data[:, 1:] = 1.0
@@ -124,17 +125,21 @@ def test_bfloat16_weights_move_by_the_gradient_in_the_mean():
 def test_memory_is_that_of_the_weights_and_half_a_gigabyte(num_rows):
     num_heads, num_features = 500_000, 768
     heads = make_heads(num_features, num_heads, dtype=torch.bfloat16, device="cuda")
-    step = HeadStep(heads, Bce(["c"] * num_heads, pos_weight=None).cuda(), OPTIMIZERS["sgd"], compute_dtype=torch.bfloat16, seed=0)
+    loss = Bce(["c"] * num_heads, pos_weight=None).cuda()
+    step = HeadStep(heads, loss, OPTIMIZERS["sgd"], compute_dtype=torch.bfloat16, seed=0, triton_kernels=True)
     z_BD, targets = batch(num_rows, num_features, num_heads, seed=0, device="cuda")
     given = z_BD.nbytes + targets.row_P.nbytes + targets.column_P.nbytes
     peak = peak_bytes(lambda: [step(z_BD, targets, num_rows=num_rows) for _ in range(3)]) - given
     assert peak <= 1.05 * (heads.weight_KD.nbytes + heads.bias_K.nbytes) + 512e6
 
 
-def test_what_has_no_kernels_is_stepped_in_torch():
-    _, step = make_step(max_norm=1.0)
+def test_without_kernels_heads_are_stepped_in_torch():
+    _, step = make_step(max_norm=1.0, triton_kernels=False)
     assert not step.fused
     step(*next(batches(1)), num_rows=B)
-    odd = Linear(9, num_heads=10).cuda()
-    sgd = torch.optim.SGD(odd.parameters(), lr=0.1)
-    assert not has_kernels(odd, Bce(["c"] * 10, pos_weight=None), sgd, max_norm=None, compute_dtype=torch.bfloat16)
+
+
+def test_features_that_the_copy_engine_cannot_take_are_refused():
+    odd, loss = Linear(9, num_heads=10).cuda(), Bce(["c"] * 10, pos_weight=None).cuda()
+    with pytest.raises(ConfigError, match="features in a multiple of 8"):
+        HeadStep(odd, loss, OPTIMIZERS["sgd"], compute_dtype=torch.bfloat16, triton_kernels=True)

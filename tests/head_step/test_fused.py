@@ -6,11 +6,12 @@ from functools import partial
 import pytest
 import torch
 
+from ovr.errors import ConfigError
 from ovr.head.bank import HeadBank
 from ovr.head.linear import Linear
 from ovr.head.mlp import Mlp
 from ovr.head_step import twins
-from ovr.head_step.fused import NUM_GRAPHS, FusedStep, has_kernels, settings_of
+from ovr.head_step.fused import NUM_GRAPHS, FusedStep, check_kernels, settings_of
 from ovr.head_step.step import HeadStep, NonFiniteStep
 from ovr.head_step.targets import SparseTargets
 from ovr.head_step.tiles import Optimizer, Settings, Tiles, scalars
@@ -184,16 +185,23 @@ def test_nothing_is_listed_and_everything_is_positive():
         close(heads.weight_KD, plain_heads.weight_KD, 5e-3)
 
 
-def test_only_what_the_kernels_know_is_given_to_them():
+def test_what_the_kernels_lack_is_refused_by_name():
     heads = Linear(D, num_heads=K)
     bce, focal = Bce(["c"] * K, pos_weight=None), Focal(["c"] * K, gamma=2.0, pos_weight=None)
     sgd = torch.optim.SGD(heads.parameters(), lr=0.1)
-    ask = partial(has_kernels, max_norm=None, compute_dtype=torch.bfloat16)
-    assert not ask(heads, bce, sgd)  # not on a GPU
-    assert not ask(Mlp(D, num_heads=K, hidden=3), bce, sgd)
-    assert not ask(heads, focal, sgd)
-    assert not has_kernels(heads, bce, sgd, max_norm=1.0, compute_dtype=torch.bfloat16)
-    assert not has_kernels(heads, bce, sgd, max_norm=None, compute_dtype=torch.float32)
+    for given, message in (
+        ((heads, bce, sgd, None), "needs linear heads on a GPU, got Linear on cpu; a GPU of compute capability 9.0"),
+        ((Mlp(D, num_heads=K, hidden=3), bce, sgd, None), "needs linear heads on a GPU, got Mlp"),
+        ((heads, focal, sgd, None), "loss=bce, got Focal"),
+        ((heads, bce, RowwiseAdagrad(heads.parameters(), lr=0.1, eps=1e-8, weight_decay=0.0), None), "got RowwiseAdagrad"),
+        ((heads, bce, sgd, 1.0), "trainer.gradient_clip_val=null"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            check_kernels(*given[:3], max_norm=given[3], compute_dtype=torch.bfloat16)
+    with pytest.raises(ConfigError, match=r"products in bfloat16 .trainer.precision=bf16-mixed., got torch.float32"):
+        check_kernels(heads, bce, sgd, max_norm=None, compute_dtype=torch.float32)
+    with pytest.raises(ConfigError, match=r"solver\.triton_kernels=true needs"):
+        HeadStep(heads, bce, partial(torch.optim.SGD, lr=0.1), triton_kernels=True)
     assert settings_of(sgd) == Settings(Optimizer.SGD)
     assert settings_of(torch.optim.SGD(heads.parameters(), lr=0.1, momentum=0.9, dampening=0.1)) is None
     assert settings_of(torch.optim.SGD(heads.parameters(), lr=torch.tensor(0.1))) is None
