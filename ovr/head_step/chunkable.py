@@ -3,8 +3,8 @@
 B = batch, K = heads, C = heads of a chunk, P = positives of a chunk
 """
 
-import copy
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from ovr.errors import ConfigError
-from ovr.head import EVERY
 from ovr.head_step.targets import SparseTargets
 
 MakeOptimizer = Callable[..., torch.optim.Optimizer]
@@ -33,7 +32,8 @@ def check_loss(loss: nn.Module) -> None:
 
 def loss_of(loss: nn.Module, columns: slice | Tensor) -> nn.Module:
     """Return the loss of some heads: its buffers are of K rows, or of no axis."""
-    part = copy.copy(loss)
+    part: nn.Module = object.__new__(type(loss))  # what copy.copy does, at a tenth of its time
+    part.__dict__.update(loss.__dict__)
     part._buffers = {name: value[columns] if value is not None and value.ndim else value for name, value in loss._buffers.items()}
     return part
 
@@ -42,29 +42,37 @@ def loss_and_grad(loss: Any, logit_BC: Tensor, targets: SparseTargets, *, with_l
     """Return the loss (C,), summed over the rows, and its derivative (B, C) by the logits; unknown targets have no part in either.
 
     Args:
-        loss: of these C heads, from `loss_of`; its own `terms` is used if it has them, else autograd.
+        logit_BC: may be written to.
+        loss: of these C heads, from `loss_of`; its own `negatives` and `positives` are used if it has them, else autograd.
         targets: of these C columns.
     """
-    if hasattr(loss, "terms"):
-        loss_BC, grad_BC = loss.terms(logit_BC, EVERY, positive=False, with_loss=with_loss)
-        if len(targets.row_P):
-            at_P = (targets.row_P, targets.column_P)
-            loss_P, grad_P = loss.terms(logit_BC[at_P], targets.column_P, positive=True, with_loss=with_loss)
-            grad_BC[at_P] = grad_P
-            if with_loss:
-                loss_BC[at_P] = loss_P
-    else:
-        target_BC = torch.zeros_like(logit_BC)
-        target_BC[targets.row_P, targets.column_P] = 1
-        with torch.enable_grad():
-            logit_BC = logit_BC.detach().requires_grad_()
-            loss_BC = loss(logit_BC, target_BC)
-            (grad_BC,) = torch.autograd.grad(loss_BC.sum(), logit_BC)
-        loss_BC = loss_BC.detach()
+    at_P, at_U = (targets.row_P, targets.column_P), (targets.row_U, targets.column_U)
+    if not hasattr(loss, "negatives"):
+        return _by_autograd(loss, logit_BC, at_P, at_U, with_loss=with_loss)
+    loss_P = grad_P = None
+    if len(targets.row_P):
+        loss_P, grad_P = loss.positives(logit_BC[at_P], targets.column_P, with_loss=with_loss)
+        logit_BC[at_P] = -math.inf
     if len(targets.row_U):
-        grad_BC[targets.row_U, targets.column_U] = 0
-        if with_loss:
-            loss_BC[targets.row_U, targets.column_U] = 0
+        logit_BC[at_U] = -math.inf
+    loss_C, grad_BC = loss.negatives(logit_BC, with_loss=with_loss)
+    if grad_P is not None:
+        grad_BC[at_P] = grad_P
+    return loss_C if loss_P is None else loss_C.index_add_(0, targets.column_P, loss_P), grad_BC
+
+
+def _by_autograd(
+    loss: Any, logit_BC: Tensor, at_P: tuple[Tensor, Tensor], at_U: tuple[Tensor, Tensor], *, with_loss: bool
+) -> tuple[Tensor | None, Tensor]:
+    target_BC = torch.zeros_like(logit_BC)
+    target_BC[at_P] = 1
+    with torch.enable_grad():
+        logit_BC = logit_BC.detach().requires_grad_()
+        loss_BC = loss(logit_BC, target_BC)
+        (grad_BC,) = torch.autograd.grad(loss_BC.sum(), logit_BC)
+    loss_BC = loss_BC.detach()
+    loss_BC[at_U] = 0
+    grad_BC[at_U] = 0
     return loss_BC.sum(0) if with_loss else None, grad_BC
 
 

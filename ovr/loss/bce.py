@@ -14,6 +14,7 @@ from ovr.errors import ConfigError
 
 PosWeight = float | str | Mapping[str, float] | None
 MAX_POS_WEIGHT = 10.0
+LEVELS = 3  # of products: 2^3 rows share a logarithm; more of them gain nothing
 
 
 class Bce(nn.Module):
@@ -49,17 +50,41 @@ class Bce(nn.Module):
         logit_BK = logit_BK + self.log_weight_K
         return self.pos_weight_K * target_BK * softplus(-logit_BK) + (1 - target_BK) * softplus(logit_BK)
 
-    def terms(self, logit: Tensor, columns: Tensor | slice, *, positive: bool, with_loss: bool) -> tuple[Tensor | None, Tensor]:
-        """Return loss and derivative by the logit, entry by entry, of targets that are all 1 or all 0.
+    def negatives(self, logit_BC: Tensor, *, with_loss: bool) -> tuple[Tensor | None, Tensor]:
+        """Return the loss (C,), summed over the rows, and its derivative (B, C) by the logits, where every target is 0.
 
-        Args:
-            logit: (B, C) with `columns` a slice, or (P,) with a column for each.
+        A logit of minus infinity has no part in either. May write to the logits.
         """
-        logit = logit + self.log_weight_K[columns] if self.weighted else logit
-        if positive:
-            weight = self.pos_weight_K[columns]
-            return weight * softplus(-logit) if with_loss else None, -weight * (-logit).sigmoid()
-        return softplus(logit) if with_loss else None, logit.sigmoid()
+        logit_BC = logit_BC + self.log_weight_K if self.weighted else logit_BC
+        prob_BC = logit_BC.sigmoid()
+        return _summed_softplus(logit_BC, prob_BC) if with_loss else None, prob_BC
+
+    def positives(self, logit_P: Tensor, column_P: Tensor, *, with_loss: bool) -> tuple[Tensor | None, Tensor]:
+        """Return loss and derivative by the logit of each of P entries whose target is 1."""
+        weight_P = self.pos_weight_K[column_P]
+        logit_P = logit_P + self.log_weight_K[column_P] if self.weighted else logit_P
+        return weight_P * softplus(-logit_P) if with_loss else None, -weight_P * (-logit_P).sigmoid()
+
+
+def _summed_softplus(logit_BC: Tensor, prob_BC: Tensor) -> Tensor:
+    """Return softplus summed over the rows, from the sigmoid too: on a CPU in two thirds of the time of softplus itself.
+
+    Writes to the logits, which spares the cache.
+
+    It is max(z, 0) + log(1 + e) with e = exp(-|z|), and a sum of logarithms is that of a product, which takes one for many rows.
+    Of the product it is what exceeds 1 that is held, so that the smallest e counts.
+    """
+    if logit_BC.is_cuda:  # one kernel is better than many
+        return softplus(logit_BC).sum(0)
+    loss_C = logit_BC.clamp_min_(0).sum(0)
+    other_BC = 1 - prob_BC
+    excess = torch.minimum(prob_BC, other_BC, out=logit_BC).div_(torch.maximum(prob_BC, other_BC, out=other_BC))
+    for _ in range(LEVELS):
+        half = len(excess) // 2
+        rows, partners = excess[: len(excess) - half], excess[len(excess) - half :]
+        rows[:half].addcmul_(rows[:half], partners).add_(partners)  # (1 + a) (1 + b) = 1 + a + a b + b
+        excess = rows
+    return loss_C.add_(excess.log1p_().sum(0))
 
 
 def positive_weights(
