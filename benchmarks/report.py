@@ -12,7 +12,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -39,18 +39,24 @@ class Row:
 def timed(
     what: str, against: str, k: int | None, ours: Callable[[], Any], peer: Callable[[], Any], *, repeats: int, note: str = ""
 ) -> Row:
-    """Return the row of two callables timed in turn: the medians of `repeats` runs each, in CPU seconds of this process.
-
-    Both run once before, so that imports, allocations and caches count for neither.
-    """
-    ours()
-    peer()
-    ours_s, peer_s = [], []
-    for _ in range(repeats):
-        ours_s.append(cpu_seconds(ours))
-        peer_s.append(cpu_seconds(peer))
-    a, b = statistics.median(ours_s), statistics.median(peer_s)
+    """Return the row of two callables, timed as `interleaved` does."""
+    seconds = interleaved({"ours": ours, "peer": peer}, repeats=repeats)
+    a, b = seconds["ours"], seconds["peer"]
     return Row(what, against, k, a, b, "s", b / a, note)
+
+
+def interleaved(calls: Mapping[str, Callable[[], Any]], *, repeats: int) -> dict[str, float]:
+    """Return the median of `repeats` runs of each call, all run in turn, in CPU seconds of this process.
+
+    Each runs once before, so that imports, allocations and caches count for none.
+    """
+    for call in calls.values():
+        call()
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            seconds[name].append(cpu_seconds(call))
+    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def cpu_seconds(call: Callable[[], Any]) -> float:

@@ -1,0 +1,298 @@
+"""One training step of very many linear heads: ours in chunks and in place against six other ways to make it.
+
+A step takes given features (B, D) to loss, gradient of the features, gradient of the weights and update. All sides are timed in turn
+in one run. Before that, ours and each peer that has a loss make three steps from the same weights, and losses and weights are compared.
+
+- dense: nn.Linear, BCEWithLogitsLoss on float targets (B, K), which are made beforehand, and the same optimizer of torch.
+- torch.compile: forward and loss of it compiled by Inductor, where there is a C++ compiler.
+- Renee scheme (Jain et al. 2023): no loss; logits of all K, whose sigmoid is taken in place; -1 at the positives; gradient (K, D) of
+  all heads; SGD with momentum.
+- ELMO scheme (Zhang et al. 2025): no loss; chunks of as many heads as ours; weights updated by the product that makes their gradient,
+  SGD without momentum; in bfloat16 the weights are all there is, rounded stochastically.
+- bare GEMMs: the three products alone, in chunks of as many heads as ours, the fastest that we know: their ratio is the share of
+  their rate that ours reaches with everything else.
+
+Ours makes the true loss unless the peer makes none. Peak memory is what a fresh process takes at most, above what it held before
+the step (VmHWM of Linux): weights, features and targets are not in it, nor is state of the optimizer, of which SGD has none.
+
+B = batch, D = features, K = heads, C = heads of a chunk, P = positives of the batch
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.report import Row, interleaved, main  # first: it pins the number of threads
+from ovr.head.linear import Linear
+from ovr.head_step.rounding import round_stochastically
+from ovr.head_step.step import HeadStep, _chunk_heads
+from ovr.head_step.targets import SparseTargets
+from ovr.loss.bce import Bce
+
+LR, MOMENTUM = 0.05, 0.9
+POSITIVES_A_ROW = 5
+ROOT = Path(__file__).parents[1]
+Step = Callable[[], Tensor | None]  # returns the loss before the update
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "SGD": partial(torch.optim.SGD, lr=LR),
+    "momentum": partial(torch.optim.SGD, lr=LR, momentum=MOMENTUM),
+    "AdamW": partial(torch.optim.AdamW, lr=0.002),
+}
+
+
+class Problem:
+    """Weights, features and targets that all sides start from."""
+
+    def __init__(self, k: int, b: int, d: int) -> None:
+        torch.manual_seed(0)
+        self.k, self.b, self.d = k, b, d
+        self.first = Linear(d, num_heads=k).requires_grad_(False)
+        self.z_BD = torch.randn(b, d)
+        place_P = torch.randint(k * b, (POSITIVES_A_ROW * b,)).unique()  # sorted by column, then by row
+        none = place_P[:0]
+        self.targets = SparseTargets(place_P % b, place_P // b, none, none)
+        self.loss = Bce(range(k), pos_weight=None)
+
+    def heads(self) -> Linear:
+        """Return a copy of the weights."""
+        heads = Linear.__new__(Linear)
+        nn.Module.__init__(heads)
+        for name, value in self.first.named_parameters():
+            heads.register_parameter(name, nn.Parameter(value.clone()))
+        return heads
+
+    def chunk_heads(self) -> int:
+        """Return what ours takes."""
+        group = HeadStep(self.heads(), self.loss, OPTIMIZERS["SGD"]).groups[0]
+        return _chunk_heads(group, self.b)
+
+    def dense_targets(self) -> Tensor:
+        """Return targets (B, K) as floats."""
+        target_BK = torch.zeros(self.b, self.k)
+        target_BK[self.targets.row_P, self.targets.column_P] = 1
+        return target_BK
+
+
+def ours(
+    problem: Problem,
+    optimizer: str,
+    *,
+    heads: Linear | None = None,
+    dtype: torch.dtype = torch.float32,
+    head_dtype: torch.dtype = torch.float32,
+    with_loss: bool = True,
+) -> Step:
+    heads = (problem.heads() if heads is None else heads).to(head_dtype)
+    step = HeadStep(heads, problem.loss, OPTIMIZERS[optimizer], compute_dtype=dtype, seed=0)
+    return lambda: step(problem.z_BD, problem.targets, num_rows=problem.b, with_loss=with_loss).loss
+
+
+def dense(problem: Problem, optimizer: str, *, heads: Linear | None = None, target_BK: Tensor, compiled: bool = False) -> Step:
+    heads = (problem.heads() if heads is None else heads).requires_grad_()
+    linear = nn.Linear(1, 1)
+    linear.weight, linear.bias = heads.weight_KD, heads.bias_K
+    z_BD, criterion = problem.z_BD.clone().requires_grad_(), nn.BCEWithLogitsLoss(reduction="sum")
+
+    def forward(z_BD: Tensor) -> Tensor:
+        return criterion(linear(z_BD), target_BK) / len(z_BD)
+
+    forward = torch.compile(forward) if compiled else forward
+    update = OPTIMIZERS[optimizer](linear.parameters())
+
+    def step() -> Tensor:
+        update.zero_grad()
+        z_BD.grad = None
+        loss = forward(z_BD)
+        loss.backward()
+        update.step()
+        return loss.detach()
+
+    return step
+
+
+@torch.no_grad()
+def renee(problem: Problem, *, heads: Linear | None = None, dtype: torch.dtype = torch.float32) -> Step:
+    heads = problem.heads() if heads is None else heads
+    weight_KD, bias_K, targets = heads.weight_KD.data, heads.bias_K.data, problem.targets
+    momentum_KD, momentum_K = torch.zeros_like(weight_KD), torch.zeros_like(bias_K)
+    z_BD = problem.z_BD.to(dtype)
+
+    @torch.no_grad()
+    def step() -> None:
+        low_KD = weight_KD.to(dtype)
+        grad_BK = torch.addmm(bias_K.to(dtype), z_BD, low_KD.T).sigmoid_()
+        grad_BK[targets.row_P, targets.column_P] -= 1
+        grad_BK.mul_(1 / problem.b)
+        torch.mm(grad_BK, low_KD)
+        grad_KD = torch.mm(grad_BK.T, z_BD)
+        momentum_KD.mul_(MOMENTUM).add_(grad_KD)
+        weight_KD.add_(momentum_KD, alpha=-LR)
+        momentum_K.mul_(MOMENTUM).add_(grad_BK.sum(0))
+        bias_K.add_(momentum_K, alpha=-LR)
+
+    return step
+
+
+def elmo(problem: Problem, *, heads: Linear | None = None, dtype: torch.dtype = torch.float32) -> Step:
+    heads = (problem.heads() if heads is None else heads).to(dtype)
+    weight_KD, bias_K, size = heads.weight_KD.data, heads.bias_K.data, problem.chunk_heads()
+    z_BD, generator = problem.z_BD.to(dtype), torch.Generator().manual_seed(0)
+
+    @torch.no_grad()
+    def step() -> None:
+        grad_z_BD = torch.zeros_like(problem.z_BD)
+        for chunk, targets in zip(range(0, problem.k, size), problem.targets.chunks(size, problem.k), strict=True):
+            weight_CD, bias_C = weight_KD[chunk : chunk + size], bias_K[chunk : chunk + size]
+            grad_BC = torch.addmm(bias_C, z_BD, weight_CD.T).sigmoid_()
+            grad_BC[targets.row_P, targets.column_P] -= 1
+            grad_z_BD += torch.mm(grad_BC, weight_CD)
+            if dtype == torch.float32:
+                weight_CD.addmm_(grad_BC.T, z_BD, alpha=-LR / problem.b)
+                bias_C.add_(grad_BC.sum(0), alpha=-LR / problem.b)
+            else:
+                grad_CD = torch.mm(grad_BC.T, z_BD).float()
+                weight_CD.copy_(round_stochastically(weight_CD.float().add_(grad_CD, alpha=-LR / problem.b), generator))
+                grad_C = grad_BC.sum(0, dtype=torch.float32)
+                bias_C.copy_(round_stochastically(bias_C.float().add_(grad_C, alpha=-LR / problem.b), generator))
+
+    return step
+
+
+def bare_gemms(problem: Problem, *, dtype: torch.dtype = torch.float32) -> Step:
+    z_BD, weight_KD, size = problem.z_BD.to(dtype), problem.first.weight_KD.data.to(dtype), problem.chunk_heads()
+
+    @torch.no_grad()
+    def step() -> None:
+        grad_z_BD = torch.zeros_like(z_BD)
+        for start in range(0, problem.k, size):
+            weight_CD = weight_KD[start : start + size]
+            logit_BC = torch.mm(z_BD, weight_CD.T)
+            grad_z_BD.addmm_(logit_BC, weight_CD)
+            torch.mm(logit_BC.T, z_BD)
+
+    return step
+
+
+def check(problem: Problem, optimizer: str, peer: Callable[..., Step], *, with_loss: bool = True) -> None:
+    """Make three steps on both sides, and raise AssertionError unless losses and weights agree."""
+    a, b = problem.heads(), problem.heads()
+    mine, theirs = ours(problem, optimizer, heads=a), peer(problem, heads=b)
+    for _ in range(3):
+        loss, other = mine(), theirs()
+        if with_loss:
+            torch.testing.assert_close(loss.float(), other.float(), rtol=1e-5, atol=0)
+    for name, value in a.state_dict().items():
+        torch.testing.assert_close(value, b.state_dict()[name], rtol=1e-4, atol=1e-5)
+
+
+def steps(problem: Problem, *, compiled: bool) -> dict[str, Step]:
+    """Return every side's step by name, on weights of their own where they are not float32."""
+    target_BK, heads, low = problem.dense_targets(), problem.heads(), {"dtype": torch.bfloat16}
+    mine = partial(ours, problem, heads=heads)
+    made = {
+        "fp32 SGD": mine("SGD"),
+        "fp32 AdamW": mine("AdamW"),
+        "fp32 SGD, no loss": mine("SGD", with_loss=False),
+        "fp32 momentum, no loss": mine("momentum", with_loss=False),
+        "bf16 SGD": mine("SGD", **low),
+        "bf16 SGD, no loss": mine("SGD", with_loss=False, **low),
+        "bf16 momentum, no loss": mine("momentum", with_loss=False, **low),
+        "bf16 weights": ours(problem, "SGD", with_loss=False, head_dtype=torch.bfloat16, **low),
+        "Renee fp32": renee(problem, heads=heads),
+        "Renee bf16": renee(problem, heads=heads, **low),
+        "ELMO fp32": elmo(problem, heads=heads),
+        "ELMO bf16": elmo(problem, **low),
+        "GEMMs fp32": bare_gemms(problem),
+        "GEMMs bf16": bare_gemms(problem, **low),
+    }
+    on_theirs = problem.heads()
+    made["dense SGD"] = dense(problem, "SGD", heads=on_theirs, target_BK=target_BK)
+    made["dense AdamW"] = dense(problem, "AdamW", heads=on_theirs, target_BK=target_BK)
+    if compiled:
+        made["compiled SGD"] = dense(problem, "SGD", heads=on_theirs, target_BK=target_BK, compiled=True)
+    return made
+
+
+PAIRS = (  # what, against, ours, the peer's, note
+    ("head step fp32", "dense", "fp32 SGD", "dense SGD", "SGD"),
+    ("head step fp32", "torch.compile", "fp32 SGD", "compiled SGD", "SGD"),
+    ("head step fp32", "Renee scheme", "fp32 momentum, no loss", "Renee fp32", "SGD with momentum, neither with loss"),
+    ("head step fp32", "ELMO scheme", "fp32 SGD, no loss", "ELMO fp32", "SGD, neither with loss"),
+    ("head step fp32", "bare GEMMs", "fp32 SGD", "GEMMs fp32", "SGD"),
+    ("head step fp32, AdamW", "dense", "fp32 AdamW", "dense AdamW", "AdamW"),
+    ("head step fp32, no loss", "dense", "fp32 SGD, no loss", "dense SGD", "SGD, the peer with loss"),
+    ("head step bf16", "dense", "bf16 SGD", "dense SGD", "SGD, weights in fp32, the peer all in fp32"),
+    ("head step bf16", "torch.compile", "bf16 SGD", "compiled SGD", "SGD, weights in fp32, the peer all in fp32"),
+    ("head step bf16", "Renee scheme", "bf16 momentum, no loss", "Renee bf16", "SGD with momentum, weights in fp32, neither with loss"),
+    ("head step bf16", "ELMO scheme", "bf16 weights", "ELMO bf16", "SGD, weights in bf16, neither with loss"),
+    ("head step bf16", "bare GEMMs", "bf16 SGD", "GEMMs bf16", "SGD, weights in fp32"),
+    ("head step bf16, no loss", "dense", "bf16 SGD, no loss", "dense SGD", "SGD, the peer with loss, in fp32"),
+)
+
+
+def times(k: int, b: int, d: int, *, compiled: bool, repeats: int) -> Iterator[Row]:
+    """Yield a row for each pair."""
+    problem = Problem(k, b, d)
+    target_BK = problem.dense_targets()
+    check(problem, "SGD", partial(dense, optimizer="SGD", target_BK=target_BK))
+    check(problem, "momentum", renee, with_loss=False)
+    check(problem, "SGD", elmo, with_loss=False)
+    seconds = interleaved(steps(problem, compiled=compiled), repeats=repeats)
+    for what, against, mine, theirs, note in PAIRS:
+        if theirs in seconds:
+            a, b_s = seconds[mine], seconds[theirs]
+            yield Row(what, against, k, a, b_s, "s", b_s / a, f"B={b} D={d}, {note}")
+
+
+def peak_bytes(side: str, k: int, b: int, d: int) -> int:
+    """Return the most memory that one step takes above what was held before it; of a process that did nothing else."""
+    torch.set_num_threads(1)
+    for heads in (64, k):  # the first loads the libraries
+        problem = Problem(heads, b, d)
+        if side == "ours":
+            step = ours(problem, "SGD", heads=problem.first)
+        else:
+            step = dense(problem, "SGD", heads=problem.first, target_BK=torch.empty(b, heads))
+        for _ in range(3 if heads < k else 0):
+            step()
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
+    held = status_bytes("VmRSS")
+    step()
+    return status_bytes("VmHWM") - held
+
+
+def status_bytes(name: str) -> int:
+    """Return a figure of /proc/self/status."""
+    (value,) = re.findall(rf"^{name}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(value) * 1024
+
+
+def peak_in_a_process(side: str, k: int, b: int, d: int) -> int:
+    """Return `peak_bytes` of a fresh process."""
+    call = f"from benchmarks.head_step import peak_bytes; print(peak_bytes({side!r}, {k}, {b}, {d}))"
+    return int(subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, check=True, cwd=ROOT).stdout)
+
+
+def measure(quick: bool) -> Iterator[Row]:
+    """Yield times at each K, then the memory."""
+    torch.set_num_threads(1)
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if not (quick or compiler):
+        print("torch.compile is left out: it needs a C++ compiler, g++ or clang++", file=sys.stderr)
+    sizes = ((2_000, 8, 16, 1),) if quick else ((100_000, 256, 64, 9), (100_000, 256, 256, 5), (1_000_000, 64, 64, 5))
+    for k, b, d, repeats in sizes:
+        yield from times(k, b, d, compiled=bool(compiler) and not quick, repeats=repeats)
+    k, b, d = (20_000, 64, 16) if quick else (1_000_000, 64, 64)
+    a, p = (peak_in_a_process(side, k, b, d) / 1e6 for side in ("ours", "dense"))
+    yield Row("peak memory above weights", "dense", k, a, p, "MB", p / a, f"B={b} D={d}, SGD")
+
+
+if __name__ == "__main__":
+    main(measure, __doc__ or "")
