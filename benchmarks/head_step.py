@@ -1,19 +1,20 @@
 """One training step of very many linear heads: ours in chunks and in place against six other ways to make it.
 
-A step takes given features (B, D) to loss, gradient of the features, gradient of the weights and update. All sides are timed in turn
-in one run. Before that, ours and each peer that has a loss make three steps from the same weights, and losses and weights are compared.
+A step takes given features (B, D) to loss, gradient of the features, gradient of the weights and update. All sides are timed in
+turn in one run. Before that, ours and dense, Renee's and ELMO's make three steps from the same weights, and losses and weights are
+compared.
 
 - dense: nn.Linear, BCEWithLogitsLoss on float targets (B, K), which are made beforehand, and the same optimizer of torch.
 - torch.compile: forward and loss of it compiled by Inductor, where there is a C++ compiler.
-- Renee scheme (Jain et al. 2023): no loss; logits of all K, whose sigmoid is taken in place; -1 at the positives; gradient (K, D) of
-  all heads; SGD with momentum.
-- ELMO scheme (Zhang et al. 2025): no loss; chunks of as many heads as ours; weights updated by the product that makes their gradient,
-  SGD without momentum; in bfloat16 the weights are all there is, rounded stochastically.
+- Renee scheme (Jain et al. 2023): no loss; logits of all K, whose sigmoid is taken in place; -1 at the positives; gradient (K, D)
+  of all heads; SGD with momentum.
+- ELMO scheme (Zhang et al. 2025): no loss; chunks of as many heads as ours; weights updated by the product that makes their
+  gradient, SGD without momentum; in bfloat16 the weights are all there is, rounded stochastically.
 - bare GEMMs: the three products alone, in chunks of as many heads as ours, the fastest that we know: their ratio is the share of
   their rate that ours reaches with everything else.
 
-Ours makes the true loss unless the peer makes none. Peak memory is what a fresh process takes at most, above what it held before
-the step (VmHWM of Linux): weights, features and targets are not in it, nor is state of the optimizer, of which SGD has none.
+Ours makes the true loss unless the peer makes none. Peak memory is the most that a fresh process holds in a step (VmHWM of Linux)
+above weights, features, targets and state of the optimizer.
 
 B = batch, D = features, K = heads, C = heads of a chunk, P = positives of the batch
 """
@@ -94,7 +95,15 @@ def ours(
     return lambda: step(problem.z_BD, problem.targets, num_rows=problem.b, with_loss=with_loss).loss
 
 
-def dense(problem: Problem, optimizer: str, *, heads: Linear | None = None, target_BK: Tensor, compiled: bool = False) -> Step:
+def dense(
+    problem: Problem,
+    optimizer: str,
+    *,
+    heads: Linear | None = None,
+    target_BK: Tensor,
+    compiled: bool = False,
+    fused: bool | None = None,
+) -> Step:
     heads = (problem.heads() if heads is None else heads).requires_grad_()
     linear = nn.Linear(1, 1)
     linear.weight, linear.bias = heads.weight_KD, heads.bias_K
@@ -104,7 +113,7 @@ def dense(problem: Problem, optimizer: str, *, heads: Linear | None = None, targ
         return criterion(linear(z_BD), target_BK) / len(z_BD)
 
     forward = torch.compile(forward) if compiled else forward
-    update = OPTIMIZERS[optimizer](linear.parameters())
+    update = OPTIMIZERS[optimizer](linear.parameters(), fused=fused)
 
     def step() -> Tensor:
         update.zero_grad()
@@ -230,7 +239,13 @@ PAIRS = (  # what, against, ours, the peer's, note
     ("head step fp32, no loss", "dense", "fp32 SGD, no loss", "dense SGD", "SGD, the peer with loss"),
     ("head step bf16", "dense", "bf16 SGD", "dense SGD", "SGD, weights in fp32, the peer all in fp32"),
     ("head step bf16", "torch.compile", "bf16 SGD", "compiled SGD", "SGD, weights in fp32, the peer all in fp32"),
-    ("head step bf16", "Renee scheme", "bf16 momentum, no loss", "Renee bf16", "SGD with momentum, weights in fp32, neither with loss"),
+    (
+        "head step bf16",
+        "Renee scheme",
+        "bf16 momentum, no loss",
+        "Renee bf16",
+        "SGD with momentum, weights in fp32, neither with loss",
+    ),
     ("head step bf16", "ELMO scheme", "bf16 weights", "ELMO bf16", "SGD, weights in bf16, neither with loss"),
     ("head step bf16", "bare GEMMs", "bf16 SGD", "GEMMs bf16", "SGD, weights in fp32"),
     ("head step bf16, no loss", "dense", "bf16 SGD, no loss", "dense SGD", "SGD, the peer with loss, in fp32"),
@@ -251,21 +266,25 @@ def times(k: int, b: int, d: int, *, compiled: bool, repeats: int) -> Iterator[R
             yield Row(what, against, k, a, b_s, "s", b_s / a, f"B={b} D={d}, {note}")
 
 
-def peak_bytes(side: str, k: int, b: int, d: int) -> int:
-    """Return the most memory that one step takes above what was held before it; of a process that did nothing else."""
+def peak_bytes(side: str, optimizer: str, k: int, b: int, d: int) -> int:
+    """Return the most memory that a step takes above weights, features, targets and state, of a process that did nothing else.
+
+    It is the second step: an optimizer makes its state in the first.
+    """
     torch.set_num_threads(1)
     for heads in (64, k):  # the first loads the libraries
         problem = Problem(heads, b, d)
         if side == "ours":
-            step = ours(problem, "SGD", heads=problem.first)
+            step = ours(problem, optimizer, heads=problem.first)
         else:
-            step = dense(problem, "SGD", heads=problem.first, target_BK=torch.empty(b, heads))
-        for _ in range(3 if heads < k else 0):
-            step()
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
-    held = status_bytes("VmRSS")
-    step()
-    return status_bytes("VmHWM") - held
+            fused = side == "fused dense" or None
+            step = dense(problem, optimizer, heads=problem.first, target_BK=problem.dense_targets(), fused=fused)
+        held = status_bytes("VmRSS")
+        step()
+        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
+        step()
+    state_bytes = {"SGD": 0, "AdamW": 2 * 4}[optimizer] * k * (d + 1)
+    return status_bytes("VmHWM") - held - state_bytes
 
 
 def status_bytes(name: str) -> int:
@@ -274,10 +293,14 @@ def status_bytes(name: str) -> int:
     return int(value) * 1024
 
 
-def peak_in_a_process(side: str, k: int, b: int, d: int) -> int:
-    """Return `peak_bytes` of a fresh process."""
-    call = f"from benchmarks.head_step import peak_bytes; print(peak_bytes({side!r}, {k}, {b}, {d}))"
-    return int(subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, check=True, cwd=ROOT).stdout)
+def peak_row(optimizer: str, k: int, b: int, d: int, *, chunked_from: int = 0) -> Row:
+    """Return the row of `peak_bytes` of both sides, each in a process of its own; below `chunked_from` ours is dense too."""
+    peaks = []
+    for side in ("ours" if k >= chunked_from else "fused dense", "dense"):
+        call = f"from benchmarks.head_step import peak_bytes; print(peak_bytes({side!r}, {optimizer!r}, {k}, {b}, {d}))"
+        output = subprocess.run([sys.executable, "-c", call], stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT).stdout
+        peaks.append(int(output) / 1e6)
+    return Row("peak memory above weights", "dense", k, *peaks, "MB", peaks[1] / peaks[0], f"B={b} D={d}, {optimizer}")
 
 
 def measure(quick: bool) -> Iterator[Row]:
@@ -289,9 +312,7 @@ def measure(quick: bool) -> Iterator[Row]:
     sizes = ((2_000, 8, 16, 1),) if quick else ((100_000, 256, 64, 9), (100_000, 256, 256, 5), (1_000_000, 64, 64, 5))
     for k, b, d, repeats in sizes:
         yield from times(k, b, d, compiled=bool(compiler) and not quick, repeats=repeats)
-    k, b, d = (20_000, 64, 16) if quick else (1_000_000, 64, 64)
-    a, p = (peak_in_a_process(side, k, b, d) / 1e6 for side in ("ours", "dense"))
-    yield Row("peak memory above weights", "dense", k, a, p, "MB", p / a, f"B={b} D={d}, SGD")
+    yield peak_row("SGD", *((20_000, 64, 16) if quick else (1_000_000, 64, 64)))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,21 @@
 """All K heads as one product against a loop over K modules: one training step of the heads on given features.
 
 A step is forward, binary cross-entropy, backward and AdamW, the same on both sides; the losses are compared before anything is
-timed. The loop is measured with one loss and one optimizer over the joined logits, its cheapest form, and as K trainings in turn.
+timed. The peers: one module a head, with one loss and one optimizer over the joined logits (module loop), and with a loss, a
+backward pass and an optimizer for each head (separate trainings). Ours has AdamW as `conf/optimizer/adamw.yaml` makes it, in
+torch's fused form; the peers have torch's default, and in rows of their own the fused form too.
 
 B = batch, D = features, K = heads
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from benchmarks.report import Row, main, timed  # first: it pins the number of threads
+from benchmarks.report import Row, interleaved, main  # first: it pins the number of threads
 from ovr.head.linear import Linear
 from ovr.head.mlp import Mlp
 
@@ -47,9 +50,11 @@ def joint_loss(heads: nn.Module, z_BD: torch.Tensor, target_BK: torch.Tensor) ->
     return binary_cross_entropy_with_logits(heads(z_BD), target_BK, reduction="sum") / len(z_BD)
 
 
-def stepper(heads: nn.Module, z_BD: torch.Tensor, target_BK: torch.Tensor) -> Callable[[], torch.Tensor]:
+def stepper(
+    heads: nn.Module, z_BD: torch.Tensor, target_BK: torch.Tensor, *, fused: bool | None = None
+) -> Callable[[], torch.Tensor]:
     """Return a call that makes one training step of all heads and returns the loss before it."""
-    optimizer = torch.optim.AdamW(heads.parameters(), lr=0.002)
+    optimizer = torch.optim.AdamW(heads.parameters(), lr=0.002, fused=fused)
 
     def step() -> torch.Tensor:
         optimizer.zero_grad()
@@ -61,14 +66,21 @@ def stepper(heads: nn.Module, z_BD: torch.Tensor, target_BK: torch.Tensor) -> Ca
     return step
 
 
-def stepper_a_head(loop: Loop, z_BD: torch.Tensor, target_BK: torch.Tensor) -> Callable[[], torch.Tensor]:
+def separate_trainings(loop: Loop, z_BD: torch.Tensor, target_BK: torch.Tensor) -> Callable[[], torch.Tensor]:
     """Return the same with a loss, a backward pass and an optimizer for each head."""
     steps = [stepper(head, z_BD, target_BK[:, k : k + 1].clone()) for k, head in enumerate(loop.heads)]
     return lambda: torch.stack([step() for step in steps]).sum()
 
 
+PEERS: dict[str, Callable[..., Callable[[], torch.Tensor]]] = {
+    "module loop": stepper,
+    "module loop, fused AdamW": partial(stepper, fused=True),
+    "separate trainings": separate_trainings,
+}
+
+
 def measure(quick: bool) -> Iterator[Row]:
-    """Yield a row for each kind of head and K."""
+    """Yield a row for each kind of head, K and peer."""
     torch.set_num_threads(1)
     kinds: dict[str, Callable[[int], nn.Module]] = {
         "linear": lambda k: Linear(D, num_heads=k),
@@ -76,15 +88,20 @@ def measure(quick: bool) -> Iterator[Row]:
     }
     for kind, make in kinds.items():
         for k in (10, 100) if quick else (10, 100, 1000):
-            repeats = 5 if quick else max(5, 10_000 // k)
-            for against, peer_of in (("module loop, one step", stepper), ("module loop, a step a head", stepper_a_head)):
-                torch.manual_seed(0)
-                heads = make(k)
-                batch = torch.randn(B, D), (torch.rand(B, k) < 0.1).float()
-                ours, peer = stepper(heads, *batch), peer_of(Loop(heads, k), *batch)
-                for _ in range(3):
-                    torch.testing.assert_close(ours(), peer(), rtol=1e-3, atol=1e-3)
-                yield timed(f"{kind} heads, training step", against, k, ours, peer, repeats=repeats, note=f"B={B} D={D}")
+            torch.manual_seed(0)
+            heads = make(k)
+            batch = torch.randn(B, D), (torch.rand(B, k) < 0.1).float()
+            steps = {name: make_step(Loop(heads, k), *batch) for name, make_step in PEERS.items()}
+            ours = stepper(heads, *batch, fused=True)
+            for _ in range(3):
+                loss = ours()
+                for step in steps.values():
+                    torch.testing.assert_close(step(), loss, rtol=1e-3, atol=1e-3)
+            seconds = interleaved({"ours": ours, **steps}, repeats=5 if quick else max(5, 10_000 // k))
+            for name in PEERS:
+                yield Row(
+                    f"{kind} heads", name, k, seconds["ours"], seconds[name], "s", seconds[name] / seconds["ours"], f"B={B} D={D}"
+                )
 
 
 if __name__ == "__main__":

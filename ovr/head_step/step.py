@@ -381,7 +381,7 @@ def _chunk_heads(group: _Group, num_rows: int) -> int:
 def _keep_freed_memory() -> None:
     """Let the C library keep what a chunk frees for the next one, instead of returning it to the system each time.
 
-    A block that is freed raises the limits of glibc up to 32 MiB; until then a step takes up to 60,000 page faults, 40% of its time.
+    A block that is freed raises the limits of glibc up to 32 MiB; until then a step takes up to 60,000 page faults, 40% of it.
     """
     torch.empty(31 << 20, dtype=torch.uint8)
 

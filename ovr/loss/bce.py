@@ -56,8 +56,10 @@ class Bce(nn.Module):
         A logit of minus infinity has no part in either. May write to the logits.
         """
         logit_BC = logit_BC + self.log_weight_K if self.weighted else logit_BC
+        if not with_loss:
+            return None, logit_BC.sigmoid_()
         prob_BC = logit_BC.sigmoid()
-        return _summed_softplus(logit_BC, prob_BC) if with_loss else None, prob_BC
+        return _summed_softplus(logit_BC, prob_BC), prob_BC
 
     def positives(self, logit_P: Tensor, column_P: Tensor, *, with_loss: bool) -> tuple[Tensor | None, Tensor]:
         """Return loss and derivative by the logit of each of P entries whose target is 1."""
