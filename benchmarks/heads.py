@@ -97,7 +97,7 @@ def measure(quick: bool) -> Iterator[Row]:
                 loss = ours()
                 for step in steps.values():
                     torch.testing.assert_close(step(), loss, rtol=1e-3, atol=1e-3)
-            seconds = interleaved({"ours": ours, **steps}, repeats=5 if quick else max(5, 10_000 // k))
+            seconds = interleaved({"ours": ours, **steps}, repeats=3 if quick else max(7, 1_000 // k))
             for name in PEERS:
                 yield Row(
                     f"{kind} heads", name, k, seconds["ours"], seconds[name], "s", seconds[name] / seconds["ours"], f"B={B} D={D}"

@@ -14,12 +14,16 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
+
+
+TURN_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +50,24 @@ def timed(
 
 
 def interleaved(calls: Mapping[str, Callable[[], Any]], *, repeats: int) -> dict[str, float]:
-    """Return the median of `repeats` runs of each call, all run in turn, in CPU seconds of this process.
+    """Return the CPU seconds of this process that each call takes, the median of `repeats` turns.
 
-    Each runs once before, so that imports, allocations and caches count for none.
+    In a turn all are run one after the other; each as often as fills `TURN_S`, so that a short call does not pay for the caches that
+    the one before it left. Each runs twice before, so that imports and allocations count for none.
     """
     for call in calls.values():
         call()
+    times = {name: max(1, min(1000, round(TURN_S / max(cpu_seconds(call), 1e-6)))) for name, call in calls.items()}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
-            seconds[name].append(cpu_seconds(call))
+            seconds[name].append(cpu_seconds(partial(_repeat, call, times[name])) / times[name])
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _repeat(call: Callable[[], Any], times: int) -> None:
+    for _ in range(times):
+        call()
 
 
 def cpu_seconds(call: Callable[[], Any]) -> float:
