@@ -29,9 +29,10 @@ lint: $(VENV)/.dev ## ruff, mypy and the layers of imports
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-bench: $(VENV)/.bench triton ## measurements against peers, into benchmarks/results (ARGS=--quick stores none)
+bench: $(VENV)/.bench triton ## measurements against peers, into benchmarks/results and docs/scaling.md (ARGS=--quick stores none)
 	for file in $(filter-out %/__init__.py %/report.py $(wildcard benchmarks/gpu_*.py),$(wildcard benchmarks/*.py)); do name=$$(basename $$file .py); \
 	  $(PY) -m benchmarks.$$name $(if $(findstring --quick,$(ARGS)),,--json benchmarks/results/$$name.json) $(ARGS) || exit 1; done
+	$(if $(findstring --quick,$(ARGS)),,$(PY) scripts/scaling_page.py)
 
 # A GPU machine has its own torch and Triton-lang: nothing is installed here. GPU_PY=python3 names its Python.
 GPU_PY ?= $(if $(wildcard $(PY)),$(PY),python3)

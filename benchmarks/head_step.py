@@ -277,8 +277,7 @@ def peak_bytes(side: str, optimizer: str, k: int, b: int, d: int) -> int:
         if side == "ours":
             step = ours(problem, optimizer, heads=problem.first)
         else:
-            fused = side == "fused dense" or None
-            step = dense(problem, optimizer, heads=problem.first, target_BK=problem.dense_targets(), fused=fused)
+            step = dense(problem, optimizer, heads=problem.first, target_BK=problem.dense_targets())
         held = status_bytes("VmRSS")
         step()
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
@@ -293,10 +292,10 @@ def status_bytes(name: str) -> int:
     return int(value) * 1024
 
 
-def peak_row(optimizer: str, k: int, b: int, d: int, *, chunked_from: int = 0) -> Row:
-    """Return the row of `peak_bytes` of both sides, each in a process of its own; below `chunked_from` ours is dense too."""
+def peak_row(optimizer: str, k: int, b: int, d: int) -> Row:
+    """Return the row of `peak_bytes` of both sides, each in a process of its own."""
     peaks = []
-    for side in ("ours" if k >= chunked_from else "fused dense", "dense"):
+    for side in ("ours", "dense"):
         call = f"from benchmarks.head_step import peak_bytes; print(peak_bytes({side!r}, {optimizer!r}, {k}, {b}, {d}))"
         output = subprocess.run([sys.executable, "-c", call], stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT).stdout
         peaks.append(int(output) / 1e6)

@@ -52,15 +52,15 @@ def timed(
 def interleaved(calls: Mapping[str, Callable[[], Any]], *, repeats: int) -> dict[str, float]:
     """Return the CPU seconds of this process that each call takes, the median of `repeats` turns.
 
-    In a turn all are run one after the other; each as often as fills `TURN_S`, so that a short call does not pay for the caches that
-    the one before it left. Each runs twice before, so that imports and allocations count for none.
+    In a turn all are run one after the other, each as often as fills `TURN_S`: a short call should not pay for the caches that the
+    one before it left, so every other turn is in reverse as well. Each runs twice before: imports and allocations count for none.
     """
     for call in calls.values():
         call()
     times = {name: max(1, min(1000, round(TURN_S / max(cpu_seconds(call), 1e-6)))) for name, call in calls.items()}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats):
-        for name, call in calls.items():
+    for turn in range(repeats):
+        for name, call in list(calls.items())[:: -1 if turn % 2 else 1]:
             seconds[name].append(cpu_seconds(partial(_repeat, call, times[name])) / times[name])
     return {name: statistics.median(values) for name, values in seconds.items()}
 

@@ -2,17 +2,18 @@
 
 Ours is what ovr does by itself: up to `LARGE_K` heads the dense step, from there on the step in chunks, with the loss; AdamW as
 `conf/optimizer/adamw.yaml` has it. The peers have torch's own default: dense is nn.Linear with BCEWithLogitsLoss, the module loop K
-modules whose logits are joined. `python -m benchmarks.scaling_page` makes `docs/scaling.md` of what this stores.
+modules whose logits are joined. `python scripts/scaling_page.py` makes `docs/scaling.md` of what this stores.
 
 K = heads
 """
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.head_step import Problem, Step, dense, ours, peak_row
+from benchmarks.head_step import Problem, Step, dense, ours
 from benchmarks.report import Row, interleaved, main
 from ovr.core.scale import LARGE_K
 
@@ -35,8 +36,8 @@ def module_loop(problem: Problem, target_BK: torch.Tensor) -> Step:
     return step
 
 
-def times(k: int, *, repeats: int, loop: bool) -> Iterator[Row]:
-    """Yield the times of a step."""
+def rows(k: int, *, repeats: int, loop: bool) -> Iterator[Row]:
+    """Yield time and memory of a step."""
     problem = Problem(k, B, D)
     target_BK = problem.dense_targets()
     chosen = ours(problem, "AdamW") if k >= LARGE_K else dense(problem, "AdamW", target_BK=target_BK, fused=True)
@@ -49,16 +50,29 @@ def times(k: int, *, repeats: int, loop: bool) -> Iterator[Row]:
     for against in list(steps)[1:]:
         ratio = seconds[against] / seconds["ours"]
         yield Row("training step", against, k, seconds["ours"], seconds[against], "s", ratio, f"B={B} D={D}, AdamW")
+    a, b = (peak_mb(steps[name]) for name in ("ours", "dense"))
+    yield Row("memory of a step", "dense", k, a, b, "MB", b / a, f"B={B} D={D}, AdamW")
+
+
+def peak_mb(step: Step) -> float:
+    """Return the most memory that torch's allocator gave at a time in a step, above what was held in it at the least, in MB.
+
+    At the least weights, features, targets and state are held: an optimizer made its state in an earlier step. The memory of a
+    whole process, which `benchmarks.head_step` measures, is too coarse for few heads.
+    """
+    step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        step()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = np.cumsum([event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())])
+    return float(max(0, held.max()) - min(0, held.min())) / 1e6
 
 
 def measure(quick: bool) -> Iterator[Row]:
-    """Yield the times at each K, then the memory."""
+    """Yield times and memory at each K."""
     torch.set_num_threads(1)
-    sizes = (10, LARGE_K) if quick else (10, 100, 1_000, 10_000, 100_000, 1_000_000)
-    for k in sizes:
-        yield from times(k, repeats=3 if quick else 5 if k > LARGE_K else 21, loop=k <= 1_000)
-    for k in sizes:
-        yield peak_row("AdamW", k, B, D, chunked_from=LARGE_K)
+    for k in (10, LARGE_K) if quick else (10, 100, 1_000, 10_000, 100_000, 1_000_000):
+        yield from rows(k, repeats=3 if quick else 5 if k > LARGE_K else 21, loop=k <= 1_000)
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def where(report: dict[str, Any]) -> str:
 
 def main() -> None:
     scaling, peers = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("scaling", "head_step"))
-    time, memory = series(scaling["rows"], "training step", 1e3), series(scaling["rows"], "peak memory above weights", 1)
+    time, memory = series(scaling["rows"], "training step", 1e3), series(scaling["rows"], "memory of a step", 1)
     (DOCS / "scaling.svg").write_text(picture(time, memory))
     text = (DOCS / "scaling.md").read_text()
     for name, report, table in (

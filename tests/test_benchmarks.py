@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu_head_step, gpu_lightning, gpu_report, gpu_temperatures
+from benchmarks import gpu_head_step, gpu_lightning, gpu_report, gpu_temperatures, head_step
 from benchmarks.gpu_peers import Dense, Elmo, Renee
-from benchmarks.report import Row, cpu_seconds, timed
+from benchmarks.report import Row, cpu_seconds, interleaved, timed
 
 ROOT = Path(__file__).parents[1]
 KEYS = {"what", "against", "k", "ours", "peer", "unit", "ratio", "note"}
@@ -44,6 +44,43 @@ def test_the_benchmark_of_convex_heads_runs_and_compares_equally_good_optima(tmp
     check(report)
     assert {row["what"] for row in report["rows"]} >= {"exact heads on frozen features", "excess of the objective"}
     assert all(max(row["ours"], row["peer"]) <= 1e-3 for row in report["rows"] if row["what"] == "excess of the objective")
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("heads", {("linear heads", "module loop"), ("mlp heads", "separate trainings")}),
+        (
+            "head_step",
+            {("head step fp32", "bare GEMMs"), ("head step bf16", "ELMO scheme"), ("peak memory above weights", "dense")},
+        ),
+        ("scaling", {("training step", "module loop"), ("memory of a step", "dense")}),
+    ],
+)
+def test_a_benchmark_of_heads_runs_and_finds_equal_losses(name, rows, tmp_path):
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--json", str(tmp_path / "rows.json")]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "rows.json").read_text())
+    check(report)
+    assert {(row["what"], row["against"]) for row in report["rows"]} >= rows
+
+
+def test_peak_memory_counts_what_a_dense_step_holds():
+    row = head_step.peak_row("AdamW", 40_000, 256, 64)
+    logits = 40_000 * 256 * 4 / 1e6
+    assert 1 < row.ours < logits
+    assert 2 * logits < row.peer < 10 * logits
+
+
+def test_the_page_of_scaling_is_made_of_the_stored_rows():
+    pages = {name: ROOT / "docs" / f"scaling.{name}" for name in ("md", "svg")}
+    before = {name: page.read_text() for name, page in pages.items()}
+    subprocess.run([sys.executable, "scripts/scaling_page.py"], cwd=ROOT, check=True)
+    after = {name: page.read_text() for name, page in pages.items()}
+    for name, page in pages.items():
+        page.write_text(before[name])
+    assert after == before, "run `python scripts/scaling_page.py`"
 
 
 GPU_SCRIPTS = sorted(file.stem for file in (ROOT / "benchmarks").glob("gpu_*.py") if "def measure(" in file.read_text())
@@ -148,6 +185,19 @@ def test_the_benchmark_of_a_million_heads_runs_with_some_thousand(tmp_path):
 @pytest.mark.parametrize("file", sorted((ROOT / "benchmarks" / "results").glob("*.json")), ids=lambda file: file.stem)
 def test_committed_results_say_when_and_on_what_they_were_measured(file):
     check(json.loads(file.read_text()))
+
+
+def test_short_calls_are_run_many_times_a_turn_and_timed_one_by_one():
+    counts = {"short": 0, "long": 0}
+
+    def call(name, n):
+        counts[name] += 1
+        sum(range(n))
+
+    seconds = interleaved({"short": lambda: call("short", 2_000), "long": lambda: call("long", 2_000_000)}, repeats=2)
+    assert counts["long"] == 2 + 2
+    assert counts["short"] > 2 + 2 * 10
+    assert 100 < seconds["long"] / seconds["short"] < 10_000
 
 
 def test_a_ratio_above_one_says_that_ours_is_faster():

@@ -144,3 +144,23 @@ def test_a_head_ignores_the_other_heads(loss):
 def test_bad_settings_are_named(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 7, 8, 9, 64, 100])
+@pytest.mark.parametrize("center", [-40.0, -12.0, 0.0, 12.0, 60.0])
+def test_summed_negatives_are_exact_to_float32_however_small_their_loss(num_rows, center):
+    logit_BK = torch.randn(num_rows, 3, generator=torch.Generator().manual_seed(0)) * 4 + center
+    loss = Bce(IDS, pos_weight=None)
+    expected_BK = torch.logaddexp(logit_BK.double(), torch.zeros(()))
+    loss_K, grad_BK = loss.negatives(logit_BK.clone(), with_loss=True)
+    torch.testing.assert_close(loss_K.double(), expected_BK.sum(0), rtol=1e-6, atol=0)
+    torch.testing.assert_close(grad_BK.double(), logit_BK.double().sigmoid(), rtol=1e-6, atol=0)
+    assert torch.equal(loss.negatives(logit_BK.clone(), with_loss=False)[1], grad_BK)
+
+
+def test_a_logit_of_minus_infinity_has_no_part_in_the_negatives():
+    logit_BK = torch.tensor([[0.5, 1.0, -2.0], [-torch.inf, -torch.inf, 3.0], [1.5, -torch.inf, 0.0]])
+    loss_K, grad_BK = Bce(IDS, pos_weight={"b": 3.0}).negatives(logit_BK.clone(), with_loss=True)
+    shifted_BK = logit_BK + torch.tensor([1.0, 3.0, 1.0]).log()
+    torch.testing.assert_close(loss_K, torch.nn.functional.softplus(shifted_BK).sum(0))
+    torch.testing.assert_close(grad_BK, shifted_BK.sigmoid())
