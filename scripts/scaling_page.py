@@ -11,9 +11,9 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
 # Colour, dash pattern and shape of the points: each tells the sides apart without the others, also in grey.
-STYLES = {"ours": ("#0b3c8c", "", "circle"), "dense": ("#d9730d", "9 5", "square"), "module loop": ("#7fb069", "2 5", "triangle")}
+STYLES = {"ours": ("#0b3c8c", "", "circle"), "dense": ("#d9730d", "9 5", "square"), "module loop": ("#4f9d69", "2 5", "triangle")}
 LABELS = {"ours": "ovr", "dense": "nn.Linear + BCEWithLogitsLoss", "module loop": "loop over K modules"}
-WIDTH, HEIGHT, LEFT, TOP, SIDE_X, SIDE_Y = 960, 470, 80, 70, 370, 300
+WIDTH, HEIGHT, LEFT, TOP, SIDE_X, SIDE_Y = 1000, 460, 75, 60, 375, 300
 Series = dict[str, list[tuple[int, float]]]
 
 
@@ -70,10 +70,10 @@ def picture(time: Series, memory: Series) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="14">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
         *panel("Time of a training step", "ms", time, LEFT),
-        *panel("Peak memory above weights and state", "MB", memory, LEFT + WIDTH / 2),
+        *panel("Memory of a step, above weights", "MB", memory, LEFT + WIDTH / 2),
     ]
     for i, (name, (colour, dashes, shape)) in enumerate(STYLES.items()):
-        x, y = LEFT + 270 * i, HEIGHT - 18
+        x, y = LEFT + (0, 170, 560)[i], HEIGHT - 18
         parts.append(f'<path d="M{x} {y} h44" stroke="{colour}" stroke-width="2.5" stroke-dasharray="{dashes}"/>')
         parts += [point(shape, x + 22, y, colour), f'<text x="{x + 54}" y="{y + 5}">{LABELS[name]}</text>']
     return "\n".join([*parts, "</svg>"]) + "\n"

@@ -54,6 +54,7 @@ def test_the_benchmark_of_convex_heads_runs_and_compares_equally_good_optima(tmp
             "head_step",
             {("head step fp32", "bare GEMMs"), ("head step bf16", "ELMO scheme"), ("peak memory above weights", "dense")},
         ),
+        ("lightning_loop", {("Lightning loop", "bare loop")}),
         ("scaling", {("training step", "module loop"), ("memory of a step", "dense")}),
     ],
 )
