@@ -197,7 +197,10 @@ def test_products_in_bfloat16_come_near(train):
         ),
         ("trainer.precision=64-true", "trainer.precision=64-true cannot be used .* expected 32-true or bf16-mixed or bf16-true"),
         ("+trainer.gradient_clip_algorithm=value", "trainer.gradient_clip_algorithm=value cannot be used"),
-        ("optimizer._target_=torch.optim.Adafactor ~optimizer.betas", "the optimizer Adafactor cannot be applied in chunks"),
+        (
+            "optimizer._target_=torch.optim.Adafactor ~optimizer.betas ~optimizer.fused",
+            "the optimizer Adafactor cannot be applied in chunks",
+        ),
         ("loss._target_=tests.training.test_chunked.Margin allow_targets=[tests.]", "the loss Margin cannot be computed in chunks"),
         ("head=mlp solver.head_dtype=bfloat16", "keeps heads in bfloat16, which head=linear alone can; got head=mlp"),
         ("solver.head_dtype=float16", "solver.head_dtype is 'float16'; expected 'float32' or 'bfloat16'"),
