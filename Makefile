@@ -1,7 +1,7 @@
 # Every target sets up what it needs; what is there already is not installed again.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint bench gpu-bench gpu-test clean triton
+.PHONY: help setup demo test lint bench bench-million gpu-bench gpu-test clean triton
 
 VENV ?= .venv
 PY := $(VENV)/bin/python
@@ -13,7 +13,7 @@ TRITON_HOME := $(or $(OVR_TRITON_HOME),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ov
 ARGS ?=
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.digits triton ## environment in .venv and the embedded Triton server
 
@@ -30,9 +30,12 @@ lint: $(VENV)/.dev ## ruff, mypy and the layers of imports
 	$(VENV)/bin/lint-imports
 
 bench: $(VENV)/.bench triton ## measurements against peers, into benchmarks/results and docs/scaling.md (ARGS=--quick stores none)
-	for file in $(filter-out %/__init__.py %/report.py $(wildcard benchmarks/gpu_*.py),$(wildcard benchmarks/*.py)); do name=$$(basename $$file .py); \
+	for file in $(filter-out %/__init__.py %/report.py %/million_heads.py $(wildcard benchmarks/gpu_*.py),$(wildcard benchmarks/*.py)); do name=$$(basename $$file .py); \
 	  $(PY) -m benchmarks.$$name $(if $(findstring --quick,$(ARGS)),,--json benchmarks/results/$$name.json) $(ARGS) || exit 1; done
 	$(if $(findstring --quick,$(ARGS)),,$(PY) scripts/scaling_page.py)
+
+bench-million: $(VENV)/.bench ## a million heads from the first step to the bundle: some 8 minutes and 4 GiB
+	$(PY) -m benchmarks.million_heads $(if $(findstring --quick,$(ARGS)),,--json benchmarks/results/million_heads.json) $(ARGS)
 
 # A GPU machine has its own torch and Triton-lang: nothing is installed here. GPU_PY=python3 names its Python.
 GPU_PY ?= $(if $(wildcard $(PY)),$(PY),python3)
