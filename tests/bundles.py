@@ -11,7 +11,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ovr.core.artifact import Calibration, DecisionPolicy, HeadArtifact
-from ovr.core.bundle import ModelBundle, head_directory, write_bundle
+from ovr.core.bundle import ModelBundle, head_directory
+from ovr.core.bundle_writer import write_bundle
 from ovr.core.files import sha256_bytes
 from ovr.core.schema import InputSchema
 from ovr.core.taxonomy import Taxonomy

@@ -11,7 +11,7 @@ from ovr.core.taxonomy import Taxonomy
 from ovr.errors import ArtifactError
 
 SCHEMA_VERSION = 1
-COLUMNS_SCHEMA_VERSION = 2  # of what has its classes in columns: cards and manifests from `LARGE_K` classes on
+COLUMNS_SCHEMA_VERSION = 2  # of cards and manifests with their classes in columns, and of manifests with head shards
 
 CalibrationStatus = Literal["ok", "separable", "at_bound", "one_class", "no_rows"]
 DecisionMode = Literal["argmax", "multilabel"]
@@ -115,7 +115,7 @@ class ModelCard:
         """Return plain values, with `schema_version`."""
         taxonomy = self.taxonomy.to_json()
         return {
-            "schema_version": SCHEMA_VERSION if isinstance(taxonomy, list) else COLUMNS_SCHEMA_VERSION,
+            "schema_version": schema_version_with(taxonomy),
             "taxonomy": taxonomy,
             "head_versions": list(self.head_versions),
             "thresholds": list(self.thresholds),
@@ -145,6 +145,11 @@ class ModelCard:
             )
         except (KeyError, TypeError) as error:
             raise ArtifactError(f"the model card cannot be read: {error}") from None
+
+
+def schema_version_with(taxonomy: Any) -> int:
+    """Return the schema version of a card or manifest of heads with a file each that holds `Taxonomy.to_json()`."""
+    return SCHEMA_VERSION if isinstance(taxonomy, list) else COLUMNS_SCHEMA_VERSION
 
 
 def check_schema_version(value: Any, what: str, *, versions: tuple[int, ...] = (SCHEMA_VERSION,)) -> None:

@@ -15,9 +15,9 @@ From `LARGE_K` heads on, a bundle has head shards (see `shards`) in place of a d
 a class, and features and lists of labels in place of logits, targets and mask. A fused graph too large for one file is left out.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ovr.core.artifact import (
@@ -28,7 +28,7 @@ from ovr.core.artifact import (
     ModelCard,
     check_schema_version,
 )
-from ovr.core.files import canonical_json, place, read_json, sha256_bytes, sha256_file, staged_directory
+from ovr.core.files import canonical_json, read_json, sha256_bytes, sha256_file
 from ovr.core.heads import HeadColumns
 from ovr.core.schema import InputSchema
 from ovr.core.shards import FIGURES, Shard, paths, read_columns
@@ -119,62 +119,6 @@ class ModelBundle:
         return self.path / head_directory(head) / "model.onnx"
 
 
-def write_bundle(
-    final: Path,
-    *,
-    taxonomy: Taxonomy,
-    heads: Sequence[HeadArtifact],
-    input: InputSchema,
-    policy: DecisionPolicy,
-    provenance: dict[str, Any],
-    parts: Mapping[str, bytes | Path],
-    fuse: Callable[[ModelCard], bytes],
-) -> ModelBundle:
-    """Write a bundle to `final` by one atomic rename, and return it opened.
-
-    Args:
-        final: must not exist.
-        heads: in column order, one a class.
-        parts: every file but `manifest.json`, the heads' `head.json` and the fused graph, by path relative to the bundle:
-            its content, or an existing file to share by hard link. The backbone and one `model.onnx` a head must be among them.
-        fuse: makes the fused ONNX file from the model card. It is called once the bundle's digest is known; the fused file is
-            derived from the rest and its own digest is recorded beside it.
-
-    Raises:
-        ArtifactError: `final` exists; a head does not fit the taxonomy or the backbone; a part is missing or badly named.
-    """
-    _check_columns(heads, taxonomy)
-    files = dict(parts)
-    check_part_names(files)
-    if len({head_directory(head) for head in heads}) != len(heads):
-        raise ArtifactError("two heads would lie in one directory; rename one of the classes")
-    for head in heads:
-        files[f"{head_directory(head)}/head.json"] = canonical_json(head.to_json())
-    needed = [BACKBONE_ONNX, *(f"{head_directory(head)}/model.onnx" for head in heads)]
-    if missing := [relative for relative in needed if relative not in files]:
-        raise ArtifactError(f"a bundle needs {', '.join(missing[:5])}")
-
-    manifest: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "taxonomy": taxonomy.to_json(),
-        "heads": [{"class_id": h.class_id, "version": h.version, "path": head_directory(h)} for h in heads],
-        "input": input.to_json(),
-        "policy": asdict(policy),
-        "provenance": provenance,
-        "files": {relative: file_digest(content) for relative, content in sorted(files.items())},
-    }
-    backbone_sha256 = manifest["files"][BACKBONE_ONNX]["sha256"]
-    for head in heads:
-        _check_fits(head, backbone_sha256)
-    manifest["bundle_sha256"] = sha256_bytes(canonical_json(manifest))
-    bundle = ModelBundle(final, taxonomy, tuple(heads), input, policy, backbone_sha256, manifest["bundle_sha256"], provenance)
-    fused = fuse(bundle.card)
-    manifest["derived"] = {FUSED_ONNX: file_digest(fused)}
-    with staged_directory(final) as staging:
-        place(staging, {**files, FUSED_ONNX: fused, MANIFEST: canonical_json(manifest)})
-    return bundle
-
-
 def open_bundle(path: Path) -> ModelBundle:
     """Return the bundle at `path` after checking its version and the digest of every file, before anything is parsed.
 
@@ -195,6 +139,9 @@ def open_bundle(path: Path) -> ModelBundle:
         derived = manifest.pop("derived")
         if sha256_bytes(canonical_json(manifest)) != recorded:
             raise ArtifactError(f"{file} was changed after it was written: its digest is not {recorded[:12]}")
+        # Its own digest leaves these out: they may not stand in for a file that it covers.
+        if set(derived) != {FUSED_ONNX} and (derived or "shards" not in manifest):
+            raise ArtifactError(f"{file} was changed after it was written: only {FUSED_ONNX} is derived, got {sorted(derived)}")
         _check_files(path, {**manifest["files"], **derived})
         backbone_sha256 = manifest["files"][BACKBONE_ONNX]["sha256"]
         taxonomy = Taxonomy.from_json(manifest["taxonomy"])
@@ -220,21 +167,19 @@ def open_bundle(path: Path) -> ModelBundle:
         raise ArtifactError(f"{file} cannot be read: {type(error).__name__} {error}") from None
 
 
-def check_part_names(names: Iterable[str]) -> None:
-    """Raise ArtifactError unless each is a plain relative path of a file that is not written with the bundle."""
-    for relative in names:
-        pure = PurePosixPath(relative)
-        if pure.is_absolute() or ".." in pure.parts or str(pure) != relative or relative == ".":
-            raise ArtifactError(f"part {relative!r} must be a plain relative path")
-        if relative in (MANIFEST, FUSED_ONNX) or pure.name == "head.json":
-            raise ArtifactError(f"part {relative!r} is written with the bundle; leave it out of the parts")
+def check_columns(heads: Sequence[HeadArtifact], taxonomy: Taxonomy) -> None:
+    """Raise ArtifactError unless there is one head a class, in column order."""
+    if tuple(head.class_id for head in heads) != taxonomy.ids:
+        raise ArtifactError(f"the heads are of classes {[h.class_id for h in heads]}; the taxonomy has {list(taxonomy.ids)}")
 
 
-def file_digest(content: bytes | Path) -> dict[str, Any]:
-    """Return what the manifest says of a file."""
-    if isinstance(content, bytes):
-        return {"sha256": sha256_bytes(content), "size_bytes": len(content)}
-    return {"sha256": sha256_file(content), "size_bytes": content.stat().st_size}
+def check_fits(head: HeadArtifact, backbone_sha256: str) -> None:
+    """Raise ArtifactError unless the head was trained on this backbone."""
+    if head.backbone_sha256 != backbone_sha256:
+        raise ArtifactError(
+            f"head {head.class_id!r} v{head.version} was trained on backbone {head.backbone_sha256[:12]}, "
+            f"this bundle has {backbone_sha256[:12]}; train the head on this bundle's features"
+        )
 
 
 def _check_files(root: Path, files: Mapping[str, dict[str, Any]]) -> None:
@@ -257,8 +202,8 @@ def _check_files(root: Path, files: Mapping[str, dict[str, Any]]) -> None:
 def _read_heads(root: Path, manifest: dict[str, Any], taxonomy: Taxonomy, backbone_sha256: str) -> Sequence[HeadArtifact]:
     heads = tuple(_read_head(root, row, manifest["files"]) for row in manifest["heads"])
     for head in heads:
-        _check_fits(head, backbone_sha256)
-    _check_columns(heads, taxonomy)
+        check_fits(head, backbone_sha256)
+    check_columns(heads, taxonomy)
     return heads
 
 
@@ -279,16 +224,3 @@ def _read_head(root: Path, row: dict[str, Any], files: Mapping[str, Any]) -> Hea
     if head_directory(head) != row["path"]:
         raise ArtifactError(f"bundle {root} has head {head.class_id!r} at {row['path']}; expected {head_directory(head)}")
     return head
-
-
-def _check_columns(heads: Sequence[HeadArtifact], taxonomy: Taxonomy) -> None:
-    if tuple(head.class_id for head in heads) != taxonomy.ids:
-        raise ArtifactError(f"the heads are of classes {[h.class_id for h in heads]}; the taxonomy has {list(taxonomy.ids)}")
-
-
-def _check_fits(head: HeadArtifact, backbone_sha256: str) -> None:
-    if head.backbone_sha256 != backbone_sha256:
-        raise ArtifactError(
-            f"head {head.class_id!r} v{head.version} was trained on backbone {head.backbone_sha256[:12]}, "
-            f"this bundle has {backbone_sha256[:12]}; train the head on this bundle's features"
-        )

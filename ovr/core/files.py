@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 from ovr.errors import ArtifactError
 
 CHUNK_BYTES = 1 << 20
-MAX_JSON_BYTES = 256 << 20
+MAX_JSON_BYTES = 1 << 30  # ten million classes with ids of some 80 characters
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -51,7 +51,7 @@ def read_json(path: Path) -> Any:
     """Return the JSON value in `path`.
 
     Raises:
-        ArtifactError: the file is missing, larger than 256 MiB, or not JSON.
+        ArtifactError: the file is missing, larger than 1 GiB, or not JSON.
     """
     try:
         size_bytes = path.stat().st_size

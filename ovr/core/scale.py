@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 LARGE_K = 10_000  # from so many on: training in chunks of heads, bundles with head shards instead of a file a head
-SHARD_HEADS = 8192  # heads of one shard, a multiple of the 32 columns of a fused block
+SHARD_HEADS = 8192  # heads of one shard at most, a multiple of the 32 columns of a fused block
+SHARD_BYTES = 1 << 28  # their weights at most: a shard is in memory several times over while it is written, and one file holds 2 GB
 BLOCK_VALUES = 1 << 22  # rows times heads worked on at a time: 32 MiB in float64, and some ten such arrays
 
 

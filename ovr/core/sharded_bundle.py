@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ovr.core.artifact import COLUMNS_SCHEMA_VERSION, DecisionPolicy, ModelCard
-from ovr.core.bundle import BACKBONE_ONNX, FUSED_ONNX, MANIFEST, ModelBundle, check_part_names, file_digest
+from ovr.core.bundle import BACKBONE_ONNX, FUSED_ONNX, MANIFEST, ModelBundle
+from ovr.core.bundle_writer import check_part_names, file_digest, manifest_bytes
 from ovr.core.files import canonical_json, place, sha256_bytes, staged_directory
 from ovr.core.heads import HeadColumns
 from ovr.core.schema import InputSchema
@@ -76,5 +77,5 @@ def write_sharded_bundle(
         )
         fused = fuse(bundle.card)
         manifest["derived"] = {} if fused is None else {FUSED_ONNX: file_digest(fused)}
-        place(staging, {MANIFEST: canonical_json(manifest), **({} if fused is None else {FUSED_ONNX: fused})})
+        place(staging, {MANIFEST: manifest_bytes(manifest), **({} if fused is None else {FUSED_ONNX: fused})})
     return replace(bundle, has_fused=fused is not None)

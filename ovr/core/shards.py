@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 
 from ovr.core import scale
 from ovr.core.calibrations import Calibrations
+from ovr.core.files import canonical_json, sha256_bytes
 from ovr.core.heads import Figures, HeadColumns
 from ovr.errors import ArtifactError
 
 FIGURES = "report/classes.npz"
 _CALIBRATION, _WEIGHTS = "calibration.", "weights."
+_BLOCK = 32  # columns of a fused block: shards of whole blocks need no padding
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +51,13 @@ class Shard:
         return f"{self.path}/model.onnx"
 
 
-def shards_of(num_heads: int) -> tuple[Shard, ...]:
-    """Return the shards of so many heads, each but the last of `SHARD_HEADS`."""
-    starts = range(0, num_heads, scale.SHARD_HEADS)
+def shards_of(num_heads: int, *, head_bytes: int) -> tuple[Shard, ...]:
+    """Return the shards of so many heads: `SHARD_HEADS` in each but the last, less where those exceed `SHARD_BYTES`."""
+    fitting = max(1, scale.SHARD_BYTES // head_bytes)
+    size = min(scale.SHARD_HEADS, fitting - fitting % _BLOCK if fitting > _BLOCK else fitting)
     return tuple(
-        Shard(f"heads/shard-{index:05d}", start, min(scale.SHARD_HEADS, num_heads - start)) for index, start in enumerate(starts)
+        Shard(f"heads/shard-{index:05d}", start, min(size, num_heads - start))
+        for index, start in enumerate(range(0, num_heads, size))
     )
 
 
@@ -63,6 +67,7 @@ def shard_bytes(heads: HeadColumns, shard: Shard, weights: Mapping[str, NDArray[
     return npz_bytes(
         {
             "backbone_sha256": np.array(heads.backbone_sha256.encode()),
+            "classes_sha256": np.array(_classes_sha256(heads.class_ids[shard.columns]).encode()),
             "kind": np.array(heads.kind.encode()),
             "version": heads.version_K[shard.columns],
             "threshold": heads.threshold_K[shard.columns],
@@ -100,6 +105,11 @@ def read_columns(root: Path, shards: Sequence[Shard], class_ids: Sequence[str], 
         thresholds.append(arrays["threshold"])
         if {len(calibrations[-1]), len(versions[-1]), len(thresholds[-1])} != {shard.num_heads}:
             raise ArtifactError(f"{root / shard.heads_file} does not hold {shard.num_heads} heads")
+        if arrays["classes_sha256"].item().decode() != _classes_sha256(class_ids[shard.columns]):
+            raise ArtifactError(
+                f"{root / shard.heads_file} holds heads of other classes than columns {shard.columns.start} to "
+                f"{shard.columns.stop - 1} of the taxonomy"
+            )
     if len(kinds) != 1:
         raise ArtifactError(f"bundle {root} has shards of heads of kinds {sorted(kinds)}; expected one kind")
     return HeadColumns(
@@ -128,6 +138,11 @@ def npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
+
+
+def _classes_sha256(class_ids: Sequence[str]) -> str:
+    """Return what tells the classes of a shard, and their order, from those of another."""
+    return sha256_bytes(canonical_json(list(class_ids)))
 
 
 def _read(file: Path, *, weights: bool) -> dict[str, NDArray[Any]]:

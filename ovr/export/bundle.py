@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from ovr.calibrator.apply import calibrated_prob, scale_and_bias
 from ovr.core.artifact import Calibration, DecisionPolicy, HeadArtifact, ModelCard
-from ovr.core.bundle import BACKBONE_ONNX, BACKBONE_WEIGHTS, ModelBundle, head_directory, write_bundle
+from ovr.core.bundle import BACKBONE_ONNX, BACKBONE_WEIGHTS, ModelBundle, head_directory
+from ovr.core.bundle_writer import write_bundle
 from ovr.core.files import canonical_json, sha256_bytes
 from ovr.core.schema import InputSchema, check_rows
 from ovr.core.taxonomy import Taxonomy

@@ -32,7 +32,9 @@ from ovr.model import OvrModel
 
 log = logging.getLogger(__name__)
 
-REFERENCE_VALUES = 1 << 23  # rows times heads that a bundle keeps for reference: 64 MiB
+REFERENCE_VALUES = (
+    1 << 23
+)  # rows times heads, or their hidden units, of the rows kept for reference: 64 MiB of probabilities at most
 MAX_FUSED_BYTES = check.MAX_MODEL_BYTES - (1 << 20)  # weights, backbone and card; the rest is for nodes and names
 
 
@@ -59,8 +61,8 @@ def export_sharded_bundle(
         calibrations, threshold_K: one a class, in column order.
         version: of every head.
         figures: of the test rows, (K,) each; kept as report/classes.npz.
-        reference_rows: raw rows (N, *input.shape), N >= 1; the bundle keeps so many of the first that rows times heads stay
-            within `REFERENCE_VALUES`, one at least.
+        reference_rows: raw rows (N, *input.shape), N >= 1; the bundle keeps so many of the first that rows times heads (hidden
+            units, of heads that have them) stay within `REFERENCE_VALUES`, one at least.
         calibration_arrays: kept as calibration/<name>.npy.
         report: kept as report/metrics.json.
 
@@ -76,11 +78,13 @@ def export_sharded_bundle(
     for name, values in {"calibrations": calibrations, "thresholds": threshold_K, **figures}.items():
         if len(values) != num_heads:
             raise ArtifactError(f"{len(values)} {name} for {num_heads} classes; expected one a class")
-    x = check_rows(reference_rows[: max(1, REFERENCE_VALUES // num_heads)], input)
-    shards = shards_of(num_heads)
+    head_module: Any = model.head
+    one_head = {name: value[None] for name, value in head_module.head_weights(0).items()}
+    num_units = max(value.shape[1] for value in one_head.values())  # values that a logit is made from
+    x = check_rows(reference_rows[: max(1, REFERENCE_VALUES // (num_heads * num_units))], input)
+    shards = shards_of(num_heads, head_bytes=_size_bytes(one_head))
     prob_NK = torch_prob(model, x, calibrations, [shard.columns for shard in shards])
     reference = Reference(x, prob_NK, tolerances(calibrations), taxonomy.ids)
-    head_module: Any = model.head
     backbone = backbone_model(model, input)
     backbone_data = check.check_structure(backbone, allowed_ops=check.GRAPH_OPS, what="the backbone")
     features_ND = check.run(backbone_data, x)
@@ -93,7 +97,8 @@ def export_sharded_bundle(
         calibrations=calibrations,
         figures=lambda: read_figures(final),
     )
-    every = _blank_stack(head_module, num_heads)
+    # Room for the weights of the fused graph, unless they alone do not fit one file.
+    every = blank(one_head, num_heads) if num_heads * _size_bytes(one_head) <= MAX_FUSED_BYTES else None
     diffs = {"heads": 0.0}
 
     def shard_parts(shard: Shard) -> dict[str, bytes]:
@@ -141,12 +146,6 @@ def _weights(head_module: Any, shard: Shard) -> Stack:
     """Return the weights of a shard's heads, (S, ...) each."""
     heads = [head_module.head_weights(column) for column in range(shard.columns.start, shard.columns.stop)]
     return {name: np.stack([head[name] for head in heads]) for name in heads[0]}
-
-
-def _blank_stack(head_module: Any, num_heads: int) -> Stack | None:
-    """Return room for all heads of the fused graph; None where their weights alone do not fit one file."""
-    one = {name: value[None] for name, value in head_module.head_weights(0).items()}
-    return blank(one, num_heads) if num_heads * _size_bytes(one) <= MAX_FUSED_BYTES else None
 
 
 def _size_bytes(stack: Stack) -> int:

@@ -15,12 +15,12 @@ from pathlib import Path
 from ovr.core.bundle import ModelBundle
 from ovr.core.files import canonical_json, place, staged_directory
 from ovr.core.taxonomy import slug
-from ovr.errors import ArtifactError
+from ovr.errors import ArtifactError, ConfigError
 from ovr.export.check import GRAPH_OPS, check_structure, run
 from ovr.export.fused import fused_model
 from ovr.export.reference import check_fused, check_parts, load_reference
 from ovr.export.shard import shard_file
-from ovr.export.stored import parsed, stored_model
+from ovr.export.stored import parsed, stored_models
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,13 @@ def export_onnx(bundle: ModelBundle, out_dir: Path, *, class_ids: Collection[str
     Raises:
         ArtifactError: `out_dir` exists or lies within the bundle.
         ArtifactError: a model is not one that ovr serves, or does not give the reference probabilities.
+        ConfigError: no class id is given.
         TaxonomyError: a class id that the bundle does not have.
     """
     if out_dir.resolve().is_relative_to(bundle.path.resolve()) and not out_dir.exists():
         raise ArtifactError(f"{out_dir} lies within the bundle {bundle.path}, which is never changed; choose another place")
+    if class_ids is not None and not class_ids:
+        raise ConfigError("heads is an empty list; name the class ids of the heads to export, or leave it out to export all")
     columns = None if class_ids is None else sorted({bundle.taxonomy.column(class_id) for class_id in class_ids})
     with staged_directory(out_dir) as staging:
         if columns is not None:
@@ -73,11 +76,11 @@ def _place_all(bundle: ModelBundle, staging: Path) -> dict[str, float]:
 
 def _place_some(bundle: ModelBundle, columns: list[int], staging: Path) -> dict[str, float]:
     backbone_bytes = bundle.backbone_onnx.read_bytes()
-    heads = [bundle.heads[column] for column in columns]
-    models = [stored_model(bundle, head) for head in heads]
+    models = list(stored_models(bundle, columns))
     checked = check_parts(parsed(backbone_bytes, what="the backbone"), models, load_reference(bundle).of(columns))
     place(staging, {"backbone.onnx": backbone_bytes})
-    place(staging, {f"heads/{slug(head.class_id)}.onnx": data for head, data in zip(heads, checked.heads, strict=True)})
+    names = [slug(bundle.taxonomy[column].id) for column in columns]
+    place(staging, {f"heads/{name}.onnx": data for name, data in zip(names, checked.heads, strict=True)})
     return {"heads": checked.max_abs_diff}
 
 

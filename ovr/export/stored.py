@@ -10,7 +10,6 @@ import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from ovr.core.artifact import HeadArtifact
 from ovr.core.bundle import ModelBundle
 from ovr.core.heads import HeadColumns
 from ovr.core.shards import read_weights
@@ -40,16 +39,22 @@ def stored_weights(bundle: ModelBundle, columns: Sequence[int]) -> Iterator[tupl
             yield column, bundle.heads.kind, {name: value[column - shard.first_column] for name, value in stack.items()}
 
 
-def stored_model(bundle: ModelBundle, head: HeadArtifact) -> onnx.ModelProto:
-    """Return the ONNX model of one head, features (B, D) -> calibrated probability (B, 1), as `head_model` builds it.
+def stored_models(bundle: ModelBundle, columns: Sequence[int]) -> Iterator[onnx.ModelProto]:
+    """Yield the ONNX models of the heads in `columns`, in ascending order: features (B, D) -> calibrated probability (B, 1).
+
+    Out of a shard they are built as `head_model` builds them for a bundle with a file a head.
 
     Raises:
         ArtifactError: a file holds no such head.
     """
     if not bundle.shards:
-        return parsed(bundle.head_onnx(head).read_bytes(), what=f"head {head.class_id!r}")
-    ((_, kind, weights),) = stored_weights(bundle, [bundle.taxonomy.column(head.class_id)])
-    return head_model(kind, weights, head.calibration, head_metadata(head))
+        for column in sorted(set(columns)):
+            head = bundle.heads[column]
+            yield parsed(bundle.head_onnx(head).read_bytes(), what=f"head {head.class_id!r}")
+        return
+    for column, kind, weights in stored_weights(bundle, columns):
+        head = bundle.heads[column]
+        yield head_model(kind, weights, head.calibration, head_metadata(head))
 
 
 def parsed(data: bytes, *, what: str) -> onnx.ModelProto:

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from ovr.core.artifact import Calibration, DecisionPolicy, HeadArtifact, ModelCard
-from ovr.core.bundle import BACKBONE_ONNX, ModelBundle, head_directory, write_bundle
+from ovr.core.bundle import BACKBONE_ONNX, ModelBundle, head_directory
+from ovr.core.bundle_writer import write_bundle
 from ovr.core.files import canonical_json, sha256_bytes
 from ovr.core.schema import InputSchema
 from ovr.core.taxonomy import Taxonomy

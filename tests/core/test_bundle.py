@@ -146,6 +146,14 @@ def test_a_manifest_without_one_of_its_parts_is_refused(bundle, key):
             open_bundle(bundle.path)
 
 
+def test_a_bundle_with_a_file_a_head_has_its_fused_graph(bundle):
+    manifest = json.loads((bundle.path / MANIFEST).read_bytes())
+    (bundle.path / "fused/model.onnx").unlink()
+    (bundle.path / MANIFEST).write_bytes(canonical_json({**manifest, "derived": {}}))
+    with pytest.raises(ArtifactError, match=r"was changed after it was written: only fused/model\.onnx is derived, got \[\]"):
+        open_bundle(bundle.path)
+
+
 def test_not_a_number_in_a_manifest_is_refused(bundle):
     text = (bundle.path / MANIFEST).read_text().replace('"abstain_below":0.25', '"abstain_below":NaN')
     (bundle.path / MANIFEST).write_text(text)

@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ovr.core import scale
+from ovr.core import bundle_writer, scale
 from ovr.core.artifact import DecisionPolicy
 from ovr.core.bundle import BACKBONE_ONNX, MANIFEST, open_bundle
+from ovr.core.bundle_writer import file_digest
 from ovr.core.calibrations import Calibrations
 from ovr.core.files import canonical_json, sha256_bytes
 from ovr.core.heads import HeadColumns
@@ -37,7 +38,7 @@ def write(final, *, fused=True, **changes):
     arguments = {
         "taxonomy": Taxonomy.from_ids(IDS),
         "heads": heads,
-        "shards": shards_of(7),
+        "shards": shards_of(7, head_bytes=4),
         "input": InputSchema((2, 3)),
         "policy": DecisionPolicy("multilabel", 0.25, 2),
         "provenance": {"seed": 0},
@@ -119,6 +120,42 @@ def test_a_shard_whose_digest_the_manifest_lacks_is_refused(tmp_path):
     (path / MANIFEST).write_bytes(canonical_json(manifest))
     with pytest.raises(ArtifactError, match=r"has head shards, but no digest of heads/shard-00001/model\.onnx"):
         open_bundle(path)
+
+
+def test_what_its_digest_leaves_out_stands_in_for_no_other_file(tmp_path):
+    path = write(tmp_path / "bundle").path
+    manifest = json.loads((path / MANIFEST).read_bytes())
+    other = path / "heads/shard-00001/heads.npz"
+    other.write_bytes((path / "heads/shard-00000/heads.npz").read_bytes())
+    manifest["derived"]["heads/shard-00001/heads.npz"] = file_digest(other)
+    (path / MANIFEST).write_bytes(canonical_json(manifest))
+    with pytest.raises(ArtifactError, match=r"was changed after it was written: only fused/model\.onnx is derived, got \["):
+        open_bundle(path)
+
+
+def test_a_manifest_that_could_not_be_read_again_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(bundle_writer, "MAX_JSON_BYTES", 1000)
+    with pytest.raises(
+        ArtifactError, match=r"manifest\.json takes \d+ bytes, of which at most 1000 are read; shorten ids and names"
+    ):
+        write(tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())
+
+
+def test_many_classes_in_a_file_a_head_are_said_by_the_version(tmp_path):
+    heads = small.heads(IDS)
+    written = small.write(tmp_path / "bundle", taxonomy=Taxonomy.from_ids(IDS), heads=heads, parts=small.parts(heads))
+    assert json.loads((written.path / MANIFEST).read_bytes())["schema_version"] == 2
+    assert open_bundle(written.path) == written
+
+
+def test_a_bundle_from_before_there_were_shards_opens_whatever_its_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(scale, "LARGE_K", 100)
+    heads = small.heads(IDS)
+    written = small.write(tmp_path / "bundle", taxonomy=Taxonomy.from_ids(IDS), heads=heads, parts=small.parts(heads))
+    assert json.loads((written.path / MANIFEST).read_bytes())["schema_version"] == 1
+    monkeypatch.setattr(scale, "LARGE_K", 5)
+    assert open_bundle(written.path) == written
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from ovr.core.bundle import open_bundle
 from ovr.core.calibrations import Calibrations
 from ovr.core.schema import InputSchema
 from ovr.core.taxonomy import Taxonomy, slug
-from ovr.errors import ArtifactError
+from ovr.errors import ArtifactError, ConfigError
 from ovr.export import sharded
 from ovr.export.check import run
 from ovr.export.standalone import export_onnx
-from ovr.export.stored import stored_model, stored_weights
+from ovr.export.stored import stored_models, stored_weights
 from ovr.serving.repository import publish
 from ovr.training.initial import start_from_bundle
 from tests.export.sample import (
@@ -54,8 +54,8 @@ def test_shards_fused_graph_and_single_heads_give_torchs_probabilities(tmp_path,
     for shard in bundle.shards:
         prob_NS = run((bundle.path / shard.onnx_file).read_bytes(), features_ND)
         np.testing.assert_allclose(prob_NS, expected_NK[:, shard.columns], atol=1e-5)
-    for k in (0, 63, 64, 149):
-        own = stored_model(bundle, bundle.head(f"class/{k}"))
+    columns = (0, 63, 64, 149)
+    for k, own in zip(columns, stored_models(bundle, columns), strict=True):
         np.testing.assert_allclose(run(own.SerializeToString(), features_ND), expected_NK[:, k : k + 1], atol=1e-5)
 
 
@@ -63,8 +63,7 @@ def test_a_head_of_a_shard_is_the_head_that_a_small_bundle_has(tmp_path, monkeyp
     model = sample_model(num_heads=K)
     large, _ = sample_sharded_bundle(tmp_path / "large", model, IDS)
     small, _ = sample_bundle(tmp_path / "small", model, IDS, versions=[3] * K, thresholds=np.linspace(0.1, 0.9, K).tolist())
-    for k in (0, 70, 149):
-        ours, theirs = stored_model(large, large.heads[k]), stored_model(small, small.heads[k])
+    for ours, theirs in zip(*(stored_models(bundle, [70, 0, 149, 70]) for bundle in (large, small)), strict=True):
         assert ours.SerializeToString(deterministic=True) == theirs.SerializeToString(deterministic=True)
     ours, theirs = (list(stored_weights(bundle, [149, 2, 64, 2])) for bundle in (large, small))
     assert [(column, kind) for column, kind, _ in ours] == [(2, "linear"), (64, "linear"), (149, "linear")]
@@ -110,6 +109,38 @@ def test_export_writes_shards_or_the_heads_that_are_asked_for(tmp_path):
     assert (some.num_heads, set(some.max_abs_diff)) == (2, {"heads"})
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_large_heads_lie_in_more_shards(tmp_path, head, monkeypatch):
+    model = sample_model(head=head, num_heads=K)
+    head_bytes = sum(value.nbytes for value in model.head.head_weights(0).values())
+    monkeypatch.setattr(scale, "SHARD_BYTES", 40 * head_bytes)
+    bundle, _ = sample_sharded_bundle(tmp_path / "bundle", model, IDS)
+    assert [shard.num_heads for shard in open_bundle(bundle.path).shards] == [32, 32, 32, 32, 22]
+    x = sample_rows(9, seed=4)
+    features_ND = run(bundle.backbone_onnx.read_bytes(), x)
+    prob_NK = np.hstack([run((bundle.path / shard.onnx_file).read_bytes(), features_ND) for shard in bundle.shards])
+    np.testing.assert_allclose(prob_NK, torch_prob(model, x, sample_calibrations(K)), atol=1e-5)
+
+
+def test_an_export_of_no_head_is_refused(tmp_path):
+    bundle, _ = sample_sharded_bundle(tmp_path / "bundle", sample_model(num_heads=K), IDS)
+    with pytest.raises(ConfigError, match="heads is an empty list; name the class ids"):
+        export_onnx(bundle, tmp_path / "out", class_ids=[])
+    assert not (tmp_path / "out").exists()
+
+
+def test_training_starts_from_a_file_a_head_into_many(tmp_path):
+    source = sample_model(num_heads=3)
+    sample_bundle(tmp_path / "bundle", source, ["class/149", "gone", "class/5"])
+    model = sample_model(num_heads=K, seed=1)
+    drawn = model.head.head_weights(0)
+    start_from_bundle(model, tmp_path / "bundle", taxonomy=Taxonomy.from_ids(IDS), input=InputSchema(SHAPE), needed=())
+    sample_sharded_bundle(tmp_path / "large", model, IDS)
+    kept = stored_weights(open_bundle(tmp_path / "large"), [0, 5, 149])
+    for (_, _, ours), theirs in zip(kept, (drawn, source.head.head_weights(2), source.head.head_weights(0)), strict=True):
+        assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+
+
 def test_reference_rows_are_trimmed_to_their_bound(tmp_path, monkeypatch):
     monkeypatch.setattr(sharded, "REFERENCE_VALUES", 2 * K + 1)
     bundle, _ = sample_sharded_bundle(tmp_path / "bundle", sample_model(num_heads=K), IDS)
@@ -117,6 +148,9 @@ def test_reference_rows_are_trimmed_to_their_bound(tmp_path, monkeypatch):
     monkeypatch.setattr(sharded, "REFERENCE_VALUES", 1)
     bundle, _ = sample_sharded_bundle(tmp_path / "least", sample_model(num_heads=K), IDS)
     assert np.load(bundle.path / "reference" / "x.npy").shape == (1, *SHAPE)
+    monkeypatch.setattr(sharded, "REFERENCE_VALUES", 2 * K * 6)
+    bundle, _ = sample_sharded_bundle(tmp_path / "units", sample_model(head="mlp", num_heads=K), IDS)
+    assert np.load(bundle.path / "reference" / "prob.npy").shape == (2, K)
 
 
 @pytest.mark.parametrize("spare", [-K * 17 * 4, 0], ids=["the weights are too large", "the card is what is too much"])

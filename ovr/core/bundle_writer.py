@@ -1,0 +1,101 @@
+"""Writing a bundle with a file a head, and what every writer of a bundle needs. Knows not what the files mean."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ovr.core.artifact import DecisionPolicy, HeadArtifact, ModelCard, schema_version_with
+from ovr.core.bundle import BACKBONE_ONNX, FUSED_ONNX, MANIFEST, ModelBundle, check_columns, check_fits, head_directory
+from ovr.core.files import MAX_JSON_BYTES, canonical_json, place, sha256_bytes, sha256_file, staged_directory
+from ovr.core.schema import InputSchema
+from ovr.core.taxonomy import Taxonomy
+from ovr.errors import ArtifactError
+
+
+def write_bundle(
+    final: Path,
+    *,
+    taxonomy: Taxonomy,
+    heads: Sequence[HeadArtifact],
+    input: InputSchema,
+    policy: DecisionPolicy,
+    provenance: dict[str, Any],
+    parts: Mapping[str, bytes | Path],
+    fuse: Callable[[ModelCard], bytes],
+) -> ModelBundle:
+    """Write a bundle to `final` by one atomic rename, and return it opened.
+
+    Args:
+        final: must not exist.
+        heads: in column order, one a class.
+        parts: every file but `manifest.json`, the heads' `head.json` and the fused graph, by path relative to the bundle:
+            its content, or an existing file to share by hard link. The backbone and one `model.onnx` a head must be among them.
+        fuse: makes the fused ONNX file from the model card. It is called once the bundle's digest is known; the fused file is
+            derived from the rest and its own digest is recorded beside it.
+
+    Raises:
+        ArtifactError: `final` exists; a head does not fit the taxonomy or the backbone; a part is missing or badly named.
+    """
+    check_columns(heads, taxonomy)
+    files = dict(parts)
+    check_part_names(files)
+    if len({head_directory(head) for head in heads}) != len(heads):
+        raise ArtifactError("two heads would lie in one directory; rename one of the classes")
+    for head in heads:
+        files[f"{head_directory(head)}/head.json"] = canonical_json(head.to_json())
+    needed = [BACKBONE_ONNX, *(f"{head_directory(head)}/model.onnx" for head in heads)]
+    if missing := [relative for relative in needed if relative not in files]:
+        raise ArtifactError(f"a bundle needs {', '.join(missing[:5])}")
+
+    classes = taxonomy.to_json()
+    manifest: dict[str, Any] = {
+        "schema_version": schema_version_with(classes),
+        "taxonomy": classes,
+        "heads": [{"class_id": h.class_id, "version": h.version, "path": head_directory(h)} for h in heads],
+        "input": input.to_json(),
+        "policy": asdict(policy),
+        "provenance": provenance,
+        "files": {relative: file_digest(content) for relative, content in sorted(files.items())},
+    }
+    backbone_sha256 = manifest["files"][BACKBONE_ONNX]["sha256"]
+    for head in heads:
+        check_fits(head, backbone_sha256)
+    manifest["bundle_sha256"] = sha256_bytes(canonical_json(manifest))
+    bundle = ModelBundle(final, taxonomy, tuple(heads), input, policy, backbone_sha256, manifest["bundle_sha256"], provenance)
+    fused = fuse(bundle.card)
+    manifest["derived"] = {FUSED_ONNX: file_digest(fused)}
+    with staged_directory(final) as staging:
+        place(staging, {**files, FUSED_ONNX: fused, MANIFEST: manifest_bytes(manifest)})
+    return bundle
+
+
+def check_part_names(names: Iterable[str]) -> None:
+    """Raise ArtifactError unless each is a plain relative path of a file that is not written with the bundle."""
+    for relative in names:
+        pure = PurePosixPath(relative)
+        if pure.is_absolute() or ".." in pure.parts or str(pure) != relative or relative == ".":
+            raise ArtifactError(f"part {relative!r} must be a plain relative path")
+        if relative in (MANIFEST, FUSED_ONNX) or pure.name == "head.json":
+            raise ArtifactError(f"part {relative!r} is written with the bundle; leave it out of the parts")
+
+
+def manifest_bytes(manifest: dict[str, Any]) -> bytes:
+    """Return what is written as `manifest.json`.
+
+    Raises:
+        ArtifactError: it is too large to be opened again.
+    """
+    data = canonical_json(manifest)
+    if len(data) > MAX_JSON_BYTES:
+        raise ArtifactError(
+            f"{MANIFEST} takes {len(data)} bytes, of which at most {MAX_JSON_BYTES} are read; shorten ids and names"
+        )
+    return data
+
+
+def file_digest(content: bytes | Path) -> dict[str, Any]:
+    """Return what the manifest says of a file."""
+    if isinstance(content, bytes):
+        return {"sha256": sha256_bytes(content), "size_bytes": len(content)}
+    return {"sha256": sha256_file(content), "size_bytes": content.stat().st_size}
