@@ -136,6 +136,7 @@ def _cgroup_memory() -> int | None:
         base = root / controllers
         limit_name = "memory.limit_in_bytes" if controllers else "memory.max"  # of version 1 or 2
         usage_name = "memory.usage_in_bytes" if controllers else "memory.current"
+        total = "total_" if controllers else ""  # what groups below take too, as in the usage
         group = base / name.lstrip("/")
         for place in (group, *group.parents):
             if not place.is_relative_to(base):
@@ -145,7 +146,8 @@ def _cgroup_memory() -> int | None:
                 stat = dict(line.split() for line in (place / "memory.stat").read_text().splitlines())
             except (OSError, ValueError):  # "max", or no such group seen from within a container
                 continue
-            left.append(limit - usage + int(stat.get("inactive_file", 0)))
+            file_cache = sum(int(stat.get(f"{total}{kind}", 0)) for kind in ("active_file", "inactive_file"))
+            left.append(limit - usage + file_cache)
     return min(left, default=None)
 
 
@@ -203,7 +205,7 @@ def _state_bytes(weights: list[torch.Tensor], make_optimizer: MakeOptimizer) -> 
     optimizer = make_optimizer(parameters)
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
+    optimizer.step(lambda: 0.0)  # LBFGS has no step without
     values = (value for state in optimizer.state.values() for value in state.values())
     return sum(value.nbytes for value in values if isinstance(value, torch.Tensor) and value.ndim)
 

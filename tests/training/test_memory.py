@@ -20,6 +20,7 @@ OPTIMIZERS = {
     "sgd": (partial(torch.optim.SGD, lr=0.1), 0),
     "momentum": (partial(torch.optim.SGD, lr=0.1, momentum=0.9), 4 * (D + 1)),
     "adamw": (torch.optim.AdamW, 8 * (D + 1)),
+    "lbfgs, which has yet to make its own": (torch.optim.LBFGS, 0),
     "rowwise_adam": (partial(RowwiseAdam, lr=0.1, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0), 4 * (D + 1) + 8),
     "rowwise_adam without a first moment": (partial(RowwiseAdam, lr=0.1, betas=(0.0, 0.999), eps=1e-8, weight_decay=0.0), 8),
 }
@@ -113,6 +114,23 @@ def test_the_available_memory_is_known_here_and_within_that_of_the_machine():
     total = int(re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())[1]) * 1024
     assert 0 < size_bytes <= total
     assert source in ("in this machine's memory", "by the limit of the control group")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_file_cache_of_a_control_group_counts_as_free(tmp_path, monkeypatch, version):
+    proc, root = tmp_path / "cgroup", tmp_path / "sys"
+    names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_") if version == 1 else ("memory.max", "memory.current", "")
+    group = root / ("memory/pod" if version == 1 else "pod")
+    group.mkdir(parents=True)
+    proc.write_text("5:cpu:/pod\n4:memory:/pod/inner\n" if version == 1 else "0::/pod/inner\n")
+    (group / names[0]).write_text("1000\n")
+    (group / names[1]).write_text("900\n")
+    (group / "memory.stat").write_text(f"anon 1\n{names[2]}inactive_file 300\n{names[2]}active_file 400\n")
+    real = Path
+    monkeypatch.setattr(memory, "Path", lambda path: {"/proc/self/cgroup": proc, "/sys/fs/cgroup": root}.get(path, real(path)))
+    assert memory._cgroup_memory() == 1000 - 900 + 300 + 400
+    (group / names[0]).write_text("max\n")
+    assert memory._cgroup_memory() is None
 
 
 def test_where_the_system_tells_nothing_nothing_is_refused(monkeypatch):
