@@ -96,6 +96,8 @@ class Sgd:
         feed = Feed(splits, sampler, batch_size=recipe.batch_size, seed=recipe.seed)
         plan, trainer = plan_of(recipe, splits), _trainer(recipe, splits, run_dir, chunked)
         in_bfloat16 = self.head_dtype == torch.bfloat16
+        if plan.frozen and trainer.precision in ("bf16-true", "16-true"):
+            raise ConfigError(f"trainer.precision={trainer.precision} rounds every weight, and frozen_heads keep every bit")
         if chunked:
             check_large_k(recipe, trainer, loss, plan, in_bfloat16=in_bfloat16)
         elif self.chunk_heads or in_bfloat16 or self.loss_every != 1 or self.triton_kernels or recipe.head_optimizer is not None:
@@ -178,6 +180,8 @@ def _trainer(recipe: Recipe, splits: Splits, run_dir: Path, chunked: bool) -> li
         )
     if not isinstance(trainer.max_epochs, int) or trainer.max_epochs < 1:
         raise ConfigError(f"trainer.max_epochs must be a whole number of at least 1, got {trainer.max_epochs}")
+    if (trainer.gradient_clip_val or 0) < 0:
+        raise ConfigError(f"trainer.gradient_clip_val must be at least 0, got {trainer.gradient_clip_val}")
     if len(splits.val) < trainer.world_size:
         raise ConfigError(
             f"{trainer.world_size} processes share the {len(splits.val)} rows of the val split, and each needs one; "

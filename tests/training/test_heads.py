@@ -81,6 +81,13 @@ def test_frozen_heads_come_out_of_a_run_with_every_bit(train, first, head, optim
     assert open_bundle(before / "bundle").backbone_sha256 != open_bundle(after / "bundle").backbone_sha256
 
 
+@pytest.mark.parametrize("head_step", ["dense", "chunked"])
+def test_a_precision_that_rounds_frozen_heads_is_refused(tmp_path, train, first, head_step):
+    settings = [f"init_from={first('linear') / 'bundle'}", "frozen_heads=[train]", f"solver.head_step={head_step}"]
+    with pytest.raises(ConfigError, match="precision=bf16-true rounds every weight, and frozen_heads keep every bit"):
+        train("again", *settings, "trainer.precision=bf16-true")
+
+
 def test_heads_with_no_say_leave_the_backbone_with_every_bit(train, first):
     before = first("linear")
     settings = ["backbone.dropout=0.5", "trainer.max_epochs=2", "backbone_grad=none"]

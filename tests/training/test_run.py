@@ -227,6 +227,7 @@ def test_a_class_that_val_and_calib_lack_gets_a_status(tmp_path, write_table, co
         ("seed=4294967296", ConfigError, "seed must be at most 4294967295, got 4294967296"),
         ("trainer.max_epochs=0", ConfigError, "trainer.max_epochs must be a whole number of at least 1, got 0"),
         ("trainer.max_epochs=1.5", ConfigError, "trainer.max_epochs must be a whole number of at least 1, got 1.5"),
+        ("trainer.gradient_clip_val=-1", ConfigError, "trainer.gradient_clip_val must be at least 0, got -1"),
         ("loss=focal loss.gamma=many", ConfigError, "the loss cannot be made with .*gamma='many'"),
         ("backbone.dropout=some", ConfigError, "the backbone cannot be made with .*dropout='some'"),
         ("head=mlp head.hidden=[2]", ConfigError, r"head.hidden must be a whole number above 0, got \[2\]"),
