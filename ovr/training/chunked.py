@@ -19,6 +19,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from ovr.data.labels import Labels
 from ovr.errors import ConfigError, TrainingError
 from ovr.head_step.step import HeadStep, NonFiniteStep, StepResult
 from ovr.model import OvrModel
@@ -27,7 +28,7 @@ from ovr.training.feed import Feed
 from ovr.training.loader import InputBatch, SparseBatch
 from ovr.training.plan import HeadPlan
 from ovr.training.ranks import Ranks
-from ovr.training.rates import base_rates, follow
+from ovr.training.rates import configured, follow
 from ovr.training.shards import HeadShards, flat_state
 from ovr.training.validation import average_precisions, true_loss
 
@@ -73,7 +74,9 @@ class ChunkedModule(lightning.LightningModule):
         # DDP would compare the ranks' heads, and send those of the first to all others.
         self._ddp_params_and_buffers_to_ignore = [HEAD + name for name, _ in _named_tensors(model.head)]
         self._loaded: dict[str, Any] | None = None
+        self._saved_settings: list[dict[str, Any]] | None = None  # of the run that is resumed
         self._val_z: list[Tensor] = []
+        self._val_rows: list[Tensor] = []
 
     def on_fit_start(self) -> None:
         """Give every rank the same features: DDP does it for a backbone that it trains."""
@@ -82,8 +85,10 @@ class ChunkedModule(lightning.LightningModule):
                 self.ranks.share(value.detach())
 
     def on_train_start(self) -> None:
-        """Begin with the configured learning rates, also in a resumed run."""
-        follow(self._rates, self.trainer.optimizers, [config.scheduler for config in self.trainer.lr_scheduler_configs])
+        """Go on with the settings of optimizers and schedulers that are configured now."""
+        if self._saved_settings is not None:
+            schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs]
+            follow(self._settings, self._saved_settings, self.trainer.optimizers, schedulers, self.make_scheduler)
 
     def on_train_batch_start(self, batch: SparseBatch, batch_idx: int) -> None:
         """Seed what is drawn in the step."""
@@ -111,14 +116,16 @@ class ChunkedModule(lightning.LightningModule):
             self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch.x))
 
     def validation_step(self, batch: InputBatch, batch_idx: int) -> None:
-        """Keep the features."""
+        """Keep the features and the numbers of the rows."""
         self._val_z.append(self.model.features(batch.x).float())
+        self._val_rows.append(batch.row_B)
 
     def on_validation_epoch_end(self) -> None:
         """Loss of all heads, and average precision over those that have a positive validation row."""
-        labels, columns = self.feed.splits.val.labels, self.shards.columns
-        z_ND = self._all_val_rows(torch.cat(self._val_z))
+        columns = self.shards.columns
+        z_ND, labels = self._all_val_rows(torch.cat(self._val_z), torch.cat(self._val_rows))
         self._val_z.clear()
+        self._val_rows.clear()
         with in_float32(z_ND.device):
             loss = self.ranks.sum(true_loss(self.head_step, z_ND, labels, columns))
             if not loss.isfinite():
@@ -160,8 +167,8 @@ class ChunkedModule(lightning.LightningModule):
         )
         optimizers = [self.head_step.optimizer, *([self.make_optimizer(self.trained)] if self.trained else [])]
         schedulers = [self.make_scheduler(optimizer) for optimizer in optimizers]
-        self._rates = base_rates(optimizers)
-        if self._loaded is not None:  # with the rates of the run that saved it
+        self._settings = configured(optimizers, schedulers)
+        if self._loaded is not None:  # with the settings of the run that saved it
             self.head_step.load_state_dict(self._loaded)
             self._loaded = None
         return optimizers, schedulers
@@ -182,6 +189,7 @@ class ChunkedModule(lightning.LightningModule):
                 saved[HEAD + name] = value
         checkpoint["head_step"] = {**state, "states": states}
         checkpoint["head_plan"] = self.plan.record(self.feed.splits.taxonomy)
+        checkpoint["settings"] = self._settings
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take this rank's heads out of those of all ranks.
@@ -192,10 +200,15 @@ class ChunkedModule(lightning.LightningModule):
         if "head_step" not in checkpoint:
             raise ConfigError("the checkpoint is of heads that were trained at once: go on with solver.head_step=dense")
         self.plan.check_record(checkpoint["head_plan"], self.feed.splits.taxonomy)
+        self._saved_settings = checkpoint["settings"]
         saved, state = checkpoint["state_dict"], checkpoint["head_step"]
         weights = {name.removeprefix(HEAD): saved.pop(name) for name in list(saved) if name.startswith(HEAD)}
         own = self.shards.deal(flat_state(weights, state["states"]))
         saved |= {HEAD + name: value for (name, part), value in own.items() if not part}
+        # Lightning gives the heads' optimizer what that of the rank that saved had; a rank may have other groups, so other weights.
+        num_trained = sum(not part and not name.startswith("groups.frozen") for name, part in own)
+        of_heads = checkpoint["optimizer_states"][0]
+        of_heads["state"], of_heads["param_groups"][0]["params"] = {}, list(range(max(1, num_trained)))
         states: dict[str, Any] = {
             name: {**table, "tensors": {part: own[name, part] for part in table["tensors"]}}
             for name, table in state["states"].items()
@@ -233,13 +246,17 @@ class ChunkedModule(lightning.LightningModule):
         optimizers = self.optimizers()
         return optimizers if isinstance(optimizers, list) else [optimizers]
 
-    def _all_val_rows(self, z_BD: Tensor) -> Tensor:
-        """Return the features of all validation rows, in order; of rank r are the rows r, r + W, ..."""
-        num_rows, world_size = len(self.feed.splits.val), self.ranks.world_size
-        padded = z_BD.new_zeros(-(-num_rows // world_size), z_BD.shape[1])
-        padded[: len(z_BD)] = z_BD
-        z_WND = self.ranks.rows(padded).view(world_size, -1, z_BD.shape[1])
-        return z_WND.transpose(0, 1).flatten(0, 1)[:num_rows]
+    def _all_val_rows(self, z_BD: Tensor, row_B: Tensor) -> tuple[Tensor, Labels]:
+        """Return the features of the validation rows of all ranks, in order, and their labels; trainer.limit_val_batches may leave
+        rows out."""
+        labels = self.feed.splits.val.labels
+        most = -(-len(labels) // self.ranks.world_size)
+        padded_BD, padded_B = z_BD.new_zeros(most, z_BD.shape[1]), row_B.new_full((most,), len(labels))
+        padded_BD[: len(z_BD)], padded_B[: len(row_B)] = z_BD, row_B
+        row_N, order_N = self.ranks.rows(padded_B).sort()
+        num_rows = int((row_N < len(labels)).sum())
+        z_ND = self.ranks.rows(padded_BD)[order_N[:num_rows]]
+        return z_ND, labels if num_rows == len(labels) else labels.take(row_N[:num_rows].cpu().numpy())
 
     def _error(self, batch: SparseBatch, batch_idx: int, columns: list[int], what: str) -> TrainingError:
         own = batch.row_WB.view(self.ranks.world_size, -1)[self.ranks.rank]

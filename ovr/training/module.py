@@ -20,7 +20,7 @@ from ovr.training.diverged import findings, training_error
 from ovr.training.feed import Feed
 from ovr.training.loader import Batch
 from ovr.training.plan import HeadPlan
-from ovr.training.rates import base_rates, follow
+from ovr.training.rates import configured, follow
 
 
 class OvrModule(lightning.LightningModule):
@@ -55,6 +55,7 @@ class OvrModule(lightning.LightningModule):
             if num_evaluable == 1
             else MultilabelAveragePrecision(num_labels=num_evaluable, average="macro", ignore_index=-1)
         )
+        self._saved_settings: list[dict[str, Any]] | None = None  # of the run that is resumed
         self._since_step: list[tuple[Batch, int, Tensor]] = []  # batches, their numbers, losses of their entries (B, K)
 
     def losses(self, batch: Batch) -> Tensor:
@@ -64,8 +65,10 @@ class OvrModule(lightning.LightningModule):
         return torch.where(batch.mask_BK, loss_BK, 0.0)
 
     def on_train_start(self) -> None:
-        """Begin with the configured learning rates, also in a resumed run."""
-        follow(self._rates, self.trainer.optimizers, [config.scheduler for config in self.trainer.lr_scheduler_configs])
+        """Go on with the settings of optimizer and scheduler that are configured now."""
+        if self._saved_settings is not None:
+            schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs]
+            follow(self._settings, self._saved_settings, self.trainer.optimizers, schedulers, self.make_scheduler)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout."""
@@ -129,7 +132,7 @@ class OvrModule(lightning.LightningModule):
         """The optimizer over what is trained, and the scheduler, stepped once an epoch."""
         optimizer = self.make_optimizer(self.model.trained_parameters())
         scheduler = self.make_scheduler(optimizer)
-        self._rates = base_rates([optimizer])
+        self._settings = configured([optimizer], [scheduler])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
 
     def configure_gradient_clipping(
@@ -152,7 +155,8 @@ class OvrModule(lightning.LightningModule):
             clip_head_gradients(self.model.head, num_heads=self.plan.num_heads, max_norm=gradient_clip_val)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note which weights are whose."""
+        """Note which weights are whose, and the settings that the run is configured with."""
+        checkpoint["settings"] = self._settings
         checkpoint["head_plan"] = self.plan.record(self.feed.splits.taxonomy)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -164,3 +168,4 @@ class OvrModule(lightning.LightningModule):
         if "head_step" in checkpoint:
             raise ConfigError("the checkpoint is of heads that were trained in chunks: go on with solver.head_step=chunked")
         self.plan.check_record(checkpoint["head_plan"], self.feed.splits.taxonomy)
+        self._saved_settings = checkpoint["settings"]

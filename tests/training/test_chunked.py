@@ -101,6 +101,7 @@ CHUNKED = ("solver.head_step=chunked", "solver.chunk_heads=4")
         ("sampler=class_balanced", "backbone.dropout=0.5"),
         ("head=mlp", "head.hidden=4"),
         ("backbone_grad=[c1,c4]",),
+        ("+trainer.limit_val_batches=2", "backbone_grad=[c1,c4]"),
         ("backbone_grad=none", "head=mlp", "head.hidden=4"),
     ],
     ids=" ".join,

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import lightning
-import numpy as np
 import pytest
 import torch
 
@@ -54,29 +53,41 @@ def test_the_last_checkpoint_stays_good_and_is_gone_on_from_at_a_lower_rate(tmp_
     assert {group["initial_lr"] for group in groups} == {0.0004}
 
 
+class Settings(lightning.Callback):
+    """Keeps rate and weight decay of every optimizer in each epoch."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if batch_idx == 0:
+            groups = [optimizer.param_groups[0] for optimizer in trainer.optimizers]
+            self.seen.append([(group["lr"], group["weight_decay"]) for group in groups])
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_resumed_run_has_the_rates_of_one_that_had_them_all_along(tmp_path, kind):
-    """A cosine that begins at a tenth, from the second of three epochs on."""
+@pytest.mark.parametrize(
+    ("whole", "first"),
+    [
+        ("optimizer.lr=0.002", "optimizer.lr=0.02 scheduler.T_max=3"),
+        ("trainer.max_epochs=3", "trainer.max_epochs=1"),
+        ("optimizer.weight_decay=0.3", "optimizer.weight_decay=0.1 scheduler.T_max=3"),
+        ("scheduler.eta_min=0.001", "scheduler.eta_min=0 scheduler.T_max=3"),
+    ],
+)
+def test_a_resumed_run_has_the_settings_of_one_that_had_them_all_along(tmp_path, kind, whole, first):
+    """A cosine, from the second of three epochs on."""
 
-    class Rates(lightning.Callback):
-        def __init__(self):
-            self.seen = []
+    def run(name, overrides, *, resume=False):
+        recipe, _ = compose_recipe(tmp_path / name, *QUICK, HIDDEN, kind, *overrides.split(" "))
+        settings = Settings()
+        run_training(replace(recipe, callbacks=[*recipe.callbacks, settings]), drawn(), tmp_path / name, resume=resume)
+        return settings.seen
 
-        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-            if batch_idx == 0:
-                self.seen.append([optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers])
-
-    seen = []
-    for name, overrides in (("whole", ["optimizer.lr=0.002"]), ("broken", ["optimizer.lr=0.02", "trainer.max_epochs=1"])):
-        recipe, _ = compose_recipe(tmp_path / name, *QUICK, HIDDEN, kind, "scheduler.T_max=3", *overrides)
-        rates = Rates()
-        run_training(replace(recipe, callbacks=[*recipe.callbacks, rates]), drawn(), tmp_path / name)
-        seen.append(rates.seen)
+    expected = run("whole", whole)
+    run("broken", f"{first} trainer.max_epochs=1" if "max_epochs" not in first else first)
     (tmp_path / "broken" / "bundle").rename(tmp_path / "bundle")
-    recipe, _ = compose_recipe(tmp_path / "broken", *QUICK, HIDDEN, kind, "scheduler.T_max=3", "optimizer.lr=0.002")
-    rates = Rates()
-    run_training(replace(recipe, callbacks=[*recipe.callbacks, rates]), drawn(), tmp_path / "broken", resume=True)
-    np.testing.assert_allclose(rates.seen, seen[0][1:], rtol=1e-6)
+    assert run("broken", whole, resume=True) == expected[1:]
 
 
 @pytest.mark.parametrize("kind", KINDS)

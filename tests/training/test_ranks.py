@@ -26,6 +26,7 @@ PLANS = {
 }
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true")
 QUICK = ("data=table", "data.target=label", "backbone.hidden=[8]", "backbone.dropout=0", "~callback.progress", "data.path=rows.csv")
+GROUPS = ("backbone_grad=[fox]", "optimizer=sgd")
 CHUNKED = ("solver.head_step=chunked", "solver.chunk_heads=2", "trainer.max_epochs=3", "scheduler.T_max=3")
 
 
@@ -123,15 +124,22 @@ def test_two_processes_give_the_weights_of_one(ovr, one, overrides):
             assert p == q or float(p) == pytest.approx(float(q), rel=1e-5)
 
 
+@pytest.fixture(scope="module")
+def groups(ovr):
+    """Return a run whose second process alone would have heads of both groups."""
+    return ovr("groups", *GROUPS)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
-def test_a_checkpoint_of_either_is_gone_on_from_by_the_other(ovr, one, first, then):
-    name = f"from_{first}_to_{then}"
-    part = ovr(name, "trainer.max_epochs=1", ranks=first)
+@pytest.mark.parametrize("plan", ["one", "groups"])
+def test_a_checkpoint_of_either_is_gone_on_from_by_the_other(ovr, request, plan, first, then):
+    name = f"{plan}_from_{first}_to_{then}"
+    part = ovr(name, "trainer.max_epochs=1", *(GROUPS if plan == "groups" else ()), ranks=first)
     (part / "bundle").rename(part / "bundle_of_the_first")
     spread = ["trainer.strategy=ddp", "trainer.devices=2"] if then == 2 else ["trainer.strategy=auto", "trainer.devices=1"]
     ovr(name, f"resume={name}", "trainer.max_epochs=3", *spread, f"batch_size={12 // then}")
-    alike(one, part, tolerance=1e-6)
+    alike(request.getfixturevalue(plan), part, tolerance=1e-6)
     assert open_bundle(part / "bundle").taxonomy.ids == tuple(sorted(IDS))
 
 
@@ -139,4 +147,5 @@ def test_a_checkpoint_of_either_is_gone_on_from_by_the_other(ovr, one, first, th
 def test_nan_in_one_process_is_one_error_that_names_the_head(ovr):
     error = ovr("diverged", "optimizer.lr=1e37", "trainer.max_epochs=2", ranks=2, code=1)
     assert "error: NaN or infinity in epoch 0, step 1" in error
+    assert "heads: 'bird'" in error
     assert "Traceback" not in error
