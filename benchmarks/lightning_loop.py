@@ -75,7 +75,9 @@ def make_module(splits: Splits) -> ChunkedModule:
         feed=Feed(splits, Shuffled(splits.train.labels), batch_size=B, seed=0),
         plan=plan,
         shards=HeadShards(plan, Ranks(0, 1)),
-        heads=HeadSettings(optimizer=ADAMW, chunk_heads=None, max_norm=None, compute_dtype=torch.float32, loss_every=1),
+        heads=HeadSettings(
+            optimizer=ADAMW, chunk_heads=None, max_norm=None, compute_dtype=torch.float32, loss_every=1, triton_kernels=False
+        ),
         optimizer=ADAMW,
         scheduler=partial(torch.optim.lr_scheduler.ConstantLR, factor=1.0),
     )
