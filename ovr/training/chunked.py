@@ -23,7 +23,7 @@ from ovr.data.labels import Labels
 from ovr.errors import ConfigError, TrainingError
 from ovr.head_step.step import HeadStep, NonFiniteStep, StepResult
 from ovr.model import OvrModel
-from ovr.training.diverged import findings, training_error
+from ovr.training.diverged import check_weights, findings, training_error
 from ovr.training.feed import Feed
 from ovr.training.loader import InputBatch, SparseBatch
 from ovr.training.plan import HeadPlan
@@ -174,7 +174,12 @@ class ChunkedModule(lightning.LightningModule):
         return optimizers, schedulers
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put in the plan, and weights and optimizer states of all K heads: a checkpoint knows nothing of chunks and ranks."""
+        """Put in the plan, and weights and optimizer states of all K heads: a checkpoint knows nothing of chunks and ranks.
+
+        Raises:
+            TrainingError: weights that are no good.
+        """
+        check_weights(self.trainer, self.model, self.feed.splits.taxonomy)
         state, saved = self.head_step.state_dict(), checkpoint["state_dict"]
         weights = {name: saved.pop(HEAD + name) for name in list(self.model.head.state_dict())}
         whole = self.shards.gather(flat_state(weights, state["states"]), Path(self.trainer.default_root_dir))

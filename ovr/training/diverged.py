@@ -73,6 +73,16 @@ def training_error(
     return TrainingError("; ".join([*parts, advice]))
 
 
+def check_weights(trainer: Trainer, model: OvrModel, taxonomy: Taxonomy) -> None:
+    """Raise TrainingError, on all ranks, where a weight of any rank is NaN or infinite: such a checkpoint is not to be written."""
+    values = [value for value in model.state_dict().values() if value.is_floating_point() and value.numel()]
+    # Unlike isfinite, extremes take no array of the weights' size; NaN is both of them.
+    bad = not all(extreme.isfinite() for value in values for extreme in value.aminmax())
+    flag = torch.tensor(float(bad), device=trainer.strategy.root_device)
+    if trainer.strategy.reduce(flag, reduce_op="sum"):
+        raise training_error(trainer, taxonomy, [], what=f"the weights after epoch {trainer.current_epoch}")
+
+
 def _listed(values: Sequence[Any]) -> str:
     more = f" and {len(values) - SHOWN} more" if len(values) > SHOWN else ""
     return ", ".join(map(str, values[:SHOWN])) + more

@@ -16,7 +16,7 @@ from torchmetrics.classification import BinaryAveragePrecision, MultilabelAverag
 from ovr.errors import ConfigError
 from ovr.head.bank import clip_head_gradients
 from ovr.model import OvrModel
-from ovr.training.diverged import findings, training_error
+from ovr.training.diverged import check_weights, findings, training_error
 from ovr.training.feed import Feed
 from ovr.training.loader import Batch
 from ovr.training.plan import HeadPlan
@@ -155,7 +155,12 @@ class OvrModule(lightning.LightningModule):
             clip_head_gradients(self.model.head, num_heads=self.plan.num_heads, max_norm=gradient_clip_val)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note which weights are whose, and the settings that the run is configured with."""
+        """Note which weights are whose, and the settings that the run is configured with.
+
+        Raises:
+            TrainingError: weights that are no good.
+        """
+        check_weights(self.trainer, self.model, self.feed.splits.taxonomy)
         checkpoint["settings"] = self._settings
         checkpoint["head_plan"] = self.plan.record(self.feed.splits.taxonomy)
 

@@ -53,6 +53,18 @@ def test_the_last_checkpoint_stays_good_and_is_gone_on_from_at_a_lower_rate(tmp_
     assert {group["initial_lr"] for group in groups} == {0.0004}
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_epoch_without_validation_leaves_no_bad_checkpoint_either(tmp_path, kind):
+    spoil = Rate(3e38, step=5)
+    recipe, _ = compose_recipe(tmp_path, *QUICK, HIDDEN, kind, "+trainer.check_val_every_n_epoch=3")
+    with pytest.raises(
+        TrainingError, match=r"^NaN or infinity in the weights after epoch 1; .*last\.ckpt is the last good checkpoint"
+    ):
+        run_training(replace(recipe, callbacks=[*recipe.callbacks, spoil]), drawn(), tmp_path)
+    assert (tmp_path / "checkpoints" / "last.ckpt").read_bytes() == spoil.before
+    assert all(value.isfinite().all() for value in checkpoint(tmp_path)["state_dict"].values())
+
+
 class Settings(lightning.Callback):
     """Keeps rate and weight decay of every optimizer in each epoch."""
 
