@@ -33,8 +33,9 @@ from torch import Tensor, nn
 
 from benchmarks.report import Row, interleaved, main  # first: it pins the number of threads
 from ovr.head.linear import Linear
+from ovr.head_step.groups import fitting_heads
 from ovr.head_step.rounding import round_stochastically
-from ovr.head_step.step import HeadStep, _chunk_heads
+from ovr.head_step.step import HeadStep
 from ovr.head_step.targets import SparseTargets
 from ovr.loss.bce import Bce
 
@@ -73,7 +74,7 @@ class Problem:
     def chunk_heads(self) -> int:
         """Return what ours takes."""
         group = HeadStep(self.heads(), self.loss, OPTIMIZERS["SGD"]).groups[0]
-        return _chunk_heads(group, self.b)
+        return fitting_heads(group, self.b)
 
     def dense_targets(self) -> Tensor:
         """Return targets (B, K) as floats."""

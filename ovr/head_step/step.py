@@ -11,23 +11,20 @@ B = batch, D = features, K = heads, G = heads of one group, C = heads of a chunk
 import copy
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ovr.errors import ConfigError, OvrError
-from ovr.head.bank import HeadBank, check_heads_first, clip_by_head, count_heads
+from ovr.head.bank import clip_by_head
 from ovr.head.linear import Linear
 from ovr.head_step.chunkable import MakeOptimizer, StateTable, check_loss, loss_and_grad, loss_of, make_optimizer
 from ovr.head_step.fused import FusedStep, Kernels, check_kernels
+from ovr.head_step.groups import Chunk, Group, fitting_heads, groups_of
 from ovr.head_step.rounding import round_stochastically
 from ovr.head_step.targets import SparseTargets
 from ovr.loss.bce import Bce
-
-CHUNK_BYTES = {"cpu": 1 << 22, "cuda": 1 << 26}  # of a chunk's arrays: on a CPU they stay in the cache
-CHUNK_MULTIPLE = 64
 
 
 class NonFiniteStep(OvrError):
@@ -44,41 +41,6 @@ class StepResult(NamedTuple):
 
     loss: Tensor | None
     grad_z_BD: Tensor | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """G heads that are treated alike, and where among all K they are."""
-
-    heads: nn.Module
-    size: int
-    prefix: str  # of their weights' names
-    column_G: Tensor | None  # None: all K in order
-    trained: bool
-    sends: bool  # passes a gradient on to the features
-    shells: dict[str, nn.Parameter]  # what a chunk's weights are to the optimizer: data, gradient and state are lent to them
-    tables: dict[str, StateTable] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class _Chunk:
-    """Heads start .. stop - 1 of a group, their columns among all K, their loss and their targets."""
-
-    start: int
-    stop: int
-    columns: slice | Tensor
-    loss: nn.Module
-    shift_C: Tensor | None  # added to their logits
-    targets: SparseTargets
-
-    def rows(self, value: Tensor, num_heads: int) -> slice:
-        """Return where these heads lie in `value`, which has as many rows for each of `num_heads`."""
-        each = len(value) // num_heads
-        return slice(self.start * each, self.stop * each)
-
-    def column_list(self) -> list[int]:
-        """Return the columns one by one."""
-        return list(range(self.columns.start, self.columns.stop)) if isinstance(self.columns, slice) else self.columns.tolist()
 
 
 class HeadStep:
@@ -121,7 +83,7 @@ class HeadStep:
         self.loss_module, self.log_odds_shift_K, self.first_column = loss, log_odds_shift_K, first_column
         self.chunk_heads, self.max_norm, self.compute_dtype = chunk_heads, max_norm, compute_dtype
         heads.requires_grad_(False)
-        self.groups = list(_groups(heads))
+        self.groups = list(groups_of(heads))
         self.num_heads = sum(group.size for group in self.groups)
         shells = [shell for group in self.groups if group.trained for shell in group.shells.values()]
         device = next(iter(heads.state_dict().values())).device
@@ -209,7 +171,7 @@ class HeadStep:
         low_BD = z_BD if z_BD.dtype == torch.float64 else z_BD.to(self.compute_dtype)
         grad_z_BD = torch.zeros_like(z_BD) if update and any(group.sends for group in self.groups) else None
         loss = torch.zeros((), dtype=torch.float64, device=z_BD.device) if with_loss else None
-        unchecked: list[tuple[_Chunk, Tensor]] = []
+        unchecked: list[tuple[Chunk, Tensor]] = []
         for group in self.groups:
             trained, sends = update and group.trained, update and group.sends
             if not (trained or sends or with_loss):
@@ -256,22 +218,22 @@ class HeadStep:
         if bad:
             raise NonFiniteStep(sorted(bad))
 
-    def _chunks(self, group: _Group, targets: SparseTargets, *, num_rows: int, shifted: bool) -> Iterator[_Chunk]:
+    def _chunks(self, group: Group, targets: SparseTargets, *, num_rows: int, shifted: bool) -> Iterator[Chunk]:
         if group.column_G is not None:
             targets = targets.within(group.column_G)
-        size = self.chunk_heads or _chunk_heads(group, num_rows)
+        size = self.chunk_heads or fitting_heads(group, num_rows)
         first = self.first_column
         for start, part in zip(range(0, group.size, size), targets.chunks(size, group.size), strict=True):
             stop = min(start + size, group.size)
             columns = slice(start, stop) if group.column_G is None else group.column_G[start:stop]
             of_loss = _moved(columns, first)
             shift_C = self.log_odds_shift_K[of_loss] if shifted and self.log_odds_shift_K is not None else None
-            yield _Chunk(start, stop, columns, loss_of(self.loss_module, of_loss), shift_C, part)
+            yield Chunk(start, stop, columns, loss_of(self.loss_module, of_loss), shift_C, part)
 
     def _linear(
         self,
-        group: _Group,
-        chunk: _Chunk,
+        group: Group,
+        chunk: Chunk,
         z_BD: Tensor,
         grad_z_BD: Tensor | None,
         *,
@@ -300,8 +262,8 @@ class HeadStep:
 
     def _any_kind(
         self,
-        group: _Group,
-        chunk: _Chunk,
+        group: Group,
+        chunk: Chunk,
         z_BD: Tensor,
         grad_z_BD: Tensor | None,
         *,
@@ -328,7 +290,7 @@ class HeadStep:
             grad_z_BD += grads[-1]
         return loss_C, grad_BC.sum(0)
 
-    def _update(self, group: _Group, chunk: _Chunk, values: dict[str, Tensor]) -> None:
+    def _update(self, group: Group, chunk: Chunk, values: dict[str, Tensor]) -> None:
         """Make the optimizer's step for a chunk, whose shells have their gradients."""
         if self.max_norm is not None:
             clip_by_head(group.shells.values(), num_heads=chunk.stop - chunk.start, max_norm=self.max_norm)
@@ -343,39 +305,8 @@ class HeadStep:
                 values[name][rows[name]] = round_stochastically(shell.detach(), self.generator)
 
 
-def _groups(heads: nn.Module) -> Iterator[_Group]:
-    if not isinstance(heads, HeadBank):
-        num_heads = count_heads(heads)
-        check_heads_first(heads, num_heads=num_heads)
-        yield _Group(heads, num_heads, "", None, True, True, _shells(heads, num_heads))
-        return
-    for name, column_G in heads.columns.items():
-        group, size = heads.groups[name], len(column_G)
-        columns = torch.from_numpy(column_G).to(next(iter(group.state_dict().values())).device)
-        trained, sends = name.startswith("trained"), not name.endswith("_stopped")
-        yield _Group(group, size, f"groups.{name}.", columns, trained, sends, _shells(group, size))
-
-
 def _moved(columns: slice | Tensor, by: int) -> slice | Tensor:
     return slice(columns.start + by, columns.stop + by) if isinstance(columns, slice) else columns + by
-
-
-def _shells(heads: nn.Module, num_heads: int) -> dict[str, nn.Parameter]:
-    """Return a parameter for each weight, holding the first head's rows: some optimizers make their state at once."""
-    shells = {}
-    for name, value in heads.state_dict().items():
-        first = value[: len(value) // num_heads]
-        shells[name] = nn.Parameter(first.to(torch.float32 if first.dtype == torch.bfloat16 else first.dtype, copy=True))
-    return shells
-
-
-def _chunk_heads(group: _Group, num_rows: int) -> int:
-    """Return how many heads' logits, gradients and weights fill `CHUNK_BYTES`."""
-    weights: int = sum(value.numel() for value in group.heads.state_dict().values()) // group.size
-    size_bytes = 4 * (2 * num_rows + 2 * weights)
-    shell = next(iter(group.shells.values()))
-    fitting: int = CHUNK_BYTES.get(shell.device.type, CHUNK_BYTES["cuda"]) // size_bytes
-    return max(CHUNK_MULTIPLE, fitting // CHUNK_MULTIPLE * CHUNK_MULTIPLE)
 
 
 def _keep_freed_memory() -> None:
@@ -386,7 +317,7 @@ def _keep_freed_memory() -> None:
     torch.empty(31 << 20, dtype=torch.uint8)
 
 
-def _check_finite(chunks: list[tuple[_Chunk, Tensor]]) -> None:
+def _check_finite(chunks: list[tuple[Chunk, Tensor]]) -> None:
     if chunks and not bool(torch.cat([finite_C for _, finite_C in chunks]).all()):
         raise NonFiniteStep(
             [

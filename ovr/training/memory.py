@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ovr.errors import ConfigError
-from ovr.head_step.step import CHUNK_BYTES
+from ovr.head_step.groups import CHUNK_BYTES
 from ovr.optimizer.rowwise_adagrad import RowwiseAdagrad
 
 GIB = 1 << 30
