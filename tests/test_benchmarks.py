@@ -24,12 +24,18 @@ def check(report):
         assert set(row) == KEYS
 
 
-def test_the_calibration_benchmark_runs_and_stores_its_rows(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.calibration", "--quick", "--json", str(tmp_path / "rows.json")]
+def run_quick(name, tmp_path):
+    """Run a benchmark as its users do, and return what it stored."""
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--json", str(tmp_path / "rows.json")]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "rows.json").read_text())
     check(report)
+    return report
+
+
+def test_the_calibration_benchmark_runs_and_stores_its_rows(tmp_path):
+    report = run_quick("calibration", tmp_path)
     assert report["quick"] is True
     assert {"LBFGS loop", "scikit-learn"} <= {row["against"] for row in report["rows"]}
     (error,) = (row["ours"] for row in report["rows"] if "relative error" in row["what"])
@@ -37,11 +43,7 @@ def test_the_calibration_benchmark_runs_and_stores_its_rows(tmp_path):
 
 
 def test_the_benchmark_of_convex_heads_runs_and_compares_equally_good_optima(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.convex", "--quick", "--json", str(tmp_path / "rows.json")]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert result.returncode == 0, result.stderr
-    report = json.loads((tmp_path / "rows.json").read_text())
-    check(report)
+    report = run_quick("convex", tmp_path)
     assert {row["what"] for row in report["rows"]} >= {"exact heads on frozen features", "excess of the objective"}
     assert all(max(row["ours"], row["peer"]) <= 1e-3 for row in report["rows"] if row["what"] == "excess of the objective")
 
@@ -59,11 +61,7 @@ def test_the_benchmark_of_convex_heads_runs_and_compares_equally_good_optima(tmp
     ],
 )
 def test_a_benchmark_of_heads_runs_and_finds_equal_losses(name, rows, tmp_path):
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--json", str(tmp_path / "rows.json")]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert result.returncode == 0, result.stderr
-    report = json.loads((tmp_path / "rows.json").read_text())
-    check(report)
+    report = run_quick(name, tmp_path)
     assert {(row["what"], row["against"]) for row in report["rows"]} >= rows
 
 
@@ -163,22 +161,14 @@ def test_batches_list_distinct_positives_by_column():
 
 
 def test_the_benchmark_of_heads_in_minibatches_runs_and_reaches_the_peers_accuracy(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.sgd_heads", "--quick", "--json", str(tmp_path / "rows.json")]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert result.returncode == 0, result.stderr
-    report = json.loads((tmp_path / "rows.json").read_text())
-    check(report)
+    report = run_quick("sgd_heads", tmp_path)
     (accuracy,) = (row for row in report["rows"] if row["what"] == "accuracy then")
     assert accuracy["ours"] >= accuracy["peer"] > 0.2
 
 
 @pytest.mark.slow
 def test_the_benchmark_of_a_million_heads_runs_with_some_thousand(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.million_heads", "--quick", "--json", str(tmp_path / "rows.json")]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert result.returncode == 0, result.stderr
-    report = json.loads((tmp_path / "rows.json").read_text())
-    check(report)
+    report = run_quick("million_heads", tmp_path)
     assert {row["k"] for row in report["rows"]} == {12_000}
     assert {"calibrate", "evaluate", "export", "peak of memory"} <= {row["what"] for row in report["rows"]}
 
