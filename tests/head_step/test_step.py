@@ -269,6 +269,18 @@ def test_nan_names_the_heads_and_leaves_them_as_they_were(bad):
     assert torch.equal(heads.bias_K[4:], before[4:])
 
 
+def test_nan_in_a_row_names_every_head_of_every_chunk():
+    z_BD, target_BK, mask_BK = batch(masked=False)
+    z_BD[2, 1] = math.nan
+    heads = make_heads()
+    before = heads.weight_KD.clone()
+    step = HeadStep(heads, LOSSES["bce"](), partial(torch.optim.SGD, lr=1.0), chunk_heads=4)
+    with pytest.raises(NonFiniteStep) as caught:
+        step(z_BD, SparseTargets.from_dense(target_BK, mask_BK), num_rows=B)
+    assert caught.value.columns == list(range(K))
+    assert torch.equal(heads.weight_KD, before)
+
+
 def test_bfloat16_weights_follow_float32_ones_as_rounding_to_nearest_does_not():
     """Steps of a hundredth of a weight's last digit: rounded to the nearest, no weight would move at all."""
     results = {}
