@@ -1,9 +1,10 @@
 """All K heads as one product against a loop over K modules: one training step of the heads on given features.
 
 A step is forward, binary cross-entropy, backward and AdamW, the same on both sides; the losses are compared before anything is
-timed. The peers: one module a head, with one loss and one optimizer over the joined logits (module loop), and with a loss, a
-backward pass and an optimizer for each head (separate trainings). Ours has AdamW as `conf/optimizer/adamw.yaml` makes it, in
-torch's fused form; the peers have torch's default, and in rows of their own the fused form too.
+timed. The peers: one module a head, with one loss and one optimizer over the joined logits (module loop), with a loss for each
+head, and with a loss, a backward pass and an optimizer for each head (separate trainings). Ours has AdamW as
+`conf/optimizer/adamw.yaml` makes it, in torch's fused form; the peers have torch's default, and in rows of their own the fused
+form too.
 
 B = batch, D = features, K = heads
 """
@@ -50,15 +51,26 @@ def joint_loss(heads: nn.Module, z_BD: torch.Tensor, target_BK: torch.Tensor) ->
     return binary_cross_entropy_with_logits(heads(z_BD), target_BK, reduction="sum") / len(z_BD)
 
 
+def loss_a_head(loop: Loop, z_BD: torch.Tensor, target_BK: torch.Tensor) -> torch.Tensor:
+    """Return the same, in one call a head."""
+    losses = [joint_loss(head, z_BD, target_BK[:, k : k + 1]) for k, head in enumerate(loop.heads)]
+    return torch.stack(losses).sum()
+
+
 def stepper(
-    heads: nn.Module, z_BD: torch.Tensor, target_BK: torch.Tensor, *, fused: bool | None = None
+    heads: nn.Module,
+    z_BD: torch.Tensor,
+    target_BK: torch.Tensor,
+    *,
+    loss_of: Callable[..., torch.Tensor] = joint_loss,
+    fused: bool | None = None,
 ) -> Callable[[], torch.Tensor]:
     """Return a call that makes one training step of all heads and returns the loss before it."""
     optimizer = torch.optim.AdamW(heads.parameters(), lr=0.002, fused=fused)
 
     def step() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = joint_loss(heads, z_BD, target_BK)
+        loss = loss_of(heads, z_BD, target_BK)
         loss.backward()
         optimizer.step()
         return loss.detach()
@@ -75,6 +87,7 @@ def separate_trainings(loop: Loop, z_BD: torch.Tensor, target_BK: torch.Tensor) 
 PEERS: dict[str, Callable[..., Callable[[], torch.Tensor]]] = {
     "module loop": stepper,
     "module loop, fused AdamW": partial(stepper, fused=True),
+    "module loop, a loss a head": partial(stepper, loss_of=loss_a_head),
     "separate trainings": separate_trainings,
 }
 

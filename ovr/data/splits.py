@@ -16,6 +16,7 @@ from ovr.core.schema import InputSchema, check_rows
 from ovr.core.taxonomy import Taxonomy
 from ovr.data.labels import Labels
 from ovr.errors import DataError, InputError
+from ovr.input.encoder import Encoder
 
 SPLIT_NAMES = ("train", "val", "calib", "test")
 
@@ -59,10 +60,13 @@ class Splits:
     val: ValRows
     calib: CalibRows
     test: TestRows
+    encoder: Encoder | None = None  # made the rows x of what the user has
 
 
-def make_splits(taxonomy: Taxonomy, input: InputSchema, parts: Mapping[str, tuple[NDArray[Any], Labels]]) -> Splits:
-    """Return checked splits from raw (x, labels) of train, val, calib and test.
+def make_splits(
+    taxonomy: Taxonomy, input: InputSchema, parts: Mapping[str, tuple[NDArray[Any], Labels]], *, encoder: Encoder | None = None
+) -> Splits:
+    """Return checked splits from raw (x, labels) of train, val, calib and test, where `encoder`, if any, made the rows.
 
     Raises:
         DataError: there are other splits than these four; a split is empty, has another row shape than `input`, or holds NaN or
@@ -98,6 +102,7 @@ def make_splits(taxonomy: Taxonomy, input: InputSchema, parts: Mapping[str, tupl
         ValRows(checked["val"], parts["val"][1]),
         CalibRows(checked["calib"], parts["calib"][1]),
         TestRows(checked["test"], parts["test"][1]),
+        encoder,
     )
 
 

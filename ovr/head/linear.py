@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from ovr.errors import ConfigError
-from ovr.head import EVERY
+from ovr.head import EVERY, rows_of
 
 
 class Linear(nn.Module):
@@ -35,7 +35,7 @@ class Linear(nn.Module):
 
     def forward(self, z_BD: Tensor, columns: slice = EVERY) -> Tensor:
         """Return logits (B, C) of features (B, D), of the heads in `columns` (start and stop only); all K by default."""
-        weight_CD, bias_C = self.weight_KD[columns], self.bias_K[columns]
+        weight_CD, bias_C = rows_of(self.weight_KD, columns), rows_of(self.bias_K, columns)
         if weight_CD.dtype != z_BD.dtype and not torch.is_autocast_enabled(z_BD.device.type):  # kept in bfloat16, say
             weight_CD, bias_C = weight_CD.to(z_BD.dtype), bias_C.to(z_BD.dtype)
         return linear(z_BD, weight_CD, bias_C)

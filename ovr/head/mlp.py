@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from ovr.errors import ConfigError
-from ovr.head import EVERY
+from ovr.head import EVERY, rows_of
 
 
 class Mlp(nn.Module):
@@ -44,10 +44,10 @@ class Mlp(nn.Module):
     def forward(self, z_BD: Tensor, columns: slice = EVERY) -> Tensor:
         """Return logits (B, C) of features (B, D), of the heads in `columns` (start and stop only); all K by default."""
         start, stop, _ = columns.indices(self.num_heads)
-        units = slice(start * self.hidden, stop * self.hidden)
-        hidden_BJ = linear(z_BD, self.hidden_weight_JD[units], self.hidden_bias_J[units]).relu()
-        product_BCH = hidden_BJ.view(len(z_BD), stop - start, self.hidden) * self.weight_KH[columns]
-        return product_BCH.sum(-1) + self.bias_K[columns]
+        units = EVERY if columns == EVERY else slice(start * self.hidden, stop * self.hidden)
+        hidden_BJ = linear(z_BD, rows_of(self.hidden_weight_JD, units), rows_of(self.hidden_bias_J, units)).relu()
+        product_BCH = hidden_BJ.view(len(z_BD), stop - start, self.hidden) * rows_of(self.weight_KH, columns)
+        return product_BCH.sum(-1) + rows_of(self.bias_K, columns)
 
     def head_weights(self, column: int) -> dict[str, NDArray[np.float32]]:
         """Return the weights of one head: hidden_weight (H, D), hidden_bias (H,), weight (1, H), bias (1,)."""

@@ -14,7 +14,7 @@ from ovr.errors import ConfigError
 
 PosWeight = float | str | Mapping[str, float] | None
 MAX_POS_WEIGHT = 10.0
-LEVELS = 3  # of products: 2^3 rows share a logarithm; more of them gain nothing
+LEVELS = 2  # of products: 2^2 rows share a logarithm; more of them gain little and lose digits where p is near 1/2
 
 
 class Bce(nn.Module):
@@ -69,24 +69,24 @@ class Bce(nn.Module):
 
 
 def _summed_softplus(logit_BC: Tensor, prob_BC: Tensor) -> Tensor:
-    """Return softplus summed over the rows, from the sigmoid too: on a CPU in two thirds of the time of softplus itself.
+    """Return softplus summed over the rows, from the sigmoid p too: on a CPU in half of the time of softplus itself.
 
     Writes to the logits, which spares the cache.
 
-    It is max(z, 0) + log(1 + e) with e = exp(-|z|), and a sum of logarithms is that of a product, which takes one for many rows.
-    Of the product it is what exceeds 1 that is held, so that the smallest e counts.
+    It is max(z, 0) - log(1 - m) with m = min(p, 1 - p), and a sum of logarithms is that of a product, which takes one for many
+    rows. Of the product it is what lacks to 1 that is held, so that the smallest m counts.
     """
     if logit_BC.is_cuda:  # one kernel is better than many
         return softplus(logit_BC).sum(0)
     loss_C = logit_BC.clamp_min_(0).sum(0)
-    other_BC = 1 - prob_BC
-    excess = torch.minimum(prob_BC, other_BC, out=logit_BC).div_(torch.maximum(prob_BC, other_BC, out=other_BC))
+    other_BC = torch.sub(prob_BC.new_ones(()), prob_BC, out=logit_BC)
+    lacking = torch.minimum(prob_BC, other_BC, out=logit_BC)
     for _ in range(LEVELS):
-        half = len(excess) // 2
-        rows, partners = excess[: len(excess) - half], excess[len(excess) - half :]
-        rows[:half].addcmul_(rows[:half], partners).add_(partners)  # (1 + a) (1 + b) = 1 + a + a b + b
-        excess = rows
-    return loss_C.add_(excess.log1p_().sum(0))
+        half = len(lacking) // 2
+        rows, partners = lacking[: len(lacking) - half], lacking[len(lacking) - half :]
+        rows[:half].addcmul_(rows[:half], partners, value=-1).add_(partners)  # (1 - a) (1 - b) = 1 - (a + b - a b)
+        lacking = rows
+    return loss_C.sub_(lacking.neg_().log1p_().sum(0))
 
 
 def positive_weights(

@@ -158,6 +158,15 @@ def test_summed_negatives_are_exact_to_float32_however_small_their_loss(num_rows
     assert torch.equal(loss.negatives(logit_BK.clone(), with_loss=False)[1], grad_BK)
 
 
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 64, 101])
+def test_summed_negatives_of_equal_rows_are_exact_at_every_logit(num_rows):
+    """Errors of rounding would all point one way."""
+    logit_K = torch.linspace(-60, 60, 2401)
+    loss_K, _ = Bce([str(k) for k in range(len(logit_K))], pos_weight=None).negatives(logit_K.repeat(num_rows, 1), with_loss=True)
+    expected_K = torch.logaddexp(logit_K.double(), torch.zeros(())) * num_rows
+    torch.testing.assert_close(loss_K.double(), expected_K, rtol=1e-6, atol=0)
+
+
 def test_a_logit_of_minus_infinity_has_no_part_in_the_negatives():
     logit_BK = torch.tensor([[0.5, 1.0, -2.0], [-torch.inf, -torch.inf, 3.0], [1.5, -torch.inf, 0.0]])
     loss_K, grad_BK = Bce(IDS, pos_weight={"b": 3.0}).negatives(logit_BK.clone(), with_loss=True)

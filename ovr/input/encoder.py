@@ -1,0 +1,76 @@
+"""What an encoder is, and how one is read back. Knows no kind of row.
+
+B = batch
+"""
+
+from importlib import import_module
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovr.core.schema import InputSchema
+from ovr.errors import ArtifactError
+
+KINDS = {
+    "table": "ovr.input.table.TableEncoder",
+    "text": "ovr.input.text.HashedText",
+    "tokens": "ovr.input.tokens.Tokens",
+    "sparse": "ovr.input.sparse.SparseRows",
+}
+
+
+class Encoder(Protocol):
+    """Makes the network's input of rows as a user has them; fitted on training rows, the same wherever the model runs."""
+
+    kind: ClassVar[str]
+
+    @property
+    def tensor(self) -> InputSchema:
+        """What `encode` returns."""
+        ...
+
+    def records(self, rows: Any) -> list[Any]:
+        """Return each row as a value that JSON can hold: a text, or an object.
+
+        Raises:
+            InputError: `rows` is not what this encoder takes.
+        """
+        ...
+
+    def encode(self, rows: Any) -> NDArray[np.float32]:
+        """Return the rows, or their `records`, as (B, *tensor.shape).
+
+        Raises:
+            InputError: a row that does not fit, naming row and column.
+        """
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, with `kind`."""
+        ...
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        """Return what `to_json` wrote.
+
+        Raises:
+            ArtifactError: it cannot be read.
+        """
+        ...
+
+
+def encoder_from_json(value: dict[str, Any] | None) -> Encoder | None:
+    """Return the encoder that `to_json` wrote; None of None, where rows are given as the network takes them.
+
+    Raises:
+        ArtifactError: an unknown kind, or values that it cannot read.
+    """
+    if value is None:
+        return None
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if kind not in KINDS:
+        raise ArtifactError(f"the encoder of the input is of kind {kind!r}; this ovr knows {', '.join(KINDS)}")
+    module, _, name = KINDS[kind].rpartition(".")
+    encoder: Encoder = getattr(import_module(module), name).from_json(value)
+    return encoder
