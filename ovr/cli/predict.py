@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -23,6 +25,7 @@ def run(cfg: DictConfig) -> None:
     from tqdm import tqdm
 
     from ovr.core.files import staged_file
+    from ovr.runtime.record_files import read_records
     from ovr.runtime.rows import read_rows
 
     output = Path(cfg.output)
@@ -37,8 +40,10 @@ def run(cfg: DictConfig) -> None:
     if cfg.bundle is not None and output.resolve().is_relative_to(Path(cfg.bundle).resolve()):
         raise InputError(f"{output} is inside the bundle {cfg.bundle}, which must not change; write it somewhere else")
     with ExitStack() as stack:
-        card, predict = _model(cfg, stack)
-        rows = read_rows(Path(cfg.input), card.input, format=cfg.format, header=cfg.header, drop=[str(name) for name in cfg.drop])
+        card, prepare, predict = _model(cfg, stack)
+        source, how = Path(cfg.input), {"format": cfg.format, "header": cfg.header, "drop": [str(name) for name in cfg.drop]}
+        kind = card.input.raw_kind
+        rows = prepare(read_rows(source, card.input, **how) if kind is None else read_records(source, kind, **how))
         file = stack.enter_context(staged_file(output))
         bar = stack.enter_context(tqdm(total=len(rows), desc="predict", unit="row"))
         write = writer(output.suffix.lower(), file, card, probabilities=cfg.probabilities)
@@ -62,8 +67,8 @@ def check_same_model(answered: ModelCard, asked: ModelCard, *, num_done: int) ->
         )
 
 
-def _model(cfg: DictConfig, stack: ExitStack) -> tuple[ModelCard, Callable[..., Prediction]]:
-    """Return the model card and the function from rows to predictions; `stack` closes what is opened."""
+def _model(cfg: DictConfig, stack: ExitStack) -> tuple[ModelCard, Callable[[Any], Any], Callable[..., Prediction]]:
+    """Return the model card, what checks all rows, and the function from those to predictions; `stack` closes what is opened."""
     if (cfg.bundle is None) == (cfg.server is None):
         got = "neither" if cfg.bundle is None else "both"
         raise ConfigError(f"give bundle=PATH (a bundle or a fused ONNX file) or server=URL; got {got}")
@@ -71,8 +76,8 @@ def _model(cfg: DictConfig, stack: ExitStack) -> tuple[ModelCard, Callable[..., 
         from ovr.runtime.client import Client
 
         client = stack.enter_context(Client(cfg.server))
-        return client.card(), client.predict
+        return client.card(), lambda rows: rows, client.predict
     from ovr.runtime.predictor import EdgePredictor
 
     predictor = EdgePredictor(Path(cfg.bundle))
-    return predictor.card, predictor.predict
+    return predictor.card, predictor.encode, partial(predictor.predict, encoded=True)

@@ -18,13 +18,15 @@ from ovr.errors import ArtifactError, InputError
 class InputSchema:
     """The model's one input: raw values, not yet normalised (normalisation is part of the graph).
 
-    `shape` is that of one row, without the batch; `columns` names the entries of a flat row, or is empty.
+    `shape` is that of one row, without the batch; `columns` names the entries of a flat row, or is empty. `encoder` is what
+    `to_json` of the encoder gave that makes such rows of texts or cells, None where rows are given as they are.
     """
 
     shape: tuple[int, ...]
     columns: tuple[str, ...] = ()
     dtype: str = "float32"
     name: str = "x"
+    encoder: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.dtype != "float32":
@@ -41,14 +43,25 @@ class InputSchema:
         """The number of values in one row."""
         return math.prod(self.shape)
 
+    @property
+    def raw_kind(self) -> str | None:
+        """The kind of the encoder, None without one."""
+        return None if self.encoder is None else str(self.encoder["kind"])
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values for `manifest.json`."""
-        return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape), "columns": list(self.columns)}
+        return {
+            "name": self.name,
+            "dtype": self.dtype,
+            "shape": list(self.shape),
+            "columns": list(self.columns),
+            "encoder": self.encoder,
+        }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "InputSchema":
         """Return the schema that `to_json` wrote."""
-        return cls(tuple(value["shape"]), tuple(value["columns"]), value["dtype"], value["name"])
+        return cls(tuple(value["shape"]), tuple(value["columns"]), value["dtype"], value["name"], value.get("encoder"))
 
     def column_name(self, index: int) -> str:
         """Return how messages call the value at flat position `index` of a row."""

@@ -6,7 +6,7 @@ N = rows, K = heads
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -97,7 +97,7 @@ def make_splits(
         raise DataError("; ".join(problems))
     return Splits(
         taxonomy,
-        input,
+        input if encoder is None else replace(input, encoder=encoder.to_json()),
         TrainRows(checked["train"], parts["train"][1]),
         ValRows(checked["val"], parts["val"][1]),
         CalibRows(checked["calib"], parts["calib"][1]),

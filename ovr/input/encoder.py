@@ -30,16 +30,8 @@ class Encoder(Protocol):
         """What `encode` returns."""
         ...
 
-    def records(self, rows: Any) -> list[Any]:
-        """Return each row as a value that JSON can hold: a text, or an object.
-
-        Raises:
-            InputError: `rows` is not what this encoder takes.
-        """
-        ...
-
     def encode(self, rows: Any) -> NDArray[np.float32]:
-        """Return the rows, or their `records`, as (B, *tensor.shape).
+        """Return rows, in any form that `records_of` takes, as (B, *tensor.shape).
 
         Raises:
             InputError: a row that does not fit, naming row and column.

@@ -17,6 +17,7 @@ from ovr.core.artifact import ModelCard
 from ovr.core.prediction import Decision, Prediction
 from ovr.core.schema import check_rows
 from ovr.errors import InputError, ServingError
+from ovr.input.records import records_of, to_bytes, wire_name
 
 ROUTER = "ovr"
 SCORES = "ovr_scores"
@@ -75,7 +76,7 @@ class Client:
     def predict(
         self, rows: Any, *, batch_size: int = 64, progress: Callable[[int], Any] | None = None, request_id: str = ""
     ) -> Prediction:
-        """Return the server's probabilities and decisions for `rows` (B, *card.input.shape).
+        """Return the server's probabilities and decisions for `rows`: as `EdgePredictor.encode` takes them.
 
         Args:
             batch_size: rows a request; no more are sent than the server takes.
@@ -83,8 +84,9 @@ class Client:
             request_id: given to the server and back with the prediction.
 
         Raises:
-            InputError: the rows do not fit the model's input schema; nothing has been sent then.
-            ServingError: the server is not there or answers with an error, or its model was replaced during the call.
+            InputError: numbers that do not fit the model's input schema, or rows of another kind; nothing has been sent then.
+            ServingError: the server is not there or answers with an error, such as for a text or a cell that does not fit, or its
+                model was replaced during the call.
         """
         card, answers = self._infer(ROUTER, ("prob", "label", "abstained", "top"), rows, batch_size, progress, request_id)
         prob_BK, label_BK, abstained_B1, top_BM = (np.concatenate(parts) for parts in zip(*answers, strict=True))
@@ -93,7 +95,8 @@ class Client:
     def scores(self, rows: Any, *, batch_size: int = 64, progress: Callable[[int], Any] | None = None) -> NDArray[np.float32]:
         """Return probabilities (B, K) float32 from the scores model directly: no decision, and the rows are checked here only.
 
-        Arguments and errors as in `predict`.
+        Args:
+            rows: what the network takes, numbers (B, *card.input.shape); the others as in `predict`, errors too.
         """
         _, answers = self._infer(SCORES, ("prob",), rows, batch_size, progress, "")
         return np.concatenate([prob_BK for (prob_BK,) in answers])
@@ -156,12 +159,14 @@ class Client:
     ) -> tuple[ModelCard, list[list[Any]]]:
         assert self._card is not None
         version, card, max_batch_size = self._card
-        x = check_rows(rows, card.input)
+        kind = card.input.raw_kind if model == ROUTER else None
+        x = check_rows(rows, card.input) if kind is None else to_bytes(records_of(rows, kind))
+        name, dtype = (card.input.name, "FP32") if kind is None else (wire_name(kind), "BYTES")
         batch_size = min(batch_size, max_batch_size)
         answers = []
         for start in range(0, len(x), batch_size):
             part = x[start : start + batch_size]
-            tensor = self._api.InferInput(card.input.name, list(part.shape), "FP32")
+            tensor = self._api.InferInput(name, list(part.shape), dtype)
             tensor.set_data_from_numpy(part)
             result = self._call(
                 self._connection.infer,

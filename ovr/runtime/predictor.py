@@ -19,6 +19,7 @@ from ovr.core.prediction import Prediction
 from ovr.core.schema import check_rows
 from ovr.decision.decide import decide
 from ovr.errors import ArtifactError, ConfigError, InputError
+from ovr.input.encoder import encoder_from_json
 
 CARD_KEY = "ovr.card"  # of the ONNX file's metadata
 OUTPUT = "prob"
@@ -56,16 +57,29 @@ class EdgePredictor:
         except Exception as error:  # onnxruntime's exceptions have no common base of their own
             raise ArtifactError(f"{model_path} cannot be opened as an ONNX model: {error}") from None
         self.card = self._read_card(model_path)
+        self._encoder = encoder_from_json(self.card.input.encoder)
         if bundle is not None and self.card != bundle.card:
             raise ArtifactError(f"the model card in {model_path} is not that of the bundle; export the bundle again")
 
+    def encode(self, rows: Any) -> NDArray[np.float32]:
+        """Return the rows (B, *card.input.shape) float32 that the network is given.
+
+        Args:
+            rows: what the model was trained on: texts, or objects with a value a column (see `ovr.input.records.records_of`);
+                numbers (B, *card.input.shape) where `card.input.encoder` is None.
+
+        Raises:
+            InputError: a row that does not fit, naming row and column.
+        """
+        return check_rows(rows, self.card.input) if self._encoder is None else self._encoder.encode(rows)
+
     def predict_proba(
-        self, rows: Any, *, batch_size: int = 256, progress: Callable[[int], Any] | None = None
+        self, rows: Any, *, encoded: bool = False, batch_size: int = 256, progress: Callable[[int], Any] | None = None
     ) -> NDArray[np.float32]:
         """Return calibrated probabilities (B, K) float32; column k belongs to `card.taxonomy[k]`.
 
         Args:
-            rows: numbers (B, *card.input.shape).
+            rows: as `encode` takes them, or with `encoded` as it returns them.
             batch_size: rows given to ONNX Runtime at a time.
             progress: called with the number of rows done since the last call.
 
@@ -74,7 +88,7 @@ class EdgePredictor:
         """
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; expected at least 1")
-        x = check_rows(rows, self.card.input)
+        x = check_rows(rows, self.card.input) if encoded else self.encode(rows)
         prob_BK = np.empty((len(x), len(self.card.taxonomy)), dtype=np.float32)
         for start in range(0, len(x), batch_size):
             part = x[start : start + batch_size]
@@ -83,9 +97,11 @@ class EdgePredictor:
                 progress(len(part))
         return prob_BK
 
-    def predict(self, rows: Any, *, batch_size: int = 256, progress: Callable[[int], Any] | None = None) -> Prediction:
+    def predict(
+        self, rows: Any, *, encoded: bool = False, batch_size: int = 256, progress: Callable[[int], Any] | None = None
+    ) -> Prediction:
         """Return probabilities and the decision of the model's policy; arguments and errors as in `predict_proba`."""
-        prob_BK = self.predict_proba(rows, batch_size=batch_size, progress=progress)
+        prob_BK = self.predict_proba(rows, encoded=encoded, batch_size=batch_size, progress=progress)
         return Prediction(self.card, prob_BK, decide(prob_BK, threshold_K=self.card.thresholds, policy=self.card.policy))
 
     def _read_card(self, model_path: Path) -> ModelCard:

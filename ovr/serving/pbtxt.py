@@ -5,15 +5,17 @@ B = batch (left out of Triton's dims), K = heads, D = features, M = top-k
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from ovr.core.artifact import ModelCard
+from ovr.core.schema import InputSchema
 from ovr.core.taxonomy import slug
 from ovr.errors import ArtifactError, ConfigError
+from ovr.input.records import wire_name
 
 InstanceKind = Literal["KIND_CPU", "KIND_GPU"]
 
@@ -68,16 +70,29 @@ def router_config(card: ModelCard, scheduling: Scheduling, *, version: int) -> p
     config.dynamic_batching.max_queue_delay_microseconds = 0
     num_heads = len(card.taxonomy)
     num_top = min(card.policy.top_k, num_heads)
-    _tensor(config.input, card.input.name, pb.TYPE_FP32, card.input.shape)
+    name, shape = router_input(card.input)
+    _tensor(config.input, name, pb.TYPE_FP32 if card.input.raw_kind is None else pb.TYPE_STRING, shape)
     _tensor(config.output, "prob", pb.TYPE_FP32, [num_heads])
     _tensor(config.output, "label", pb.TYPE_BOOL, [num_heads])
     _tensor(config.output, "abstained", pb.TYPE_BOOL, [1])
     _tensor(config.output, "top", pb.TYPE_INT64, [num_top])
     _tensor(config.output, "top_class", pb.TYPE_STRING, [num_top])
     _tensor(config.output, "head_version", pb.TYPE_INT64, [num_heads])
-    config.parameters[CARD].string_value = json.dumps(card.to_json(), ensure_ascii=False, sort_keys=True)
+    config.parameters[CARD].string_value = json.dumps(_public(card).to_json(), ensure_ascii=False, sort_keys=True)
     config.parameters[VERSION].string_value = str(version)
     return config
+
+
+def router_input(input: InputSchema) -> tuple[str, tuple[int, ...]]:
+    """Return name and shape of a row that clients send to `ovr`: the network's own, or one text."""
+    return (input.name, input.shape) if input.raw_kind is None else (wire_name(input.raw_kind), (1,))
+
+
+def _public(card: ModelCard) -> ModelCard:
+    """Return the card with no more of the encoder than a client needs: vocabularies take megabytes."""
+    if card.input.raw_kind is None:
+        return card
+    return replace(card, input=replace(card.input, encoder={"kind": card.input.raw_kind}))
 
 
 def backbone_config(card: ModelCard, scheduling: Scheduling, *, version: int, num_features: int) -> pb.ModelConfig:

@@ -27,6 +27,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from ovr.core.bundle import ModelBundle
 from ovr.core.files import canonical_json, fsync_directory, place, read_json, sha256_file, staged_directory, write_file
 from ovr.errors import ArtifactError, ConfigError, ServingError
+from ovr.input.encoder import KINDS
 from ovr.serving import control
 from ovr.serving.contents import model_names, read_config, versions_of
 from ovr.serving.labels import labels_file
@@ -40,6 +41,7 @@ from ovr.serving.pbtxt import (
     ensemble_config,
     head_config,
     router_config,
+    router_input,
     scores_config,
     to_text,
 )
@@ -163,6 +165,8 @@ def _models(
     labels = labels_file(card.taxonomy)
     callees = [_Model(scores_config(card, scheduling, version=version), {"model.onnx": bundle.fused_onnx, "labels.txt": labels})]
     router = {"model.py": ROUTER_MODEL_PY.encode(), "card.json": canonical_json(card.to_json()), **import_closure(ROUTER)}
+    if card.input.raw_kind is not None:
+        router |= import_closure(KINDS[card.input.raw_kind].rpartition(".")[0])
     callers = [_Model(router_config(card, scheduling, version=version), router)]
     if layout == "per_head":
         num_features = _num_features(bundle.backbone_onnx)
@@ -208,10 +212,11 @@ def _check_same_use(repository: Path, bundle: ModelBundle, layout: Layout) -> No
     if served is None:
         return
     name, shape = served.input[0].name, tuple(served.input[0].dims)
-    if (name, shape) != (bundle.input.name, bundle.input.shape):
+    wanted_name, wanted_shape = router_input(bundle.input)
+    if (name, shape) != (wanted_name, wanted_shape):
         raise ArtifactError(
-            f"{repository} serves rows of shape {shape} as input {name!r}, this bundle takes {bundle.input.shape} as "
-            f"{bundle.input.name!r}; publish it into a repository of its own"
+            f"{repository} serves rows of shape {shape} as input {name!r}, this bundle takes {wanted_shape} as "
+            f"{wanted_name!r}; publish it into a repository of its own"
         )
     if layout == "fused" and read_config(repository, "ovr_heads") is not None:
         raise ArtifactError(f"{repository} has layout per_head and its heads would stay behind; publish with layout per_head")

@@ -38,6 +38,11 @@ def start_from_bundle(model: OvrModel, path: Path, *, taxonomy: Taxonomy, input:
         raise ConfigError(f"init_from={path} has no head for the frozen classes {missing}; a frozen head needs weights to keep")
     if bundle.input.shape != input.shape:
         raise ConfigError(f"init_from={path} takes rows of shape {bundle.input.shape}; the data has {input.shape}")
+    if bundle.input.encoder != input.encoder:
+        raise ConfigError(
+            f"init_from={path} makes its rows by another encoder ({bundle.input.raw_kind or 'none'}) than the data "
+            f"({input.raw_kind or 'none'}), or by one with other settings: its heads fit no other rows"
+        )
     backbone = _backbone_weights(model, bundle)
     head: Any = model.head
     expected = {name: value.shape for name, value in head.head_weights(0).items()}

@@ -1,6 +1,7 @@
 """The model `ovr` that clients talk to: checks the rows, asks `ovr_scores`, decides. Runs inside Triton's Python backend.
 
-It needs numpy, the files of ovr that it imports (published beside it) and `card.json`; it does not know how scores are computed.
+It needs numpy, the files of ovr that it imports (published beside it, the encoder's among them) and `card.json`; it does not know
+how scores are computed.
 
 B = batch, K = heads, M = top-k
 """
@@ -17,6 +18,8 @@ from ovr.core.artifact import ModelCard
 from ovr.core.schema import check_rows
 from ovr.decision.decide import decide
 from ovr.errors import InputError
+from ovr.input.encoder import encoder_from_json
+from ovr.input.records import from_bytes, wire_name
 
 SCORES = "ovr_scores"
 
@@ -29,6 +32,7 @@ class TritonPythonModel:
         directory = Path(args["model_repository"]) / args["model_version"]
         self.card = ModelCard.from_json(json.loads((directory / "card.json").read_bytes()))
         self.version = int(args["model_version"])  # the scores of the same publication have the same version
+        self.encoder = encoder_from_json(self.card.input.encoder)
         self.threshold_K = np.array(self.card.thresholds)
         self.class_K = np.array([class_id.encode() for class_id in self.card.taxonomy.ids], dtype=np.object_)
         self.head_version_K = np.array(self.card.head_versions, dtype=np.int64)
@@ -39,8 +43,7 @@ class TritonPythonModel:
         rows = {}
         for index, request in enumerate(requests):
             try:
-                x = pb_utils.get_input_tensor_by_name(request, self.card.input.name).as_numpy()
-                rows[index] = check_rows(x, self.card.input)
+                rows[index] = self._rows(request)
             except InputError as error:
                 responses[index] = _error(str(error), pb_utils.TritonError.INVALID_ARG)
         if not rows:
@@ -58,6 +61,12 @@ class TritonPythonModel:
                 responses[index] = _error(str(error), pb_utils.TritonError.INTERNAL)
             start += len(x)
         return responses
+
+    def _rows(self, request: Any) -> np.ndarray[Any, Any]:
+        if self.encoder is None:
+            return check_rows(pb_utils.get_input_tensor_by_name(request, self.card.input.name).as_numpy(), self.card.input)
+        kind = self.encoder.kind
+        return self.encoder.encode(from_bytes(pb_utils.get_input_tensor_by_name(request, wire_name(kind)).as_numpy(), kind))
 
     def _score(self, x: np.ndarray[Any, Any]) -> Any:
         request = pb_utils.InferenceRequest(

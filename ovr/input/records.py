@@ -1,0 +1,105 @@
+"""Rows as a user has them, as records: a text a row, or an object with a value a column; and as the bytes that a server is sent.
+
+Knows the kinds of encoders by name, and nothing of what they do. B = batch
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovr.errors import InputError
+
+TEXTS = ("text", "tokens")  # kinds whose records are texts; those of the others are objects
+
+
+def wire_name(kind: str) -> str:
+    """Return the name of the server's input: `text`, the text itself, or `row`, a JSON object; one a row, in UTF-8."""
+    return "text" if kind in TEXTS else "row"
+
+
+def records_of(rows: Any, kind: str) -> list[Any]:
+    """Return each row as a value that JSON can hold.
+
+    Args:
+        rows: of texts, a sequence of str. Of other kinds a sequence of mappings, a mapping of columns to as many cells each, or a
+            pandas DataFrame; NumPy's numbers become Python's, NaN and NaT None, and times ISO 8601.
+
+    Raises:
+        InputError: none of these, no rows, or columns of different lengths.
+    """
+    if kind in TEXTS:
+        if isinstance(rows, str | bytes | Mapping) or (not isinstance(rows, Sequence | np.ndarray) and not hasattr(rows, "tolist")):
+            raise InputError(f"rows must be a sequence of texts, got {type(rows).__name__}")
+        records = list(rows)
+        for number, record in enumerate(records):
+            if not isinstance(record, str):
+                raise InputError(f"row {number} is {type(record).__name__} {record!r}; expected a text")
+    else:
+        records = _objects(rows)
+    if not records:
+        raise InputError("got no rows; expected at least one")
+    return records
+
+
+def to_bytes(records: Sequence[Any]) -> NDArray[np.object_]:
+    """Return records as what a server is sent, (B, 1)."""
+    encoded = [record if isinstance(record, str) else json.dumps(record, ensure_ascii=False) for record in records]
+    array = np.empty((len(records), 1), dtype=np.object_)
+    array[:, 0] = [text.encode() for text in encoded]
+    return array
+
+
+def from_bytes(array: NDArray[Any], kind: str) -> list[Any]:
+    """Return the records that `to_bytes` was given.
+
+    Raises:
+        InputError: another shape than (B, 1), no UTF-8, or no JSON object, naming the row.
+    """
+    if array.ndim != 2 or array.shape[1] != 1 or array.shape[0] == 0:
+        raise InputError(f"{wire_name(kind)} has shape {array.shape}; expected (rows, 1), at least one row")
+    records: list[Any] = []
+    for number, value in enumerate(array[:, 0]):
+        try:
+            text = value.decode() if isinstance(value, bytes) else str(value)
+            record = text if kind in TEXTS else json.loads(text)
+        except UnicodeDecodeError as error:
+            raise InputError(f"row {number} is not UTF-8: {error.reason} at byte {error.start}") from None
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"row {number} is not JSON: {error}; expected an object with a value a column") from None
+        if not isinstance(record, str if kind in TEXTS else dict):
+            raise InputError(f"row {number} is {type(record).__name__}; expected a JSON object with a value a column")
+        records.append(record)
+    return records
+
+
+def _objects(rows: Any) -> list[dict[str, Any]]:
+    if hasattr(rows, "columns") and hasattr(rows, "to_dict"):  # a pandas DataFrame
+        rows = {str(name): rows[name].tolist() for name in rows.columns}
+    if isinstance(rows, Mapping):
+        columns = {str(name): list(cells) for name, cells in rows.items()}
+        if len({len(cells) for cells in columns.values()}) > 1:
+            sizes = ", ".join(f"{name!r} {len(cells)}" for name, cells in list(columns.items())[:5])
+            raise InputError(f"the columns must have as many cells each, got {sizes}")
+        return [dict(zip(columns, map(_plain, cells), strict=True)) for cells in zip(*columns.values(), strict=True)]
+    if isinstance(rows, str | bytes) or not isinstance(rows, Sequence):
+        raise InputError(
+            f"rows must be objects with a value a column, a mapping of columns or a DataFrame, got {type(rows).__name__}"
+        )
+    for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise InputError(f"row {number} is {type(row).__name__}; expected an object with a value a column")
+    return [{str(name): _plain(cell) for name, cell in row.items()} for row in rows]
+
+
+def _plain(cell: Any) -> Any:
+    if isinstance(cell, np.generic):
+        cell = cell.item()
+    if isinstance(cell, float) and math.isnan(cell):
+        return None
+    if hasattr(cell, "isoformat"):
+        return None if cell != cell else cell.isoformat()  # NaT is not equal to itself
+    return cell

@@ -1,0 +1,73 @@
+import pytest
+
+from ovr.errors import InputError
+from ovr.runtime.record_files import read_records
+
+
+def written(tmp_path, name, text, encoding="utf-8"):
+    file = tmp_path / name
+    file.write_bytes(text.encode(encoding))
+    return file
+
+
+def test_cells_of_csv_tsv_json_lines_and_parquet_are_the_same_records(tmp_path):
+    records = [{"town": 'Köln, "old"', "note": "two\nlines"}, {"town": "", "note": "x"}]
+    csv = written(tmp_path, "a.csv", '\ufefftown,note,label\r\n"Köln, ""old""","two\nlines",a\r\n"",x,b\r\n\r\n')
+    tsv = written(tmp_path, "a.tsv", 'town\tnote\tlabel\n"Köln, ""old"""\t"two\nlines"\ta\n\tx\tb\n')
+    json_lines = written(
+        tmp_path, "a.jsonl", '{"town": "Köln, \\"old\\"", "note": "two\\nlines", "label": 1}\n\n{"town": "", "note": "x"}\n'
+    )
+    for file in (csv, tsv, json_lines):
+        assert read_records(file, "table", drop=["label"]) == records
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.Table.from_pylist(records), tmp_path / "a.parquet")
+    assert read_records(tmp_path / "a.parquet", "table") == records
+
+
+@pytest.mark.parametrize("kind", ["text", "tokens"])
+def test_texts_are_the_only_column_or_the_one_named_text(tmp_path, kind):
+    texts = ["first", "second, with comma"]
+    files = [
+        written(tmp_path, "a.txt", "first\r\nsecond, with comma\r\n"),
+        written(tmp_path, "a.csv", 'words\nfirst\n"second, with comma"\n'),
+        written(tmp_path, "b.csv", 'id,text\n1,first\n2,"second, with comma"\n'),
+        written(tmp_path, "a.jsonl", '"first"\n{"anything": "second, with comma"}\n'),
+    ]
+    assert all(read_records(file, kind) == texts for file in files)
+    headless = written(tmp_path, "c.csv", 'first\n"second, with comma"\n')
+    assert read_records(headless, kind, header=False) == texts
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "kind", "message"),
+    [
+        ("a.csv", "a,b\n1\n", "table", "line 2 has 1 cells; expected 2"),
+        ("a.csv", "a,b\n\n1,2\n", "table", "line 2 has 0 cells; expected 2"),
+        ("a.csv", 'a\n"x\n', "table", "line 2 is not CSV"),
+        ("a.csv", "a,a\n1,2\n", "table", "columns .'a'. more than once"),
+        ("a.csv", "a,b\n", "table", "holds no rows"),
+        ("a.csv", "a,b\nx,y\n", "text", "columns 'a', 'b'; expected one with the text"),
+        ("a.jsonl", "[1]\n", "table", r"line 1 holds \[1\]; expected an object"),
+        ("a.jsonl", '{"text": 1}\n', "text", "line 1 holds 1; expected a text"),
+        ("a.jsonl", "{\n", "text", "line 1 is not JSON"),
+        ("a.txt", "x\n", "table", "of no known format"),
+        ("a.xls", "x\n", "text", "of no known format"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(tmp_path, name, text, kind, message):
+    with pytest.raises(InputError, match=message):
+        read_records(written(tmp_path, name, text), kind)
+
+
+def test_other_bytes_than_utf8_and_missing_files_are_named(tmp_path):
+    with pytest.raises(InputError, match="is not UTF-8 text"):
+        read_records(written(tmp_path, "a.csv", "text\nnaïve\n", encoding="latin-1"), "text")
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        read_records(tmp_path / "none.csv", "text")
+
+
+def test_no_parquet_is_an_error_of_its_own(tmp_path):
+    pytest.importorskip("pyarrow")
+    with pytest.raises(InputError, match="is not Parquet"):
+        read_records(written(tmp_path, "a.parquet", "no"), "table")
