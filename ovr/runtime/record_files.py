@@ -1,4 +1,4 @@
-"""Texts and cells for prediction from a file: CSV, TSV, JSON lines, lines of text or Parquet. Knows the kind of the rows, no model."""
+"""Texts and cells for prediction from a file: CSV, TSV, JSON lines, plain lines or Parquet. Knows the kind of rows, no model."""
 
 import csv
 import json
@@ -28,11 +28,11 @@ def read_records(
         drop: columns that are left out, such as a label.
 
     Raises:
-        InputError: the file is missing, empty, of an unknown ending or not of its format; a line with another number of cells (naming
-            the line); no column that could hold the texts.
+        InputError: the file is missing, empty, of an unknown ending or not of its format; a line has another number of cells
+            (naming the line); no column could hold the texts.
     """
     known = FORMATS.get(path.suffix.lower()) if format is None else format
-    if known not in FORMATS.values() or (known == "txt" and kind not in TEXTS):
+    if known is None or known not in FORMATS.values() or (known == "txt" and kind not in TEXTS):
         raise InputError(
             f"{path} is of no known format ({', '.join(sorted(set(FORMATS.values())))}), got {known or path.suffix!r}; say which "
             "with format="
@@ -113,7 +113,8 @@ def _text(row: Any, where: str) -> str:
         name = next(iter(row)) if len(row) == 1 else TEXT_COLUMN
         if name not in row:
             raise InputError(
-                f"{where} has columns {list(row)[:5]}; expected the text alone, or in a column {TEXT_COLUMN!r} (drop=)"
+                f"{where} has columns {', '.join(map(repr, list(row)[:5]))}; expected one with the text, or {TEXT_COLUMN!r} among "
+                "them (drop= leaves columns out)"
             )
         row = row[name]
     if not isinstance(row, str):

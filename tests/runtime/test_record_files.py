@@ -14,9 +14,8 @@ def test_cells_of_csv_tsv_json_lines_and_parquet_are_the_same_records(tmp_path):
     records = [{"town": 'Köln, "old"', "note": "two\nlines"}, {"town": "", "note": "x"}]
     csv = written(tmp_path, "a.csv", '\ufefftown,note,label\r\n"Köln, ""old""","two\nlines",a\r\n"",x,b\r\n\r\n')
     tsv = written(tmp_path, "a.tsv", 'town\tnote\tlabel\n"Köln, ""old"""\t"two\nlines"\ta\n\tx\tb\n')
-    json_lines = written(
-        tmp_path, "a.jsonl", '{"town": "Köln, \\"old\\"", "note": "two\\nlines", "label": 1}\n\n{"town": "", "note": "x"}\n'
-    )
+    lines = ['{"town": "Köln, \\"old\\"", "note": "two\\nlines", "label": 1}', "", '{"town": "", "note": "x"}']
+    json_lines = written(tmp_path, "a.jsonl", "\n".join(lines))
     for file in (csv, tsv, json_lines):
         assert read_records(file, "table", drop=["label"]) == records
     pyarrow = pytest.importorskip("pyarrow")
