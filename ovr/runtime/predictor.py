@@ -4,7 +4,7 @@ B = batch, K = heads
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ class EdgePredictor:
             raise ArtifactError(f"{model_path} cannot be opened as an ONNX model: {error}") from None
         self.card = self._read_card(model_path)
         self._encoder = encoder_from_json(self.card.input.encoder)
+        self.num_rows = {"passed": 0, "refused": 0}  # given to `encode`: in calls that went through, and in those that raised
         if bundle is not None and self.card != bundle.card:
             raise ArtifactError(f"the model card in {model_path} is not that of the bundle; export the bundle again")
 
@@ -71,7 +72,14 @@ class EdgePredictor:
         Raises:
             InputError: a row that does not fit, naming row and column.
         """
-        return check_rows(rows, self.card.input) if self._encoder is None else self._encoder.encode(rows)
+        try:
+            x = check_rows(rows, self.card.input) if self._encoder is None else self._encoder.encode(rows)
+        except InputError:
+            cells = next(iter(rows.values()), ()) if isinstance(rows, Mapping) else rows
+            self.num_rows["refused"] += len(cells) if hasattr(cells, "__len__") else 0
+            raise
+        self.num_rows["passed"] += len(x)
+        return x
 
     def predict_proba(
         self, rows: Any, *, encoded: bool = False, batch_size: int = 256, progress: Callable[[int], Any] | None = None

@@ -77,6 +77,15 @@ def test_rows_that_do_not_fit_are_refused(bundle, x):
         predictor.predict(x, batch_size=0)
 
 
+def test_rows_that_do_not_fit_are_counted_apart(bundle, x):
+    edge = EdgePredictor(bundle.path)
+    edge.predict(x[:3])
+    edge.predict(x[:2], encoded=True)
+    with pytest.raises(InputError):
+        edge.predict(np.full_like(x[:4], np.nan))
+    assert edge.num_rows == {"passed": 3, "refused": 4}
+
+
 def test_a_missing_file_is_said_to_be_missing(tmp_path):
     with pytest.raises(ArtifactError, match="none does not exist; expected a bundle directory or a fused ONNX file"):
         EdgePredictor(tmp_path / "none")

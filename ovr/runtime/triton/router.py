@@ -33,6 +33,18 @@ class TritonPythonModel:
         self.card = ModelCard.from_json(json.loads((directory / "card.json").read_bytes()))
         self.version = int(args["model_version"])  # the scores of the same publication have the same version
         self.encoder = encoder_from_json(self.card.input.encoder)
+        self.input_name = self.card.input.name if self.encoder is None else wire_name(self.encoder.kind)
+        self.rows_total = pb_utils.MetricFamily(  # must outlive its metrics
+            name="ovr_rows_total",
+            description="Rows asked for: those in requests that fit the input schema, and those in requests that were refused",
+            kind=pb_utils.MetricFamily.COUNTER,
+        )
+        self.num_rows = {
+            outcome: self.rows_total.Metric(
+                labels={"model": args["model_name"], "version": args["model_version"], "outcome": outcome}
+            )
+            for outcome in ("passed", "refused")
+        }
         self.threshold_K = np.array(self.card.thresholds)
         self.class_K = np.array([class_id.encode() for class_id in self.card.taxonomy.ids], dtype=np.object_)
         self.head_version_K = np.array(self.card.head_versions, dtype=np.int64)
@@ -42,10 +54,12 @@ class TritonPythonModel:
         responses: list[Any] = [None] * len(requests)
         rows = {}
         for index, request in enumerate(requests):
+            sent = pb_utils.get_input_tensor_by_name(request, self.input_name).as_numpy()
             try:
-                rows[index] = self._rows(request)
+                rows[index] = self._encoded(sent)
             except InputError as error:
                 responses[index] = _error(str(error), pb_utils.TritonError.INVALID_ARG)
+            self.num_rows["passed" if index in rows else "refused"].increment(len(sent))
         if not rows:
             return responses
         scored = self._score(np.concatenate(list(rows.values())))
@@ -62,11 +76,14 @@ class TritonPythonModel:
             start += len(x)
         return responses
 
-    def _rows(self, request: Any) -> np.ndarray[Any, Any]:
+    def finalize(self) -> None:
+        """Let go of the counts before their family."""
+        self.num_rows.clear()
+
+    def _encoded(self, sent: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         if self.encoder is None:
-            return check_rows(pb_utils.get_input_tensor_by_name(request, self.card.input.name).as_numpy(), self.card.input)
-        kind = self.encoder.kind
-        return self.encoder.encode(from_bytes(pb_utils.get_input_tensor_by_name(request, wire_name(kind)).as_numpy(), kind))
+            return check_rows(sent, self.card.input)
+        return self.encoder.encode(from_bytes(sent, self.encoder.kind))
 
     def _score(self, x: np.ndarray[Any, Any]) -> Any:
         request = pb_utils.InferenceRequest(
