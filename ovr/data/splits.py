@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from ovr.core.schema import InputSchema, check_rows
 from ovr.core.taxonomy import Taxonomy
 from ovr.data.labels import Labels
+from ovr.data.lazy import ArrayRows, CheckedRows, Inputs, LazyArray, blocks, in_memory
+from ovr.data.moments import Moments
 from ovr.errors import DataError, InputError
 from ovr.input.encoder import Encoder
 
@@ -23,9 +25,9 @@ SPLIT_NAMES = ("train", "val", "calib", "test")
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Raw inputs x (N, *shape) float32, not normalised, with their labels."""
+    """Raw inputs x (N, *shape) float32, not normalised, with their labels; `x` may be read row by row, see `ovr.data.lazy`."""
 
-    x: NDArray[np.float32]
+    x: Inputs
     labels: Labels
 
     def __len__(self) -> int:
@@ -64,9 +66,15 @@ class Splits:
 
 
 def make_splits(
-    taxonomy: Taxonomy, input: InputSchema, parts: Mapping[str, tuple[NDArray[Any], Labels]], *, encoder: Encoder | None = None
+    taxonomy: Taxonomy,
+    input: InputSchema,
+    parts: Mapping[str, tuple[NDArray[Any] | LazyArray, Labels]],
+    *,
+    encoder: Encoder | None = None,
 ) -> Splits:
     """Return checked splits from raw (x, labels) of train, val, calib and test, where `encoder`, if any, made the rows.
+
+    A memory-mapped array, or any other x that is not a NumPy array, stays as it is: its values are checked when they are read.
 
     Raises:
         DataError: there are other splits than these four; a split is empty, has another row shape than `input`, or holds NaN or
@@ -79,7 +87,7 @@ def make_splits(
     for name in SPLIT_NAMES:
         x, labels = parts[name]
         try:
-            checked[name] = check_rows(x, input)
+            checked[name] = _checked(x, input, what=f"{name} split")
         except InputError as error:
             problems.append(f"{name} split: {error}")
         if len(x) != len(labels) or labels.num_heads != len(taxonomy):
@@ -104,6 +112,20 @@ def make_splits(
         TestRows(checked["test"], parts["test"][1]),
         encoder,
     )
+
+
+def _checked(x: NDArray[Any] | LazyArray, input: InputSchema, *, what: str) -> Inputs:
+    if in_memory(x) or not isinstance(x, LazyArray):
+        return check_rows(x, input)
+    if tuple(x.shape[1:]) != input.shape:
+        raise InputError(f"rows have shape {tuple(x.shape)}; expected ({', '.join(['rows', *map(str, input.shape)])})")
+    if len(x) == 0:
+        raise InputError("got no rows; expected at least one")
+    if isinstance(x, np.ndarray):
+        if x.dtype.kind not in "fiu":
+            raise InputError(f"rows must be numbers, got dtype {x.dtype}; expected {input.dtype}")
+        x = ArrayRows(x)
+    return CheckedRows(x, input, what)
 
 
 def stratified_split(column_N: NDArray[np.integer], fractions: Mapping[str, float], *, seed: int) -> dict[str, NDArray[np.int64]]:
@@ -155,10 +177,8 @@ def standardization(train: TrainRows, *, per: str) -> tuple[NDArray[np.float32],
         return np.zeros(1, np.float32), np.ones(1, np.float32)
     if per not in ("feature", "channel"):
         raise DataError(f"normalize is {per!r}; expected 'feature', 'channel' or 'none'")
-    if per == "feature":
-        axes: tuple[int, ...] = (0,)
-    else:
-        axes = tuple(axis for axis in range(train.x.ndim) if axis != 1 or len(shape) == 1)
-    mean = train.x.mean(axis=axes, keepdims=True, dtype=np.float64)[0]
-    deviation = train.x.std(axis=axes, keepdims=True, dtype=np.float64)[0]
+    axes = () if per == "feature" else tuple(axis for axis in range(len(shape)) if axis != 0 or len(shape) == 1)
+    known: Moments | None = getattr(train.x, "moments", None)
+    moments = Moments.of_blocks(train.x[block] for block in blocks(train.x)) if known is None else known
+    mean, deviation = moments.over(axes)
     return mean.astype(np.float32), (1 / np.where(deviation > 0, deviation, 1)).astype(np.float32)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 import ovr
 from ovr.core.files import canonical_json, sha256_bytes, staged_file
+from ovr.data.lazy import Inputs, blocks
 from ovr.model import OvrModel
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ BATCH_ROWS = 1024  # not a setting: torch's bits change with the size of a batch
 MAX_HEADER_BYTES = 4096
 
 
-def frozen_features(model: OvrModel, x: NDArray[np.float32], *, cache_dir: Path | None, device: str = "cpu") -> NDArray[np.float32]:
+def frozen_features(model: OvrModel, x: Inputs, *, cache_dir: Path | None, device: str = "cpu") -> NDArray[np.float32]:
     """Return features (N, D) of raw rows (N, *shape) in eval mode, from `cache_dir` if it has them; `model` comes back on the CPU.
 
     A damaged file is reported and computed again; a cache that cannot be written is reported and done without.
@@ -44,11 +45,14 @@ def frozen_features(model: OvrModel, x: NDArray[np.float32], *, cache_dir: Path 
     return z_ND
 
 
-def features_key(model: OvrModel, x: NDArray[np.float32], *, device: str) -> str:
+def features_key(model: OvrModel, x: Inputs, *, device: str) -> str:
     """Return a digest of the rows, of normaliser and backbone with every weight, and of the software that computes."""
+    rows = hashlib.sha256()
+    for block in blocks(x):
+        rows.update(np.ascontiguousarray(x[block]).data)
     parts = {
         "schema_version": SCHEMA_VERSION,
-        "rows": [list(x.shape), hashlib.sha256(np.ascontiguousarray(x).data).hexdigest()],
+        "rows": [list(x.shape), rows.hexdigest()],
         "backbone": backbone_digest(model),
         "software": [ovr.__version__, torch.__version__, torch.device(device).type],
     }
@@ -66,15 +70,15 @@ def backbone_digest(model: OvrModel) -> str:
     return digest.hexdigest()
 
 
-def _computed(model: OvrModel, x: NDArray[np.float32], device: str) -> NDArray[np.float32]:
+def _computed(model: OvrModel, x: Inputs, device: str) -> NDArray[np.float32]:
+    z_ND = np.empty((len(x), int(model.backbone.num_features)), np.float32)  # type: ignore[arg-type]  # every backbone has it
     model.to(device).eval()
     with torch.inference_mode():
-        parts = [
-            model.features(torch.from_numpy(x[start : start + BATCH_ROWS]).to(device)).float().cpu().numpy()
-            for start in range(0, len(x), BATCH_ROWS)
-        ]
+        for start in range(0, len(x), BATCH_ROWS):
+            here = slice(start, start + BATCH_ROWS)
+            z_ND[here] = model.features(torch.from_numpy(x[here]).to(device)).float().cpu().numpy()
     model.to("cpu")
-    return np.concatenate(parts)
+    return z_ND
 
 
 def _write(file: Path, key: str, z_ND: NDArray[np.float32]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ovr.data.labels import Labels
+from ovr.data.lazy import Locality
 from ovr.data.splits import Rows
 from ovr.head_step.targets import SparseTargets
 
@@ -91,8 +92,9 @@ def _inputs(rows: Rows, row_B: NDArray[np.int64]) -> Tensor:
 class EpochSampler(Sampler[NDArray[np.int64]]):
     """Batches of row numbers for one rank, in an order that depends on (seed, epoch) alone, so that a resumed run goes on alike.
 
-    A shuffled epoch has the rows that `epoch_rows` draws, as many as there are; without it, every row once. With `rank` None the
-    epoch is shuffled, and a batch is that of every rank, (W, B).
+    A shuffled epoch has the rows that `epoch_rows` draws, as many as there are; without it, every row once. With `locality` they
+    come in an order in which they are read well, and each rank has a part of that order, so that it reads only some of the groups.
+    With `rank` None the epoch is shuffled, and a batch is that of every rank, (W, B).
     """
 
     def __init__(
@@ -105,11 +107,12 @@ class EpochSampler(Sampler[NDArray[np.int64]]):
         rank: int | None,
         world_size: int,
         epoch_rows: EpochRows | None = None,
+        locality: Locality | None = None,
     ) -> None:
         assert shuffle or rank is not None
         self.num_rows, self.batch_size, self.shuffle = num_rows, batch_size, shuffle
         self.epoch_rows: EpochRows = epoch_rows or (lambda rng: rng.permutation(num_rows))
-        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.seed, self.rank, self.world_size, self.locality = seed, rank, world_size, locality
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -120,9 +123,14 @@ class EpochSampler(Sampler[NDArray[np.int64]]):
         """Return the row numbers of this rank, or (W, rows) of all."""
         if not self.shuffle:
             return np.arange(self.rank or 0, self.num_rows, self.world_size)
-        order = self.epoch_rows(np.random.default_rng([self.seed, self.epoch]))
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = self.epoch_rows(rng)
         # Every rank takes as many steps: a rank without a batch would leave the others waiting for its gradient.
-        of_ranks = np.resize(order, (-(-self.num_rows // self.world_size), self.world_size)).T
+        num_own = -(-self.num_rows // self.world_size)
+        if self.locality is None:
+            of_ranks = np.resize(order, (num_own, self.world_size)).T
+        else:
+            of_ranks = np.resize(self.locality.ordered(order, rng), (self.world_size, num_own))
         return of_ranks if self.rank is None else of_ranks[self.rank]
 
     def __len__(self) -> int:
@@ -156,6 +164,7 @@ def loader(
         rank=rank,
         world_size=world_size,
         epoch_rows=epoch_rows,
+        locality=getattr(rows.x, "locality", None) if shuffle else None,
     )
     # As `sampler` and not as `batch_sampler`: Lightning tells the epoch to the former only.
     return DataLoader(_Batches(rows, make), sampler=sampler, batch_size=None, pin_memory=pin_memory)

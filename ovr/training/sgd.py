@@ -153,13 +153,13 @@ class Sgd:
 def features(model: OvrModel, rows: Rows, *, batch_size: int) -> NDArray[np.float32]:
     """Return the model's features (N, D) float32, in eval mode, on the device that the model is on."""
     device = next(iter(model.state_dict().values())).device
+    z_ND = np.empty((len(rows), int(model.backbone.num_features)), np.float32)  # type: ignore[arg-type]  # every backbone has it
     model.eval()
     with torch.inference_mode():
-        parts = [
-            model.features(torch.from_numpy(rows.x[start : start + batch_size]).to(device)).float().cpu().numpy()
-            for start in range(0, len(rows), batch_size)
-        ]
-    return np.concatenate(parts)
+        for start in range(0, len(rows), batch_size):
+            here = slice(start, start + batch_size)
+            z_ND[here] = model.features(torch.from_numpy(rows.x[here]).to(device)).float().cpu().numpy()
+    return z_ND
 
 
 def _trainer(recipe: Recipe, splits: Splits, run_dir: Path, chunked: bool) -> lightning.Trainer:

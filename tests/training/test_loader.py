@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from ovr.data.labels import Labels
+from ovr.data.lazy import Locality
 from ovr.data.splits import TrainRows
 from ovr.training.loader import EpochSampler, loader
 
@@ -33,6 +34,18 @@ def test_ranks_share_the_rows_that_a_sampler_draws():
         for rank in (0, 1)
     ]
     assert [sum((batch.tolist() for batch in share), []) for share in shares] == [[0, 1, 2], [0, 1, 2]]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_ranks_read_groups_of_their_own_where_rows_are_read_in_groups(world_size):
+    locality = Locality(np.arange(0, 121, 10), 20)
+    all_ranks = EpochSampler(120, batch_size=7, shuffle=True, seed=0, rank=None, world_size=world_size, locality=locality)
+    shares = np.concatenate(list(all_ranks), axis=1)
+    assert sorted(shares.reshape(-1)) == list(range(120))
+    for rank, share in enumerate(shares):
+        own = EpochSampler(120, batch_size=7, shuffle=True, seed=0, rank=rank, world_size=world_size, locality=locality)
+        np.testing.assert_array_equal(np.concatenate(list(own)), share)
+        assert len(set(share // 10)) == 12 // world_size
 
 
 def test_validation_rows_are_shared_without_repeats_and_in_order():
