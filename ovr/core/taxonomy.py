@@ -7,7 +7,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from ovr.core import scale
@@ -32,7 +32,8 @@ def slug(class_id: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ClassSpec:
-    """One class. `id` never changes; `name` is what people read and defaults to the id; `parent` is another class's id."""
+    """One class. `id` never changes; `name` is what people read and defaults to the id; `parent` is the id of what it is part of,
+    which need not be a class that the model has."""
 
     id: str
     name: str = ""
@@ -134,6 +135,37 @@ class Taxonomy(Sequence[ClassSpec]):
 
     def __repr__(self) -> str:
         return f"Taxonomy({list(self.ids)!r})"
+
+
+def ancestors(class_id: str, *, separator: str = "/") -> tuple[str, ...]:
+    """Return the ids that `class_id` is below, from the top: "a" and "a/b" of "a/b/c".
+
+    An id with an empty part ("http://host", "/a", "a/") is no path, and has none.
+    """
+    parts = class_id.split(separator)
+    return () if "" in parts else tuple(separator.join(parts[:depth]) for depth in range(1, len(parts)))
+
+
+def with_parents(classes: Iterable[ClassSpec | str], *, separator: str = "/", add: bool = False) -> Taxonomy:
+    """Return the taxonomy of `classes`, in which "a/b/c" has the parent "a/b"; a parent that a class names itself is kept.
+
+    With `add`, ancestors that are not among the classes become classes too, each just before the first that is below it. They have
+    positive rows only where the labels of rows are widened likewise.
+
+    Raises:
+        TaxonomyError: what `Taxonomy` refuses.
+    """
+    given = [spec if isinstance(spec, ClassSpec) else ClassSpec(spec) for spec in classes]
+    known = {spec.id for spec in given}
+    result = []
+    for spec in given:
+        above = ancestors(spec.id, separator=separator)
+        for depth, class_id in enumerate(above if add else ()):
+            if class_id not in known:
+                known.add(class_id)
+                result.append(ClassSpec(class_id, parent=above[depth - 1] if depth else ""))
+        result.append(replace(spec, parent=above[-1]) if above and not spec.parent else spec)
+    return Taxonomy(result)
 
 
 def _check_id(class_id: object) -> None:

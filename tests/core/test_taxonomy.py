@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovr.core.taxonomy import MAX_ID_CHARS, ClassSpec, Taxonomy, slug
+from ovr.core.taxonomy import MAX_ID_CHARS, ClassSpec, Taxonomy, ancestors, slug, with_parents
 from ovr.errors import TaxonomyError
 
 ODD_IDS = (
@@ -144,3 +144,28 @@ def test_text_that_no_file_can_hold_is_refused():
 def test_json_that_is_no_taxonomy_is_refused(rows):
     with pytest.raises(TaxonomyError, match="cannot be read"):
         Taxonomy.from_json(rows)
+
+
+def test_ids_that_are_paths_have_parents():
+    taxonomy = with_parents(["animal/cat", "animal/cat/lion", "animal", ClassSpec("plant/oak", parent="tree", name="Oak")])
+    assert taxonomy.ids == ("animal/cat", "animal/cat/lion", "animal", "plant/oak")
+    assert [spec.parent for spec in taxonomy] == ["animal", "animal/cat", "", "tree"]
+    assert taxonomy[3].name == "Oak"
+    assert Taxonomy.from_json(taxonomy.to_json()) == taxonomy
+
+
+def test_missing_ancestors_can_be_added_before_what_is_below_them():
+    taxonomy = with_parents(["z", "a/b/c", "a/b/d", "a"], add=True)
+    assert [(spec.id, spec.parent) for spec in taxonomy] == [("z", ""), ("a/b", "a"), ("a/b/c", "a/b"), ("a/b/d", "a/b"), ("a", "")]
+
+
+@pytest.mark.parametrize("class_id", ["plain", "http://host", "/a", "a/", "/", "a//b"])
+def test_an_id_with_an_empty_part_is_no_path(class_id):
+    assert ancestors(class_id) == ()
+    assert with_parents([class_id], add=True) == Taxonomy.from_ids([class_id])
+
+
+def test_the_separator_of_paths_can_be_another():
+    assert ancestors("a > b > c", separator=" > ") == ("a", "a > b")
+    assert with_parents(["a.b"], separator=".")[0].parent == "a"
+    assert with_parents(["a/b"], separator=".")[0].parent == ""
