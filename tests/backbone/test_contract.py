@@ -10,12 +10,24 @@ from omegaconf import OmegaConf
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "conf" / "backbone").glob("*.yaml"))
 IMAGE = (1, 8, 8)
+TOKENS = {"bag"}  # take rows of tokens
+NUM_TOKENS = 50
 
 
-def build(name, input_shape=IMAGE):
+def build(name):
     torch.manual_seed(0)
-    cfg = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "backbone" / f"{name}.yaml"))
-    return instantiate(cfg, _convert_="all")(input_shape)
+    backbone = OmegaConf.load(ROOT / "conf" / "backbone" / f"{name}.yaml")
+    cfg = OmegaConf.create({"data": {"num_tokens": NUM_TOKENS}, "backbone": backbone}).backbone
+    return instantiate(cfg, _convert_="all")((8, 2) if name in TOKENS else IMAGE)
+
+
+def rows(name, num_rows):
+    if name not in TOKENS:
+        return torch.randn(num_rows, *IMAGE)
+    x = torch.stack([torch.randint(NUM_TOKENS, (num_rows, 8)), torch.rand(num_rows, 8) + 0.5], dim=2)
+    for row, length in enumerate(torch.randint(1, 9, (num_rows,))):
+        x[row, length:] = 0
+    return x
 
 
 def test_files_and_configurations_have_the_same_names():
@@ -26,13 +38,13 @@ def test_files_and_configurations_have_the_same_names():
 def test_features_have_the_promised_width_at_any_batch_size(name):
     backbone = build(name).eval()
     for num_rows in (1, 2, 7):
-        assert backbone(torch.randn(num_rows, *IMAGE)).shape == (num_rows, backbone.num_features)
+        assert backbone(rows(name, num_rows)).shape == (num_rows, backbone.num_features)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_row_a_batch_can_be_trained_on(name):
     backbone = build(name).train()
-    x = torch.randn(1, *IMAGE, requires_grad=True)
+    x = rows(name, 1).requires_grad_()
     backbone(x).square().sum().backward()
     assert x.grad is not None
     assert x.grad.isfinite().all()
@@ -44,7 +56,7 @@ def test_one_row_a_batch_can_be_trained_on(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_in_use_a_row_does_not_see_the_others(name):
     backbone = build(name).eval()
-    x = torch.randn(6, *IMAGE)
+    x = rows(name, 6)
     with torch.no_grad():
         torch.testing.assert_close(backbone(x)[2:3], backbone(x[2:3]))
 
