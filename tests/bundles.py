@@ -33,6 +33,7 @@ def small_bundle(
     version: int = 1,
     versions: Sequence[int] | None = None,
     policy: DecisionPolicy | None = None,
+    encoder: dict | None = None,
 ) -> ModelBundle:
     """Write a bundle with random weights; `seed` decides the backbone, `head_seeds` (by default the columns) each head."""
     backbone = dense_backbone(shape, num_features, seed=seed)
@@ -60,7 +61,7 @@ def small_bundle(
         path,
         taxonomy=Taxonomy.from_ids(class_ids),
         heads=heads,
-        input=InputSchema(shape),
+        input=InputSchema(shape, encoder=encoder),
         policy=policy or DecisionPolicy(mode="multilabel", abstain_below=0.2, top_k=2),
         provenance={"seed": seed},
         parts=parts,
