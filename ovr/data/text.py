@@ -1,0 +1,196 @@
+"""Texts with one label or many a row, from CSV, TSV, JSON or JSON lines files. Knows no encoder but the one it is given.
+
+N = rows
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ovr.data.delimited import Dialect, delimiter_of, read_header, read_rows
+from ovr.data.json_rows import Record, read_json, read_json_lines
+from ovr.data.label_cells import Ids, LabelRule, class_ids, labels_of, rows_by_rarest
+from ovr.data.labels import Labels
+from ovr.data.splits import SPLIT_NAMES, Splits, make_splits, stratified_split
+from ovr.errors import DataError
+from ovr.input.encoder import Encoder
+
+log = logging.getLogger(__name__)
+
+FORMATS = {".csv": "delimited", ".tsv": "delimited", ".tab": "delimited", ".gz": "delimited", ".json": "json"}
+FORMATS |= {".jsonl": "jsonl", ".ndjson": "jsonl"}
+Files = str | Sequence[str] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextFiles:
+    """How rows are read from files, and in which columns text and label stand. Several texts a row are joined by `joiner`."""
+
+    text: str | int | Sequence[str | int]
+    joiner: str
+    label: str | int
+    format: str | None  # delimited, json or jsonl; None: by the file's ending
+    encoding: str
+    delimiter: str | None  # None: by the file's ending
+    quoting: str
+    header: bool
+    skip_lines: int
+    names: Sequence[str] | None  # of the columns of a file without a header; None: "0", "1", ...
+
+    def __post_init__(self) -> None:
+        if self.format is not None and self.format not in FORMATS.values():
+            raise DataError(f"data.source.reader.format is {self.format!r}; expected delimited, json, jsonl or null")
+        if isinstance(self.names, str):
+            raise DataError(f"data.source.reader.names is {self.names!r}; expected a list, such as [{self.names}]")
+
+    def rows(self, path: Path, keys: Sequence[str] | None) -> Iterator[tuple[str, str, Any]]:
+        """Yield (file and row, text, label cell) of each row.
+
+        Raises:
+            DataError: what the readers refuse; a missing column; a text that is none.
+        """
+        text_columns = tuple(map(str, [self.text] if isinstance(self.text, str | int) else self.text))
+        label_column = str(self.label)
+        for where, record in self._records(path, keys):
+            if absent := [name for name in (*text_columns, label_column) if name not in record]:
+                raise DataError(
+                    f"{where} has no column {', '.join(map(repr, absent))}; it has {', '.join(map(repr, list(record)[:8]))} "
+                    "(data.text and data.label name the columns)"
+                )
+            cells = [record[name] for name in text_columns]
+            for name, cell in zip(text_columns, cells, strict=True):
+                if not isinstance(cell, str):
+                    raise DataError(f"{where}, column {name!r} holds {cell!r}; expected a text")
+            yield where, self.joiner.join(cells), record[label_column]
+
+    def _records(self, path: Path, keys: Sequence[str] | None) -> Iterator[tuple[str, Record]]:
+        kind = FORMATS.get(path.suffix.lower()) if self.format is None else self.format
+        if kind is None:
+            raise DataError(
+                f"{path} ends in none of {', '.join(FORMATS)}; set data.source.reader.format to delimited, json or jsonl"
+            )
+        if keys is not None and kind != "json":
+            raise DataError(f"data.source.keys is for lists within a JSON file; {path} is {kind}")
+        if kind == "json":
+            yield from read_json(path, keys=keys, encoding=self.encoding)
+        elif kind == "jsonl":
+            yield from read_json_lines(path, encoding=self.encoding)
+        else:
+            dialect = Dialect(
+                delimiter=self.delimiter or delimiter_of(path),
+                quoting=self.quoting,
+                header=self.header,
+                skip_lines=self.skip_lines,
+                encoding=self.encoding,
+            )
+            names = None if self.names is None else tuple(map(str, self.names))
+            columns = read_header(path, dialect, names=names)
+            for line, cells in read_rows(path, dialect, names=names):
+                yield f"{path}, line {line}", dict(zip(columns, cells, strict=True))
+
+
+@dataclass(slots=True)
+class _Part:
+    """Rows of one or more files."""
+
+    texts: list[str]
+    ids: list[Ids]
+    where: list[str]
+
+
+def load_text(
+    *,
+    path: str | None,
+    files: Mapping[str, Files],
+    keys: Mapping[str, Sequence[str] | None],
+    reader: TextFiles,
+    rule: LabelRule,
+    classes: Sequence[str],
+    split: Mapping[str, Any],
+    encoder: Encoder,
+) -> Splits:
+    """Return the splits of texts that `encoder` makes rows of.
+
+    Args:
+        path: one file that is divided by `split`, or with `keys` one that holds the splits; or None.
+        files: one or more files for each split that has its own; train among them.
+        keys: for each split that has its own, the lists of the JSON object in `path`; train among them.
+        classes: the taxonomy, in column order; when empty, the rule's names, or else the sorted ids of the training rows (of all
+            rows where one file is divided).
+        split: `fractions` of the splits without a file, and of that named by `of`, whose rows are divided; `by` and `seed`.
+
+    Raises:
+        DataError: settings that contradict each other; what the reader and the rule refuse; and what `make_splits` refuses.
+    """
+    if isinstance(classes, str):
+        raise DataError(f"data.source.classes is {classes!r}; expected a list, such as [{classes}]")
+    parts = {}
+    for name, sources in _sources(path, files, keys).items():
+        part = parts[name] = _Part([], [], [])
+        for file, lists in sources:
+            for where, text, cell in reader.rows(file, lists):
+                part.where.append(where)
+                part.texts.append(text)
+                part.ids.append(rule.ids(cell, where))
+        if not part.texts:
+            raise DataError(f"{', '.join(str(file) for file, _ in sources)} holds no rows for {name}; expected at least one")
+    seen = parts["train" if "train" in parts else "all"].ids
+    taxonomy = rule.taxonomy(list(map(str, classes)) or rule.names or class_ids(seen))
+    labelled = {}
+    for name, part in parts.items():
+        found = labels_of(part.ids, taxonomy, rule, part.where.__getitem__)
+        if len(found.kept) < len(part.ids):
+            log.warning("%d of %d rows of %s are left out for their labels", len(part.ids) - len(found.kept), len(part.ids), name)
+        labelled[name] = ([part.texts[n] for n in found.kept], found.labels)
+    divided = _divided(labelled, **split)
+    if empty := sum(not text.strip() for texts, _ in divided.values() for text in texts):
+        log.warning("%d rows have an empty text; a model sees all of them alike", empty)
+    encoded = {name: (encoder.encode(texts), labels) for name, (texts, labels) in divided.items()}
+    return make_splits(taxonomy, encoder.tensor, encoded, encoder=encoder)
+
+
+def _sources(
+    path: str | None, files: Mapping[str, Files], keys: Mapping[str, Sequence[str] | None]
+) -> dict[str, list[tuple[Path, Sequence[str] | None]]]:
+    """Return for each split that has its own rows, or for "all" of them, the files and the lists in them."""
+    for what, value in (("files", files), ("keys", keys)):
+        if unknown := set(value) - set(SPLIT_NAMES):
+            raise DataError(f"data.source.{what} names {', '.join(sorted(unknown))}; expected {', '.join(SPLIT_NAMES)}")
+    own = {name: [file] if isinstance(file, str) else list(file) for name, file in files.items() if file is not None}
+    lists = {name: [key] if isinstance(key, str) else list(key) for name, key in keys.items() if key is not None}
+    if bool(path) == bool(own) or (own and lists) or any("train" not in given for given in (own, lists) if given):
+        raise DataError(
+            "give either data.path=FILE (with data.source.keys where it is a JSON object of splits), or data.files.train=FILE and "
+            f"files for others; got path={path!r}, files for {sorted(own) or 'none'} and keys for {sorted(lists) or 'none'}"
+        )
+    if own:
+        return {name: [(Path(file).expanduser(), None) for file in paths] for name, paths in own.items()}
+    whole = Path(str(path)).expanduser()
+    return {name: [(whole, keys)] for name, keys in lists.items()} or {"all": [(whole, None)]}
+
+
+def _divided(
+    parts: Mapping[str, tuple[list[str], Labels]], *, by: str, of: str, fractions: Mapping[str, float], seed: int
+) -> dict[str, tuple[list[str], Labels]]:
+    """Return the four splits; those that are not among `parts` come out of `of`, or out of "all" rows."""
+    if by != "stratified":
+        raise DataError(f"data.source.split.by is {by!r}; expected 'stratified'")
+    absent = [name for name in SPLIT_NAMES if name not in parts]
+    if not absent:
+        return dict(parts)
+    whole = "all" if "all" in parts else of
+    if whole not in parts:
+        raise DataError(f"data.source.split.of is {of!r}, which has no rows of its own; expected one of {', '.join(parts)}")
+    wanted = [name for name in SPLIT_NAMES if name in absent or name == whole]
+    if unknown := [name for name in wanted if not isinstance(fractions.get(name), int | float)]:
+        raise DataError(f"data.source.split.fractions must have a number for {', '.join(unknown)}, got {dict(fractions)}")
+    total = sum(fractions[name] for name in wanted)
+    if not total > 0:
+        raise DataError(f"data.source.split.fractions of {', '.join(wanted)} must be positive, got {dict(fractions)}")
+    texts, labels = parts[whole]
+    rows = stratified_split(rows_by_rarest(labels), {name: fractions[name] / total for name in wanted}, seed=seed)
+    return {name: parts[name] for name in parts if name != whole} | {
+        name: ([texts[n] for n in rows_B], labels.take(rows_B)) for name, rows_B in rows.items()
+    }
