@@ -14,8 +14,13 @@ from ovr.cli.instantiate import ALLOWED_TARGETS
 PLUG_INS = ("backbone", "head", "loss", "sampler", "data", "calibrator")
 # What plug-ins are made of.
 NOT_PLUG_INS = {
+    "data/delimited",
     "data/entries",
     "data/labels",
+    "data/lazy",
+    "data/moments",
+    "data/named_labels",
+    "data/parquet",
     "data/splits",
     "head/bank",
     "loss/even_odds",

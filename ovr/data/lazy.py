@@ -28,8 +28,8 @@ RowNumbers = slice | I64  # a slice without a step, or numbers (B,) from 0 to N 
 class LazyArray(Protocol):
     """Rows (N, *shape) of which some are read at a time. A NumPy array is one too.
 
-    Two more attributes count where they are there: `locality`, the `Locality` that rows are read well in, and `moments`, the
-    `Moments` of all rows, if they are known without going through them.
+    More attributes count where they are there: `locality`, the `Locality` that rows are read well in; `moments`, the `Moments` of
+    all rows, if they are known without going through them; `place`, which says where a row is, for messages.
     """
 
     @property
@@ -74,6 +74,7 @@ class ArrayRows:
     """Rows of an array of any float or integer type, as float32: of a memory-mapped file only what is asked for is read."""
 
     array: NDArray[Any]
+    name: str = "array"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -91,6 +92,10 @@ class ArrayRows:
     def __getitem__(self, rows: RowNumbers) -> F32:
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is refused as that
             return np.array(self.array[rows], dtype=np.float32, order="C")
+
+    def place(self, row: int) -> str:
+        """Return where a row is."""
+        return f"{self.name}, row {row}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +126,10 @@ class SomeRows:
 
     def __getitem__(self, rows: RowNumbers) -> F32:
         return self.rows[self.number_B[rows]]
+
+    def place(self, row: int) -> str:
+        """Return where a row is among the other rows."""
+        return place(self.rows, int(self.number_B[row]))
 
 
 @dataclass(frozen=True)
@@ -170,11 +179,18 @@ class CheckedRows:
         finite = np.isfinite(x)
         if not finite.all():
             row, column = (int(i) for i in np.argwhere(~finite.reshape(len(x), -1))[0])
+            where, value = place(self.rows, int(number_B[row])), x.reshape(len(x), -1)[row, column]
             raise DataError(
-                f"{self.what}: row {number_B[row]}, {self.schema.column_name(column)} holds {x.reshape(len(x), -1)[row, column]}; "
-                "every value must be finite (and within float32)"
+                f"{self.what}: {where}, {self.schema.column_name(column)} holds {value}; every value must be finite "
+                "(and within float32)"
             )
         return x
+
+
+def place(x: Any, row: int) -> str:
+    """Return how messages say where a row is."""
+    where = getattr(x, "place", None)
+    return f"row {row}" if where is None else str(where(row))
 
 
 def in_memory(x: Any) -> bool:

@@ -124,7 +124,7 @@ def _checked(x: NDArray[Any] | LazyArray, input: InputSchema, *, what: str) -> I
     if isinstance(x, np.ndarray):
         if x.dtype.kind not in "fiu":
             raise InputError(f"rows must be numbers, got dtype {x.dtype}; expected {input.dtype}")
-        x = ArrayRows(x)
+        x = ArrayRows(x, name=str(getattr(x, "filename", None) or "array"))
     return CheckedRows(x, input, what)
 
 

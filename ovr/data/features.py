@@ -1,0 +1,185 @@
+"""Embeddings that exist already: npy (memory-mapped), npz or Parquet, with labels beside them or in the same file.
+
+N = rows, K = classes
+"""
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovr.core.schema import InputSchema, check_rows
+from ovr.data.labels import Labels
+from ovr.data.lazy import ArrayRows, LazyArray, SomeRows, in_memory
+from ovr.data.named_labels import LabelReader, NamedLabels, labels_of_array, labels_of_lines
+from ovr.data.parquet import ParquetRows, read_parquet
+from ovr.data.splits import SPLIT_NAMES, Splits, make_splits, stratified_split
+from ovr.errors import DataError, InputError
+
+X = NDArray[Any] | LazyArray
+KINDS = (".npy", ".npz", ".parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where rows and labels are, and how they are called there."""
+
+    embedding: str | list[str]
+    target: str
+    classes: Sequence[str]
+    label_numbers: str
+
+
+def load_features(
+    *,
+    path: str | None,
+    labels: str | None,
+    files: Mapping[str, str | None],
+    label_files: Mapping[str, str | None],
+    embedding: str | list[str],
+    target: str,
+    classes: Sequence[str],
+    label_numbers: str,
+    split: Mapping[str, Any],
+) -> Splits:
+    """Return the rows of `path`, split by rule, or of a file for each split; a split without one is split off the training file.
+
+    An npy file stays on the disk, and a row is read when it is asked for; npz and Parquet are read into memory. Values of 16 and 64
+    bits become float32. Labels are in `labels` or `label_files` (npy, npz, Parquet or JSON lines), or where these are not given in
+    the file of the rows: the array `target` of an npz, the column `target` of a Parquet.
+
+    Raises:
+        DataError: neither or both of `path` and `files`; a file that cannot be read; rows that differ in shape from the training
+            rows, or in number from their labels; labels outside the taxonomy; a rule that cannot be followed.
+    """
+    if label_numbers not in ("ids", "columns"):
+        raise DataError(f"label_numbers is {label_numbers!r}; expected 'ids' (7 is the class \"7\") or 'columns' (7 is classes[7])")
+    given = {name: file for name, file in files.items() if file is not None}
+    if (path is None) == (not given) or (given and "train" not in given):
+        raise DataError(
+            "data=features takes data.path=FILE, or data.files.train=FILE and files for other splits; "
+            f"got path={path!r} and files for {', '.join(given) or 'none'}"
+        )
+    source = _Source(embedding, target, classes, label_numbers)
+    read = (
+        {"train": _read(path, labels, source)}
+        if path is not None
+        else {name: _read(file, label_files.get(name), source) for name, file in given.items()}
+    )
+    columns, x, named = read["train"]
+    schema = InputSchema(tuple(x.shape[1:]), columns)
+    for name, (other_columns, other, _) in read.items():
+        if (other.shape[1:], other_columns) != (x.shape[1:], columns):
+            raise DataError(
+                f"{given[name]} has rows of shape {tuple(other.shape[1:])}{_named(other_columns)}; "
+                f"{given['train']} has {schema.shape}{_named(columns)}"
+            )
+    taxonomy = named.taxonomy(classes)
+    parts = {name: (other, other_named.of(taxonomy)) for name, (_, other, other_named) in read.items()}
+    missing = [name for name in SPLIT_NAMES if name not in parts]
+    if missing:
+        rows = rows_by_rule(split, parts["train"][1], ["train", *missing])
+        parts |= {name: (_some(x, row_B), parts["train"][1].take(row_B)) for name, row_B in rows.items()}
+    return make_splits(taxonomy, schema, parts)
+
+
+def rows_by_rule(split: Mapping[str, Any], labels: Labels, names: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+    """Return the rows of the splits `names`, as the rule says; its fractions are scaled to those of `names`.
+
+    Raises:
+        DataError: a rule that cannot be followed.
+    """
+    fractions = {name: split["fractions"].get(name) for name in names}
+    if None in fractions.values():
+        raise DataError(f"split.fractions are {dict(split['fractions'])}; expected one for each of {', '.join(names)}")
+    if not all(isinstance(value, int | float) and value > 0 for value in fractions.values()):
+        raise DataError(f"split.fractions must be positive numbers, got {fractions}")
+    total = sum(fractions.values())
+    if split["by"] != "stratified":
+        raise DataError(f"rows are split by {split['by']!r}; expected 'stratified'")
+    num_K = labels.num_positives_K()
+    order_P = np.lexsort((num_K[labels.positives.column_P], labels.positives.row_P))
+    rarest_N = np.full(len(labels), labels.num_heads)
+    row_P = labels.positives.row_P[order_P]
+    first_P = np.flatnonzero(np.diff(row_P, prepend=-1))
+    rarest_N[row_P[first_P]] = labels.positives.column_P[order_P][first_P]
+    return stratified_split(rarest_N, {name: value / total for name, value in fractions.items()}, seed=split["seed"])
+
+
+def _read(path: str, labels: str | None, source: _Source) -> tuple[tuple[str, ...], X, NamedLabels]:
+    """Return (names of columns, rows, labels) of one file of rows."""
+    file = Path(path).expanduser()
+    if file.suffix not in KINDS:
+        raise DataError(f"{file} is of another kind than {', '.join(KINDS)}")
+    if file.suffix == ".npy" and labels is None:
+        raise DataError(f"{file} holds rows alone; give their labels as data.labels, or as data.label_files of the split")
+    columns: tuple[str, ...] = ()
+    x: X
+    if file.suffix == ".parquet":
+        named_columns = [source.embedding] if isinstance(source.embedding, str) else source.embedding
+        x, columns = read_parquet(file, columns=named_columns, target=source.target if labels is None else None)
+    else:
+        x = _array(file, _one_name(source.embedding) if file.suffix == ".npz" else None)
+    if isinstance(x, np.ndarray):
+        x = _checked(x, file, columns)
+    named = _labels(file if labels is None else Path(labels).expanduser(), source)
+    if len(x) != len(named):
+        raise DataError(f"{file} has {len(x)} rows, and {named.where} has labels of {len(named)}; expected one for each row")
+    return columns, x, named
+
+
+def _checked(x: NDArray[Any], file: Path, columns: tuple[str, ...]) -> X:
+    """Return the rows as float32, or as rows that are read from the file when they are asked for."""
+    if x.ndim < 2 or 0 in x.shape or x.dtype.kind not in "fiu":
+        raise DataError(f"{file} holds an array of shape {x.shape} and dtype {x.dtype}; expected numbers of shape (rows, values)")
+    if not in_memory(x):
+        return ArrayRows(x, name=str(file))
+    try:
+        return check_rows(x, InputSchema(x.shape[1:], columns))
+    except InputError as error:
+        raise DataError(f"{file}: {error}") from None
+
+
+def _labels(file: Path, source: _Source) -> NamedLabels:
+    if file.suffix == ".jsonl":
+        return labels_of_lines(file)
+    if file.suffix == ".parquet":
+        reader = LabelReader(str(file))
+        ParquetRows(file, (), source.target).add_labels(reader)
+        return reader.result()
+    if file.suffix not in (".npy", ".npz"):
+        raise DataError(f"{file} is of another kind of labels than .npy, .npz, .jsonl or .parquet")
+    array = _array(file, source.target if file.suffix == ".npz" else None)
+    return labels_of_array(array, classes=source.classes, label_numbers=source.label_numbers, where=str(file))
+
+
+def _array(file: Path, name: str | None) -> NDArray[Any]:
+    """Return the memory-mapped array of an npy file, or the array `name` of an npz file."""
+    try:
+        if name is None:
+            array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+            return array
+        with np.load(file, allow_pickle=False) as arrays:
+            if name not in arrays.files:
+                raise DataError(f"{file} has arrays {', '.join(arrays.files) or 'none'}; expected one named {name!r}")
+            return np.asarray(arrays[name])
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise DataError(f"{file} cannot be read as an array: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _one_name(embedding: str | list[str]) -> str:
+    if not isinstance(embedding, str):
+        raise DataError(f"data.embedding is {embedding}; expected the name of one array of an npz file")
+    return embedding
+
+
+def _some(x: X, row_B: NDArray[np.int64]) -> X:
+    return x[row_B] if isinstance(x, np.ndarray) else SomeRows(x, row_B)
+
+
+def _named(columns: tuple[str, ...]) -> str:
+    return f" named {', '.join(columns[:5])}{', ...' if len(columns) > 5 else ''}" if columns else ""
