@@ -17,9 +17,12 @@ from ovr.core.taxonomy import Taxonomy
 from ovr.core.top import RunningTop
 from ovr.data.labels import Labels
 from ovr.decision.decide import abstains, labels_decided
+from ovr.metric.at_k import PrecisionAt
 from ovr.metric.calibration import TopLabel, brier, ece_equal_mass, nll
 from ovr.metric.classification import RowAccuracy, average_precision, confusion, mean_defined
 from ovr.training.blocks import LogitBlocks
+
+AT = (1, 3, 5)  # top classes that multi-label reports tell of
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +56,13 @@ def evaluate(
     calibrations: Sequence[Calibration],
     threshold_K: NDArray[np.float64],
     policy: DecisionPolicy,
+    propensity_K: NDArray[np.float64],
 ) -> Evaluation:
     """Return the figures of all rows.
 
     "before" is the sigmoid of the logit itself, "after" is with the head's calibration. Precision, recall and F1 are of the
-    policy's decisions, the ECE is class-wise with 15 bins of equal mass, NLL is in nats.
+    policy's decisions, the ECE is class-wise with 15 bins of equal mass, NLL is in nats. With a multilabel policy P@k and PSP@k of
+    the calibrated probabilities are told too; see `PrecisionAt`.
     """
     scale_K, bias_K = scale_and_bias(calibrations)
     top = RunningTop(len(logits))
@@ -66,6 +71,7 @@ def evaluate(
     abstained_N = abstains(top.score_N, policy)
 
     accuracy, top_before, top_after = RowAccuracy(len(logits)), TopLabel(len(logits)), TopLabel(len(logits))
+    at = PrecisionAt(len(logits), propensity_K, most=max(AT)) if policy.mode == "multilabel" else None
     blocks: list[dict[str, NDArray[Any]]] = []
     for columns, logit_NC in logits:
         target_NC, mask_NC = labels.columns(columns)
@@ -83,6 +89,8 @@ def evaluate(
         accuracy.update(label_NC, target_NC, mask_NC)
         top_before.update(before_NC, target_NC, mask_NC)
         top_after.update(prob_NC, target_NC, mask_NC)
+        if at is not None:
+            at.update(prob_NC, target_NC, mask_NC, first_column=columns.start)
         counts = confusion(label_NC, target_NC, mask_NC)
         blocks.append(
             {
@@ -113,4 +121,7 @@ def evaluate(
         "top_label_ece_before": plain(ece_equal_mass(*top_before.result())[0]),
         "top_label_ece_after": plain(ece_equal_mass(*top_after.result())[0]),
     }
+    if at is not None:
+        summary |= {f"precision_at_{k}": plain(at.precision(k)) for k in AT}
+        summary |= {f"ps_precision_at_{k}": plain(at.ps_precision(k)) for k in AT}
     return Evaluation(summary, figures_K)

@@ -21,6 +21,7 @@ from ovr.data.labels import Labels
 from ovr.data.splits import Rows, Splits, standardization
 from ovr.errors import ConfigError
 from ovr.head.bank import HeadBank, check_heads_first
+from ovr.metric.at_k import Propensity
 from ovr.model import Normalizer, OvrModel
 from ovr.training.feed import RowSampler
 from ovr.training.plan import HeadPlan, head_plan
@@ -74,6 +75,7 @@ class Recipe:
     threshold: ThresholdRule
     solver: Solver
     policy: DecisionPolicy
+    propensity: Propensity  # of the classes of multi-label rows, for PSP@k
     batch_size: int
     seed: int | None
     version: int

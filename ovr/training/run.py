@@ -80,6 +80,7 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
             calibrations=calibrations,
             threshold_K=threshold_K,
             policy=recipe.policy,
+            propensity_K=recipe.propensity.of(splits.train.labels.num_positives_K(), num_rows=len(splits.train)),
         )
     with _timed(seconds, "export"):
         common: dict[str, Any] = {

@@ -9,12 +9,14 @@ from ovr.core.taxonomy import Taxonomy
 from ovr.data.labels import Labels
 from ovr.decision.decide import decide
 from ovr.head.linear import Linear
+from ovr.metric.at_k import PrecisionAt
 from ovr.metric.calibration import ece_equal_mass, nll, top_label_ece
 from ovr.metric.classification import accuracy, confusion
 from ovr.training.blocks import LogitBlocks
 from ovr.training.evaluate import evaluate
 
 N, D, K = 60, 4, 13
+PROPENSITY_K = np.linspace(0.1, 1, K)
 POLICIES = [DecisionPolicy(), DecisionPolicy(abstain_below=0.6), DecisionPolicy(mode="multilabel", abstain_below=0.7)]
 
 
@@ -38,7 +40,9 @@ def case(rng):
 def report(case, policy):
     logits, target_NK, mask_NK, calibrations, threshold_K = case
     labels = Labels.from_dense(target_NK, mask_NK)
-    evaluation = evaluate(logits, labels, calibrations=calibrations, threshold_K=threshold_K, policy=policy)
+    evaluation = evaluate(
+        logits, labels, calibrations=calibrations, threshold_K=threshold_K, policy=policy, propensity_K=PROPENSITY_K
+    )
     return evaluation.report(Taxonomy.from_ids(map(str, range(K))), calibrations)
 
 
@@ -53,6 +57,11 @@ def test_the_report_is_what_the_whole_matrix_gives(case, policy):
     assert (got["num_rows"], got["abstained"]) == (N, decision.abstained_B.sum())
     assert got["accuracy"] == accuracy(decision.label_BK, target_NK, mask_NK)
     assert got["top_label_ece_after"] == top_label_ece(prob_NK, target_NK, mask_NK)
+    at = PrecisionAt(N, PROPENSITY_K, most=5)
+    at.update(prob_NK, target_NK, mask_NK, first_column=0)
+    for k in (1, 3, 5):
+        assert got.get(f"precision_at_{k}") == (at.precision(k) if policy.mode == "multilabel" else None)
+        assert got.get(f"ps_precision_at_{k}") == (at.ps_precision(k) if policy.mode == "multilabel" else None)
     counts = confusion(decision.label_BK, target_NK, mask_NK)
     columns = {
         "positives": counts.num_positives_K,
