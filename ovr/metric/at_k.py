@@ -110,7 +110,8 @@ class PrecisionAt:
         if k > self._most or not self._known_N.any():
             return None
         key_NM = self._key_NM[self._known_N, :k]
-        return (key_NM >= 0) & (key_NM & 1 == 1)
+        hit_NM: NDArray[np.bool_] = (key_NM >= 0) & (key_NM & 1 == 1)
+        return hit_NM
 
 
 def _highest(value_NC: NDArray[Any], num: int) -> NDArray[Any]:
