@@ -3,7 +3,7 @@
 B = batch, L = tokens of a row, P = values of all rows
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from typing import Any, ClassVar, Self
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ovr.core.schema import InputSchema
 from ovr.errors import ArtifactError, InputError
+from ovr.input.records import records_of
 
 MAX_FEATURES = 1 << 24  # float32 holds whole numbers below it exactly
 F32 = NDArray[np.float32]
@@ -49,32 +50,17 @@ class SparseRows:
         """What `encode` returns, a row: (max_tokens, 2)."""
         return InputSchema((self.max_tokens, 2))
 
-    def records(self, rows: Any) -> list[dict[str, Any]]:
-        """Return each row as an object whose keys are feature numbers as text.
-
-        Raises:
-            InputError: not a sequence of mappings, or no rows.
-        """
-        if not isinstance(rows, Sequence) or isinstance(rows, str | bytes):
-            hint = "; put a single row into a list" if isinstance(rows, Mapping) else ""
-            raise InputError(f"rows are {type(rows).__name__}; expected a list of mappings from feature number to value{hint}")
-        if not rows:
-            raise InputError("got no rows; expected at least one")
-        for number, row in enumerate(rows):
-            if not isinstance(row, Mapping):
-                raise InputError(
-                    f"row {number} is {_shown(row)}; expected a mapping from feature number to value, such as {{17: 0.5}}"
-                )
-        return [{str(key): value.item() if isinstance(value, np.generic) else value for key, value in row.items()} for row in rows]
-
     def encode(self, rows: Any) -> F32:
-        """Return mappings, with whole numbers or their text as keys, as (B, max_tokens, 2).
+        """Return a sequence of mappings, with whole numbers or their text as keys, as (B, max_tokens, 2).
 
         Raises:
-            InputError: what `records` refuses; a key that is no feature number or there twice, a value that is no finite number.
+            InputError: not a sequence of mappings, or no rows; a key that is no feature number or there twice, a value that is no
+                finite number.
         """
+        if isinstance(rows, Mapping):
+            raise InputError("rows are a mapping; expected a sequence of mappings from feature number to value, one a row")
         start, index, value = [0], [], []
-        for number, record in enumerate(self.records(rows)):
+        for number, record in enumerate(records_of(rows, self.kind)):
             row = sorted((self._feature(key, number), _value(cell, number, key)) for key, cell in record.items())
             index += [feature for feature, _ in row]
             value += [cell for _, cell in row]

@@ -6,6 +6,7 @@ import pytest
 
 from ovr.errors import ArtifactError, InputError
 from ovr.input.encoder import encoder_from_json
+from ovr.input.records import records_of
 from ovr.input.sparse import SparseRows
 
 
@@ -65,7 +66,7 @@ def test_zeros_and_rows_without_values_are_padding():
 def test_records_are_json_and_are_encoded_alike(rng):
     encoder = SparseRows(50, 5, True, "l2")
     rows = [*sample_rows(rng, 20), {np.int64(3): np.float32(0.5), 4: 1}]
-    records = json.loads(json.dumps(encoder.records(rows)))
+    records = json.loads(json.dumps(records_of(rows, "sparse")))
     np.testing.assert_array_equal(encoder.encode(records), encoder.encode(rows))
     assert records[-1] == {"3": 0.5, "4": 1}
 
@@ -78,10 +79,10 @@ def test_an_encoder_survives_json():
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ({3: 1.0}, "rows are dict; expected a list of mappings .* put a single row into a list"),
-        ("3:1", "rows are str; expected a list"),
+        ({3: 1.0}, "rows are a mapping; expected a sequence of mappings"),
+        ("3:1", "got str"),
         ([], "got no rows"),
-        ([{1: 1.0}, [1, 2]], r"row 1 is \[1, 2\]; expected a mapping"),
+        ([{1: 1.0}, [1, 2]], "row 1 is list; expected an object"),
         ([{1: 1.0}, {50: 1.0}], "row 1 has feature '50'; expected a whole number from 0 to 49"),
         ([{-1: 1.0}], "row 0 has feature '-1'"),
         ([{1.0: 1.0}], "row 0 has feature '1.0'"),
@@ -89,7 +90,7 @@ def test_an_encoder_survives_json():
         ([{"1_0": 1.0}], "row 0 has feature '1_0'"),
         ([{"²": 1.0}], "row 0 has feature '²'"),
         ([{"1": 1.0, "01": 1.0}], "row 0 has feature 1 twice"),
-        ([{1: 1.0}, {2: float("nan")}], "row 1, feature 2 holds nan; expected a finite number"),
+        ([{1: 1.0}, {2: float("nan")}], "row 1, feature 2 holds None; expected a finite number"),
         ([{2: 1e39}], "row 0, feature 2 holds 1e.39"),
         ([{2: 10**400}], "row 0, feature 2 holds 1000"),
         ([{2: True}], "row 0, feature 2 holds True"),
