@@ -15,6 +15,7 @@ PLUG_INS = ("backbone", "head", "loss", "sampler", "data", "calibrator")
 # What plug-ins are made of.
 NOT_PLUG_INS = {
     "data/delimited",
+    "data/csr",
     "data/entries",
     "data/labels",
     "data/lazy",
