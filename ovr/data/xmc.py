@@ -109,7 +109,7 @@ def load_xmc(
             )
     classes = (ClassSpec(names[k] if names and ids == "name" else str(k), name=names[k] if names else "") for k in column_K)
     return make_splits(
-        Taxonomy(classes),
+        with_parents(classes),
         encoder.tensor,
         {name: (EncodedCsr(csr, encoder), y) for name, (csr, y) in parts.items()},
         encoder=encoder,
@@ -201,7 +201,8 @@ def _row(content: bytes, where: str) -> tuple[NDArray[np.int32], NDArray[np.floa
     if not PAIRS.fullmatch(tail + b"\n"):
         wrong = next(token for token in tail.split() if not PAIR.fullmatch(token))
         raise DataError(f"{where} has {_shown(wrong)}; expected feature:value, a whole number and a number")
-    numbers = np.fromstring(tail.replace(b":", b" "), sep=" ")  # type: ignore[call-overload]  # it takes bytes
+    text = tail.replace(b":", b" ").strip()
+    numbers = np.fromstring(text, sep=" ") if text else np.zeros(0)  # type: ignore[call-overload]  # it takes bytes
     index_E, wide_E = numbers[::2].astype(np.int32), numbers[1::2]
     with np.errstate(over="ignore"):
         value_E = wide_E.astype(np.float32)
