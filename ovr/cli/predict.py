@@ -25,6 +25,7 @@ def run(cfg: DictConfig) -> None:
     from tqdm import tqdm
 
     from ovr.core.files import staged_file
+    from ovr.runtime.images import read_images
     from ovr.runtime.record_files import read_records
     from ovr.runtime.rows import read_rows
 
@@ -43,7 +44,14 @@ def run(cfg: DictConfig) -> None:
         card, prepare, predict = _model(cfg, stack)
         source, how = Path(cfg.input), {"format": cfg.format, "header": cfg.header, "drop": [str(name) for name in cfg.drop]}
         kind = card.input.raw_kind
-        rows = prepare(read_rows(source, card.input, **how) if kind is None else read_records(source, kind, **how))
+        rows: Any
+        if kind is None:
+            rows = read_rows(source, card.input, **how)
+        elif kind == "image":
+            rows = read_images(source, column=cfg.path_column)
+        else:
+            rows = read_records(source, kind, **how)
+        rows = prepare(rows)
         file = stack.enter_context(staged_file(output))
         bar = stack.enter_context(tqdm(total=len(rows), desc="predict", unit="row"))
         write = writer(output.suffix.lower(), file, card, probabilities=cfg.probabilities)
@@ -80,4 +88,6 @@ def _model(cfg: DictConfig, stack: ExitStack) -> tuple[ModelCard, Callable[[Any]
     from ovr.runtime.predictor import EdgePredictor
 
     predictor = EdgePredictor(Path(cfg.bundle))
+    if predictor.card.input.raw_kind == "image":  # decoded batch by batch: all of them might not fit the memory
+        return predictor.card, lambda rows: rows, predictor.predict
     return predictor.card, predictor.encode, partial(predictor.predict, encoded=True)

@@ -17,6 +17,7 @@ KINDS = {
     "text": "ovr.input.text.HashedText",
     "tokens": "ovr.input.tokens.Tokens",
     "sparse": "ovr.input.sparse.SparseRows",
+    "image": "ovr.input.image.ImageEncoder",
 }
 
 

@@ -1,4 +1,4 @@
-"""Rows as a user has them, as records: a text a row, or an object with a value a column; and as the bytes that a server is sent.
+"""Rows as a user has them, as records: a text, an image file, or an object with a value a column; and as a server is sent them.
 
 Knows the kinds of encoders by name, and nothing of what they do. B = batch
 """
@@ -12,25 +12,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovr.errors import InputError
+from ovr.input.image import file_contents
 
-TEXTS = ("text", "tokens")  # kinds whose records are texts; those of the others are objects
+TEXTS = ("text", "tokens")  # kinds whose records are texts
+IMAGE = "image"  # the kind whose records are the bytes of files; those of the others are objects
 
 
 def wire_name(kind: str) -> str:
-    """Return the name of the server's input: `text`, the text itself, or `row`, a JSON object; one a row, in UTF-8."""
-    return "text" if kind in TEXTS else "row"
+    """Return the name of the server's input, one a row: `text` and `row`, a JSON object, in UTF-8, or `image`, the file's bytes."""
+    return "text" if kind in TEXTS else IMAGE if kind == IMAGE else "row"
 
 
 def records_of(rows: Any, kind: str) -> list[Any]:
-    """Return each row as a value that JSON can hold.
+    """Return each row as a value that JSON can hold, or of images the bytes of the file.
 
     Args:
-        rows: of texts, a sequence of str. Of other kinds a sequence of mappings, a mapping of columns to as many cells each, or a
-            pandas DataFrame; NumPy's numbers become Python's, NaN and NaT None, and times ISO 8601.
+        rows: of texts, a sequence of str; of images, as `ImageEncoder` takes them. Of other kinds a sequence of mappings, a mapping
+            of columns to as many cells each, or a pandas DataFrame; NumPy's numbers become Python's, NaN and NaT None, and times
+            ISO 8601.
 
     Raises:
         InputError: none of these, no rows, or columns of different lengths.
     """
+    if kind == IMAGE:
+        return file_contents(rows)
     if kind in TEXTS:
         if isinstance(rows, str | bytes | Mapping) or (not isinstance(rows, Sequence | np.ndarray) and not hasattr(rows, "tolist")):
             raise InputError(f"rows must be a sequence of texts, got {type(rows).__name__}")
@@ -47,9 +52,10 @@ def records_of(rows: Any, kind: str) -> list[Any]:
 
 def to_bytes(records: Sequence[Any]) -> NDArray[np.object_]:
     """Return records as what a server is sent, (B, 1)."""
-    encoded = [record if isinstance(record, str) else json.dumps(record, ensure_ascii=False) for record in records]
     array = np.empty((len(records), 1), dtype=np.object_)
-    array[:, 0] = [text.encode() for text in encoded]
+    for number, record in enumerate(records):
+        text = record if isinstance(record, str | bytes) else json.dumps(record, ensure_ascii=False)
+        array[number, 0] = text.encode() if isinstance(text, str) else text
     return array
 
 
@@ -61,6 +67,8 @@ def from_bytes(array: NDArray[Any], kind: str) -> list[Any]:
     """
     if array.ndim != 2 or array.shape[1] != 1 or array.shape[0] == 0:
         raise InputError(f"{wire_name(kind)} has shape {array.shape}; expected (rows, 1), at least one row")
+    if kind == IMAGE:
+        return [value if isinstance(value, bytes) else str(value).encode() for value in array[:, 0]]
     records: list[Any] = []
     for number, value in enumerate(array[:, 0]):
         try:

@@ -41,7 +41,7 @@ def read_rows(
         raise InputError(f"{path} is of no known format (csv, jsonl, npy), got {kind or path.suffix!r}; say which with format=")
     try:
         if kind == "npy":
-            rows = _read_npy(path)
+            rows = read_npy(path)
         elif kind == "csv":
             rows = _read_csv(path, schema, header=header, drop=drop)
         else:
@@ -56,11 +56,18 @@ def read_rows(
         raise InputError(f"{path}: {error}") from None
 
 
-def _read_npy(path: Path) -> NDArray[Any]:
+def read_npy(path: Path) -> NDArray[Any]:
+    """Return the array of an .npy file, read when its rows are asked for.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     try:
         return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except (ValueError, EOFError) as error:
         raise InputError(f"{path} is not an npy array: {error}") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
 def _read_csv(path: Path, schema: InputSchema, *, header: bool, drop: Sequence[str]) -> NDArray[np.float64]:
