@@ -17,6 +17,8 @@ NOT_PLUG_INS = {
     "data/delimited",
     "data/csr",
     "data/entries",
+    "data/json_rows",
+    "data/label_cells",
     "data/labels",
     "data/lazy",
     "data/moments",

@@ -164,7 +164,9 @@ def _read(path: Path, lines: Iterator[tuple[int, bytes]]) -> XmcFile:
     if len(header) != 3 or not all(re.fullmatch(rb"\d{1,12}", number) for number in header):
         raise DataError(f"{path}, line 1 is {_shown(first)}; expected three whole numbers: rows features labels")
     num_rows, num_features, num_labels = map(int, header)
-    index, value, label = [], [], []
+    index: list[NDArray[np.int32]] = []
+    value: list[NDArray[np.float32]] = []
+    label: list[NDArray[np.int32]] = []
     for line, content in lines:
         where = f"{path}, line {line}"
         if len(index) == num_rows:
@@ -202,7 +204,7 @@ def _row(content: bytes, where: str) -> tuple[NDArray[np.int32], NDArray[np.floa
         wrong = next(token for token in tail.split() if not PAIR.fullmatch(token))
         raise DataError(f"{where} has {_shown(wrong)}; expected feature:value, a whole number and a number")
     text = tail.replace(b":", b" ").strip()
-    numbers = np.fromstring(text, sep=" ") if text else np.zeros(0)  # type: ignore[call-overload]  # it takes bytes
+    numbers = np.fromstring(text, sep=" ") if text else np.zeros(0)  # it takes bytes
     index_E, wide_E = numbers[::2].astype(np.int32), numbers[1::2]
     with np.errstate(over="ignore"):
         value_E = wide_E.astype(np.float32)
