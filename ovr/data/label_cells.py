@@ -155,16 +155,6 @@ def class_ids(ids_N: Iterable[Ids]) -> list[str]:
     return sorted({class_id for ids in ids_N for class_id in ids or ()})
 
 
-def rows_by_rarest(labels: Labels) -> NDArray[np.int64]:
-    """Return a column a row (N,) to stratify by: that of its class with the fewest positives, or K where it has none."""
-    count_K = labels.num_positives_K()
-    rank_K1 = np.append(np.argsort(np.argsort(count_K, kind="stable"), kind="stable"), labels.num_heads)
-    rank_N = np.full(len(labels), labels.num_heads)
-    np.minimum.at(rank_N, labels.positives.row_P, rank_K1[labels.positives.column_P])
-    column_N: NDArray[np.int64] = np.argsort(rank_K1, kind="stable")[rank_N]
-    return column_N
-
-
 def _read_names(path: Path) -> tuple[str, ...]:
     try:
         names = path.read_text(encoding="utf-8-sig").splitlines()

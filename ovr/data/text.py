@@ -5,15 +5,16 @@ N = rows
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ovr.data.delimited import Dialect, delimiter_of, read_header, read_rows
 from ovr.data.json_rows import Record, read_json, read_json_lines
-from ovr.data.label_cells import Ids, LabelRule, class_ids, labels_of, rows_by_rarest
+from ovr.data.label_cells import Ids, LabelRule, class_ids, labels_of
 from ovr.data.labels import Labels
-from ovr.data.splits import SPLIT_NAMES, Splits, make_splits, stratified_split
+from ovr.data.splits import SPLIT_NAMES, Splits, make_splits
+from ovr.data.splitting import SplitRule, split_rows
 from ovr.errors import DataError
 from ovr.input.encoder import Encoder
 
@@ -45,8 +46,8 @@ class TextFiles:
         if isinstance(self.names, str):
             raise DataError(f"data.source.reader.names is {self.names!r}; expected a list, such as [{self.names}]")
 
-    def rows(self, path: Path, keys: Sequence[str] | None) -> Iterator[tuple[str, str, Any]]:
-        """Yield (file and row, text, label cell) of each row.
+    def rows(self, path: Path, keys: Sequence[str] | None, column: str | None) -> Iterator[tuple[str, str, Any, Any]]:
+        """Yield (file and row, text, label cell, cell of `column`) of each row.
 
         Raises:
             DataError: what the readers refuse; a missing column; a text that is none.
@@ -54,16 +55,16 @@ class TextFiles:
         text_columns = tuple(map(str, [self.text] if isinstance(self.text, str | int) else self.text))
         label_column = str(self.label)
         for where, record in self._records(path, keys):
-            if absent := [name for name in (*text_columns, label_column) if name not in record]:
+            if absent := [name for name in (*text_columns, label_column, *([column] if column else [])) if name not in record]:
                 raise DataError(
                     f"{where} has no column {', '.join(map(repr, absent))}; it has {', '.join(map(repr, list(record)[:8]))} "
-                    "(data.text and data.label name the columns)"
+                    "(data.text, data.label and split.column name the columns)"
                 )
             cells = [record[name] for name in text_columns]
             for name, cell in zip(text_columns, cells, strict=True):
                 if not isinstance(cell, str):
                     raise DataError(f"{where}, column {name!r} holds {cell!r}; expected a text")
-            yield where, self.joiner.join(cells), record[label_column]
+            yield where, self.joiner.join(cells), record[label_column], record[column] if column else None
 
     def _records(self, path: Path, keys: Sequence[str] | None) -> Iterator[tuple[str, Record]]:
         kind = FORMATS.get(path.suffix.lower()) if self.format is None else self.format
@@ -95,9 +96,10 @@ class TextFiles:
 class _Part:
     """Rows of one or more files."""
 
-    texts: list[str]
-    ids: list[Ids]
-    where: list[str]
+    texts: list[str] = field(default_factory=list)
+    ids: list[Ids] = field(default_factory=list)
+    where: list[str] = field(default_factory=list)
+    cells: list[Any] = field(default_factory=list)  # of the column to split by
 
 
 def load_text(
@@ -119,7 +121,8 @@ def load_text(
         keys: for each split that has its own, the lists of the JSON object in `path`; train among them.
         classes: the taxonomy, in column order; when empty, the rule's names, or else the sorted ids of the training rows (of all
             rows where one file is divided).
-        split: `fractions` of the splits without a file, and of that named by `of`, whose rows are divided; `by` and `seed`.
+        split: the settings of a `SplitRule`, and `of`. All rows of one file are divided; or else those of the split `of`, out of
+            which come the splits without a file, and then the fractions of these splits count, whatever their sum.
 
     Raises:
         DataError: settings that contradict each other; what the reader and the rule refuse; and what `make_splits` refuses.
@@ -128,12 +131,14 @@ def load_text(
         raise DataError(f"data.source.classes is {classes!r}; expected a list, such as [{classes}]")
     parts = {}
     for name, sources in _sources(path, files, keys).items():
-        part = parts[name] = _Part([], [], [])
+        part = parts[name] = _Part()
+        column = split.get("column") if name in ("all", split.get("of")) else None
         for file, lists in sources:
-            for where, text, cell in reader.rows(file, lists):
+            for where, text, label, cell in reader.rows(file, lists, column):
                 part.where.append(where)
                 part.texts.append(text)
-                part.ids.append(rule.ids(cell, where))
+                part.ids.append(rule.ids(label, where))
+                part.cells.append(cell)
         if not part.texts:
             raise DataError(f"{', '.join(str(file) for file, _ in sources)} holds no rows for {name}; expected at least one")
     seen = parts["train" if "train" in parts else "all"].ids
@@ -143,7 +148,8 @@ def load_text(
         found = labels_of(part.ids, taxonomy, rule, part.where.__getitem__)
         if len(found.kept) < len(part.ids):
             log.warning("%d of %d rows of %s are left out for their labels", len(part.ids) - len(found.kept), len(part.ids), name)
-        labelled[name] = ([part.texts[n] for n in found.kept], found.labels)
+        kept = _Part([part.texts[n] for n in found.kept], cells=[part.cells[n] for n in found.kept])
+        labelled[name] = (kept, found.labels)
     divided = _divided(labelled, **split)
     if empty := sum(not text.strip() for texts, _ in divided.values() for text in texts):
         log.warning("%d rows have an empty text; a model sees all of them alike", empty)
@@ -172,25 +178,27 @@ def _sources(
 
 
 def _divided(
-    parts: Mapping[str, tuple[list[str], Labels]], *, by: str, of: str, fractions: Mapping[str, float], seed: int
+    parts: Mapping[str, tuple[_Part, Labels]], *, of: str, fractions: Mapping[str, float], **settings: Any
 ) -> dict[str, tuple[list[str], Labels]]:
-    """Return the four splits; those that are not among `parts` come out of `of`, or out of "all" rows."""
-    if by != "stratified":
-        raise DataError(f"data.source.split.by is {by!r}; expected 'stratified'")
+    """Return texts and labels of the four splits; those that are not among `parts` come out of `of`, or out of "all" rows."""
+    divided = {name: (part.texts, labels) for name, (part, labels) in parts.items() if name != "all"}
     absent = [name for name in SPLIT_NAMES if name not in parts]
     if not absent:
-        return dict(parts)
+        return divided
     whole = "all" if "all" in parts else of
     if whole not in parts:
         raise DataError(f"data.source.split.of is {of!r}, which has no rows of its own; expected one of {', '.join(parts)}")
-    wanted = [name for name in SPLIT_NAMES if name in absent or name == whole]
-    if unknown := [name for name in wanted if not isinstance(fractions.get(name), int | float)]:
-        raise DataError(f"data.source.split.fractions must have a number for {', '.join(unknown)}, got {dict(fractions)}")
-    total = sum(fractions[name] for name in wanted)
-    if not total > 0:
-        raise DataError(f"data.source.split.fractions of {', '.join(wanted)} must be positive, got {dict(fractions)}")
-    texts, labels = parts[whole]
-    rows = stratified_split(rows_by_rarest(labels), {name: fractions[name] / total for name in wanted}, seed=seed)
-    return {name: parts[name] for name in parts if name != whole} | {
-        name: ([texts[n] for n in rows_B], labels.take(rows_B)) for name, rows_B in rows.items()
-    }
+    rule = SplitRule.of({**settings, "fractions": fractions if whole == "all" else _shares(fractions, of, absent)})
+    part, labels = parts[whole]
+    for name, rows_B in split_rows(rule, labels, None if rule.by == "stratified" else part.cells).items():
+        # What stays of a split is what a rule calls train.
+        divided[of if name == "train" and whole == of else name] = ([part.texts[n] for n in rows_B], labels.take(rows_B))
+    return divided
+
+
+def _shares(fractions: Mapping[str, float], of: str, absent: Sequence[str]) -> dict[str, float]:
+    """Return the fractions of the splits that come out of one, scaled to sum to 1; its own stands for train."""
+    shares = {name: fractions.get(name) or 0.0 for name in (of, *absent)}
+    if not all(isinstance(share, int | float) and share > 0 for share in shares.values()):
+        raise DataError(f"data.source.split.fractions must be positive for {', '.join(shares)}, got {dict(fractions)}")
+    return {"train" if name == of else name: share / sum(shares.values()) for name, share in shares.items()}

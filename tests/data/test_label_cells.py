@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from ovr.core.taxonomy import Taxonomy
-from ovr.data.label_cells import LabelRule, labels_of, rows_by_rarest
-from ovr.data.labels import Labels
+from ovr.data.label_cells import LabelRule, labels_of
 from ovr.errors import DataError
 
 SETTINGS = {
@@ -148,8 +147,3 @@ def test_paths_have_parents_in_the_taxonomy():
     assert [spec.parent for spec in rule().taxonomy(["a/b/c", "d"])] == ["a/b", ""]
     assert rule(add_parents=True).taxonomy(["a/b/c"]).ids == ("a", "a/b", "a/b/c")
     assert rule(hierarchy=None).taxonomy(["a/b"])[0].parent == ""
-
-
-def test_rows_are_stratified_by_their_rarest_class():
-    flag = np.array([[1, 1, 0], [1, 0, 0], [1, 0, 1], [0, 0, 1], [0, 0, 0]], bool)
-    assert rows_by_rarest(Labels.from_dense(flag)).tolist() == [1, 0, 2, 2, 3]

@@ -97,6 +97,29 @@ def test_files_for_some_splits_leave_the_rest_to_be_divided(tmp_path):
     assert [len(part) for part in of(whole)] == [100, 40, 9, 49]
 
 
+def test_rows_can_be_split_by_a_column_by_time_and_by_group(tmp_path):
+    rows = [
+        [text, label, name, f"2026-01-{1 + n // 3:02}", f"user {n % 15}"]
+        for n, (text, label) in enumerate(some_rows())
+        for name in [SPLITS[n // 15]]
+    ]
+    path = write_csv(tmp_path / "a.csv", rows, ("text", "label", "part", "when", "who"))
+    for by, column in (("column", "part"), ("time", "when")):
+        splits = load(
+            path,
+            f"source.split.by={by}",
+            f"source.split.column={column}",
+            "source.split.fractions={train: 0.25, val: 0.25, calib: 0.25, test: 0.25}",
+        )
+        assert [len(part) for part in of(splits)] == [15] * 4
+        np.testing.assert_array_equal(splits.test.x, encoded([row[0] for row in rows[45:]]))
+    test = write_csv(tmp_path / "test.csv", some_rows(9))  # has no column to split by, and needs none
+    splits = load(None, "source.split.by=group", "source.split.column=who", train=path, test=test)
+    who = {encoded([row[0]])[0].tobytes(): row[4] for row in rows}
+    groups = [{who[x.tobytes()] for x in part.x} for part in of(splits)[:3]]
+    assert sum(map(len, groups)) == len(set.union(*groups)) == 15
+
+
 def test_a_json_object_of_splits_with_rows_of_no_class(tmp_path):
     """The shape of clinc150: lists of [text, label], and lists of requests that belong to no class."""
     rows = some_rows()
@@ -215,16 +238,17 @@ def test_a_class_without_a_training_row_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["text=body"], r"a\.csv, line 2 has no column 'body'; it has 'text', 'label' \(data\.text and data\.label name"),
+        (["text=body"], r"a\.csv, line 2 has no column 'body'; it has 'text', 'label' \(data\.text, data\.label and split\.column"),
         (["source.classes=pay"], r"data\.source\.classes is 'pay'; expected a list, such as \[pay\]"),
         (["source.reader.names=text"], r"reader\.names is 'text'; expected a list"),
         (["source.reader.format=xml"], r"reader\.format is 'xml'; expected delimited, json, jsonl or null"),
         (["source.keys.train=[train]"], r"keys is for lists within a JSON file; .*a\.csv is delimited"),
         (["source.keys.extra=[a]"], r"data\.source\.keys names extra; expected train, val, calib, test"),
         (["files.train=b.csv"], r"give either data\.path=FILE .*; got path=.*, files for \['train'\] and keys for none"),
-        (["source.split.by=chance"], r"split\.by is 'chance'; expected 'stratified'"),
-        (["source.split.fractions.val=null"], r"split\.fractions must have a number for val"),
-        (["source.split.fractions={train: -1, val: 0, calib: 0, test: 0}"], "must be positive"),
+        (["source.split.by=chance"], r"split\.by is 'chance'; expected one of stratified"),
+        (["source.split.fractions.val=null"], r"split\.fractions must be numbers above 0"),
+        (["source.split.by=time", "source.split.column=when"], r"a\.csv, line 2 has no column 'when'"),
+        (["source.split.also=1"], "split has 'also'"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(tmp_path, overrides, message):
@@ -240,6 +264,8 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
         load(test=path)
     with pytest.raises(DataError, match=r"split\.of is 'val', which has no rows of its own; expected one of train, test"):
         load(None, "source.split.of=val", train=path, test=path)
+    with pytest.raises(DataError, match=r"split\.fractions must be positive for train, val, calib, got"):
+        load(None, "source.split.fractions.val=0", train=path, test=path)
     with pytest.raises(DataError, match=r"a\.data ends in none of \.csv"):
         load(write_csv(tmp_path / "a.data", some_rows()))
     with pytest.raises(DataError, match="holds no rows for all; expected at least one"):
