@@ -1,122 +1,291 @@
-"""A CSV file with a header: numeric columns and one column of class ids."""
+"""Tables: CSV, TSV and Parquet files of numbers, categories, dates and labels.
 
-import csv
-import math
+The rows are encoded as `ovr.input.table` says, fitted on the training rows; files are read by `ovr.data.compact`.
+
+N = rows, D = numbers of an encoded row
+"""
+
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ovr.core.schema import InputSchema
-from ovr.core.taxonomy import Taxonomy
+from ovr.core.taxonomy import with_parents
+from ovr.data.compact import NUMBER, TEXT, TIME, Columns, Reading, read_delimited
+from ovr.data.delimited import Dialect, delimiter_of
 from ovr.data.labels import Labels
+from ovr.data.lazy import RowNumbers
 from ovr.data.splits import SPLIT_NAMES, Splits, make_splits, stratified_split
+from ovr.data.table_labels import LabelRule, class_ids, labels_of, rarest_class, split_by_column
+from ovr.data.table_parquet import read_parquet
 from ovr.errors import DataError
+from ovr.input.cells import Coded, Compact, read_numbers, read_times
+from ovr.input.columns import UNREADABLE, Finding
+from ovr.input.table import TableEncoder
+from ovr.input.table_fit import ColumnSettings, TableSettings, fit_table
+
+log = logging.getLogger(__name__)
+
+I64 = NDArray[np.int64]
+STORED = {"numeric": NUMBER, "date": TIME, "category": TEXT, "index": TEXT}
+BLOCK_ROWS = 1 << 14
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """Rows (N, D) that are encoded when they are asked for, of cells that are kept as they were read."""
+
+    encoder: TableEncoder
+    cells: Mapping[str, Compact]
+    row_N: I64
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, D)."""
+        return len(self.row_N), self.encoder.tensor.size
+
+    @property
+    def dtype(self) -> np.dtype[np.float32]:
+        """That of what is encoded."""
+        return np.dtype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.row_N)
+
+    def __getitem__(self, rows: RowNumbers) -> NDArray[np.float32]:
+        return self.read(rows)[0]
+
+    def read(self, rows: RowNumbers) -> tuple[NDArray[np.float32], list[Finding]]:
+        """Return these rows, and what is to be said of them, which counts them from 0."""
+        taken = self.row_N[rows]
+        return self.encoder.encode_all({name: cells[taken] for name, cells in self.cells.items()})
 
 
 def load_table(
     *,
     path: str | None,
     files: Mapping[str, str | None],
-    target: str,
+    target: str | Sequence[str],
     classes: Sequence[str],
-    fractions: Mapping[str, float],
-    seed: int,
+    columns: Mapping[str, Any],
+    drop: Sequence[str],
+    names: Sequence[str] | None,
+    dialect: Mapping[str, Any],
+    labels: Mapping[str, Any],
+    encoding: Mapping[str, Any],
+    split: Mapping[str, Any],
+    max_encoded_bytes: int,
 ) -> Splits:
-    """Return a table's splits, from one file that is split by `seed` or from one file a split.
+    """Return a table's splits, from one file or from a file for some of the splits.
 
     Args:
-        path: one CSV, split by `fractions` and stratified by class; or None.
-        files: a CSV each for train, val, calib and test; or all None.
-        target: the column that holds the class id; every other column is a feature.
-        classes: the taxonomy, in column order; when empty, the sorted class ids of the training rows (of all rows with `path`).
+        path: one file, split by `split`; or None.
+        files: a file each for train and any of val, calib and test; the splits without one are parts of the train file.
+        target: the column of class ids; or a list of 0/1 columns, each a class.
+        classes: the taxonomy, in column order; when empty, the 0/1 columns, or the sorted class ids of the training file.
+        columns: the kind (numeric, category, date, index) or the settings of some columns; of others the training rows show it.
+        drop: columns that are no features.
+        names: of the columns of a text file without a header.
+        dialect: of `Dialect`; a `delimiter` of None goes by the file's name.
+        labels: `separator`, `strip` and `unlabelled` of `LabelRule`.
+        encoding: of `TableSettings`.
+        split: `by` (stratified, column, time), `column`, `fractions` by split, `seed`. By time without a column is by the order of
+            the rows. The column of the split is no feature.
+        max_encoded_bytes: rows that would be larger together are encoded when they are asked for.
 
     Raises:
-        DataError: `classes` is no list; neither or both of `path` and `files`; a missing or empty file; a cell that is not a finite
-            number; columns that differ between files; a label outside the taxonomy; and what `make_splits` refuses.
+        DataError: settings that cannot be used; files that cannot be read, or differ in their columns; a cell that is not of its
+            column's kind; rows without a label and labels outside the taxonomy; what `make_splits` refuses.
     """
     if isinstance(classes, str):
         raise DataError(f"data.source.classes is {classes!r}; expected a list, such as [{classes}]")
-    given = {name: file for name, file in files.items() if file is not None}
-    if bool(path) == bool(given) or (given and set(given) != set(SPLIT_NAMES)):
+    given = {name: Path(file).expanduser() for name, file in files.items() if file is not None}
+    if bool(path) == bool(given) or (given and "train" not in given) or set(given) - set(SPLIT_NAMES):
         raise DataError(
-            "give either data.path=FILE, or all of data.files.train, .val, .calib and .test; "
-            f"got path={path!r} and files for {sorted(given) or 'none'}"
+            f"give either data.path=FILE, or data.files.train and any of .val, .calib and .test; got path={path!r} and files for "
+            f"{sorted(given) or 'none'}"
         )
-    if path:
-        names, x, ids = read_table(Path(path).expanduser(), target=target)
-        taxonomy = Taxonomy.from_ids(classes or sorted(set(ids)))
-        column_N = _columns(ids, taxonomy, Path(path))
-        rows = stratified_split(column_N, fractions, seed=seed)
-        parts = {name: (x[r], Labels.from_columns(column_N[r], num_heads=len(taxonomy))) for name, r in rows.items()}
-        return make_splits(taxonomy, InputSchema((len(names),), names), parts)
-    tables = {name: read_table(Path(given[name]).expanduser(), target=target) for name in SPLIT_NAMES}
-    names = tables["train"][0]
-    for name, (other, _, _) in tables.items():
-        if other != names:
-            missing, extra = sorted(set(names) - set(other)), sorted(set(other) - set(names))
-            raise DataError(
-                f"{given[name]} has {len(other)} feature columns, {given['train']} has {len(names)}; "
-                f"missing {missing or 'none'}, extra {extra or 'none'}{'' if missing or extra else ', in another order'}"
-            )
-    taxonomy = Taxonomy.from_ids(classes or sorted(set(tables["train"][2])))
-    return make_splits(
-        taxonomy,
-        InputSchema((len(names),), names),
-        {
-            name: (x, Labels.from_columns(_columns(ids, taxonomy, Path(given[name])), num_heads=len(taxonomy)))
-            for name, (_, x, ids) in tables.items()
-        },
+    rule = LabelRule.of(target, **labels)
+    own = {name: ColumnSettings.of(name, value) for name, value in columns.items()}
+    made: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in encoding.items()}
+    settings = TableSettings(**made)
+    source = given or {"train": Path(str(path)).expanduser()}
+    split_column = split["column"]
+    reading = Reading(
+        marks=settings.marks,
+        drop=drop,
+        kinds={name: STORED[column.kind] for name, column in own.items() if column.kind}
+        | ({} if rule.columns else {rule.target[0]: TEXT})
+        | ({split_column: TEXT} if split_column and split["by"] == "column" else {}),
+        formats={name: column.formats for name, column in own.items() if column.formats is not None},
+        date_formats=settings.date_formats,
+        names=names,
+        exact=(*rule.target, *([split_column] if split_column else [])),
     )
+    _check_target(rule, drop, own)
+    tables = {"train": _read(source["train"], dialect, reading)}
+    train = tables["train"]
+    no_features = {*rule.target, *([split_column] if split_column else [])}
+    features = [name for name in train.cells if name not in no_features]
+    if not features:
+        raise DataError(f"{train.path} has no column beside {', '.join(map(repr, sorted(no_features)))}; expected a feature")
+    for name in (name for name in SPLIT_NAMES if name in source and name != "train"):
+        tables[name] = _read_like(source[name], dialect, reading, train, features, rule)
+    taxonomy = with_parents(classes or class_ids(train, rule))
+    labels_by_file = {name: labels_of(table, rule, taxonomy) for name, table in tables.items()}
+    own_rows = _split(
+        train, labels_by_file["train"], split, [name for name in SPLIT_NAMES if name not in source or name == "train"]
+    )
+    encoder = _fit(
+        train, features, own_rows["train"], settings, own, ignored=(*train.dropped, *([split_column] if split_column else []))
+    )
+    parts = {}
+    total = sum(map(len, own_rows.values())) + sum(len(table) for name, table in tables.items() if name != "train")
+    lazy = total * encoder.tensor.size * 4 > max_encoded_bytes
+    for name in SPLIT_NAMES:
+        of_train = name in own_rows
+        table, of_table = (train, labels_by_file["train"]) if of_train else (tables[name], labels_by_file[name])
+        row_N = own_rows[name] if of_train else np.arange(len(table))
+        rows = TableRows(encoder, {column.name: table.cells[column.name] for column in encoder.columns}, row_N)
+        parts[name] = (_encoded(rows, table, name, lazy=lazy), of_table.take(row_N))
+    return make_splits(taxonomy, encoder.tensor, parts, encoder=encoder)
 
 
-def read_table(path: Path, *, target: str) -> tuple[tuple[str, ...], NDArray[np.float64], list[str]]:
-    """Return (feature names, x (N, D), class ids) of a UTF-8 CSV file with a header.
+def _read(path: Path, dialect: Mapping[str, Any], reading: Reading) -> Columns:
+    if path.suffix.lower() in (".parquet", ".pq"):
+        return read_parquet(path, reading)
+    given = dialect["delimiter"]
+    return read_delimited(path, Dialect(**{**dialect, "delimiter": delimiter_of(path) if given is None else given}), reading)
+
+
+def _read_like(
+    path: Path, dialect: Mapping[str, Any], reading: Reading, train: Columns, features: Sequence[str], rule: LabelRule
+) -> Columns:
+    """Return a file with its columns as those of the train file were read."""
+    kinds = {name: kind for name, kind in train.kinds().items() if name in features}
+    empty = {name for name in features if kinds[name] == NUMBER and np.isnan(np.asarray(train.cells[name])).all()}
+    kinds = {name: TEXT if name in empty and name not in reading.kinds else kind for name, kind in kinds.items()}
+    like = Reading(
+        marks=reading.marks,
+        drop=(),
+        kinds={name: reading.kinds[name] for name in rule.target if name in reading.kinds},
+        formats=reading.formats,
+        date_formats=reading.date_formats,
+        names=reading.names,
+        exact=reading.exact,
+    )
+    try:
+        table = _read(path, dialect, Reading(**{**_fields(like), "kinds": {**kinds, **like.kinds}}))
+    except DataError as error:
+        missing = [name for name in (*features, *rule.target) if f"has no column {name!r}" in str(error)]
+        raise (DataError(f"{error}; the train file {train.path} has it") if missing else error) from None
+    known = {*train.cells, *train.dropped}
+    if extra := [name for name in table.cells if name not in known]:
+        raise DataError(f"{path} has columns that the train file {train.path} has not: {', '.join(map(repr, extra[:5]))}")
+    return table
+
+
+def _fields(reading: Reading) -> dict[str, Any]:
+    return {name: getattr(reading, name) for name in Reading.__slots__}
+
+
+def _check_target(rule: LabelRule, drop: Sequence[str], own: Mapping[str, ColumnSettings]) -> None:
+    for name in rule.target:
+        if name in drop or name in own:
+            raise DataError(f"column {name!r} is in data.target; it cannot be in data.source.drop or .columns too")
+
+
+def _split(table: Columns, labels: Labels, split: Mapping[str, Any], names: Sequence[str]) -> dict[str, I64]:
+    """Return the rows of the splits that this one file holds."""
+    if list(names) == ["train"]:
+        return {"train": np.arange(len(table))}
+    by, column = split["by"], split["column"]
+    if column is not None and column not in table.cells:
+        raise DataError(f"{table.path} has no column {column!r} (data.source.split.column)")
+    if by == "column":
+        cells = table.cells[column] if column is not None else None
+        if not isinstance(cells, Coded):
+            raise DataError("a split by column needs data.source.split.column, with the name of a split in every row")
+        return split_by_column(cells, table, {name: name for name in names})
+    fractions = {name: value for name, value in split["fractions"].items() if value}
+    if set(fractions) != set(names):
+        raise DataError(
+            f"fractions must name the splits that have no file of their own, and train: {', '.join(names)}; got "
+            f"{', '.join(fractions)} (null leaves one out)"
+        )
+    fractions = {name: fractions[name] for name in names}
+    if by == "stratified":
+        return stratified_split(rarest_class(labels), fractions, seed=split["seed"])
+    if by == "time":
+        order = np.argsort(_moments(table, column), kind="stable")
+        stops = np.round(np.cumsum(list(fractions.values())) * len(order)).astype(int)
+        parts = np.split(order, stops[:-1])
+        return {name: np.sort(part) for name, part in zip(names, parts, strict=True)}
+    raise DataError(f"data.source.split.by is {by!r}; expected stratified, column or time")
+
+
+def _moments(table: Columns, column: str | None) -> NDArray[np.float64]:
+    """Return what to order the rows by: numbers or times of a column, or the rows' numbers."""
+    if column is None:
+        return np.arange(len(table), dtype=np.float64)
+    cells = table.cells[column]
+    is_time = isinstance(cells, np.ndarray) and cells.dtype.kind == "M"
+    moment_N, _ = read_times(cells, (), ()) if is_time else read_numbers(cells, ())
+    if np.isnan(moment_N).any():
+        row = int(np.flatnonzero(np.isnan(moment_N))[0])
+        raise DataError(f"{table.where(row)}: column {column!r} holds neither a number nor a time, to order the rows by")
+    return moment_N
+
+
+def _fit(
+    train: Columns,
+    features: Sequence[str],
+    row_N: I64,
+    settings: TableSettings,
+    own: Mapping[str, ColumnSettings],
+    *,
+    ignored: Sequence[str],
+) -> TableEncoder:
+    encoder, notes = fit_table(
+        ((name, train.cells[name][row_N]) for name in features), settings=settings, columns=own, ignored=ignored
+    )
+    for name, note in notes.items():
+        log.info("column %r is left out: %s", name, note)
+    kinds = [column.kind for column in encoder.columns]
+    log.info(
+        "table of %d columns (%s) as %d numbers a row",
+        len(kinds),
+        ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)),
+        encoder.tensor.size,
+    )
+    return encoder
+
+
+def _encoded(rows: TableRows, table: Columns, split: str, *, lazy: bool) -> NDArray[np.float32] | TableRows:
+    """Return the rows, encoded unless `lazy`, after a look at every cell.
 
     Raises:
-        DataError: the file is missing, empty or has no rows; the header lacks `target`, is ambiguous or has no other column; a row
-            has another number of cells; a cell is not a finite number (naming row, counted from 0, and column).
+        DataError: a cell that is not of its column's kind. What else a column's policy refuses is logged: these rows are there.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = list(csv.reader(file, strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read as CSV: {getattr(error, 'strerror', None) or error}") from None
-    while lines and not lines[-1]:  # blank lines are taken at the end only: in between, one may stand for a lost row
-        del lines[-1]
-    if not lines:
-        raise DataError(f"{path} is empty; expected a header and rows")
-    header, rows = lines[0], lines[1:]
-    if header.count(target) != 1 or len(set(header)) != len(header) or len(header) < 2:
-        raise DataError(
-            f"{path} has columns {header}; expected distinct names, one of them {target!r} (data.target), and a feature"
-        )
-    if not rows:
-        raise DataError(f"{path} has a header but no rows")
-    at = header.index(target)
-    names = tuple(header[:at] + header[at + 1 :])
-    x = np.empty((len(rows), len(names)))
-    ids = []
-    for number, row in enumerate(rows):
-        if len(row) != len(header):
-            raise DataError(f"{path}, row {number}: {len(row)} cells; the header has {len(header)}")
-        ids.append(row[at])
-        for d, cell in enumerate(row[:at] + row[at + 1 :]):
-            try:
-                x[number, d] = float(cell)
-            except ValueError:
-                x[number, d] = math.nan
-            if not math.isfinite(x[number, d]):
-                raise DataError(f"{path}, row {number}, column {names[d]!r} holds {cell!r}; expected a finite number")
-    return names, x, ids
-
-
-def _columns(ids: Sequence[str], taxonomy: Taxonomy, path: Path) -> NDArray[np.int64]:
-    column = {class_id: k for k, class_id in enumerate(taxonomy.ids)}
-    outside = sorted({class_id for class_id in ids if class_id not in column})
-    if outside:
-        row = next(n for n, class_id in enumerate(ids) if class_id not in column)
-        shown = ", ".join(map(repr, outside[:5])) + (", ..." if len(outside) > 5 else "")
-        raise DataError(f"{path}, row {row}: labels outside the taxonomy of {len(taxonomy)} classes: {shown}")
-    return np.array([column[class_id] for class_id in ids], dtype=np.int64)
+    x_ND = np.empty((0 if lazy else len(rows), rows.encoder.tensor.size), np.float32)
+    counts: dict[tuple[str, str], int] = {}
+    for start in range(0, len(rows), BLOCK_ROWS):
+        block, findings = rows.read(slice(start, start + BLOCK_ROWS))
+        for found in findings:
+            row = int(rows.row_N[start + int(found.row_P[0])])
+            if found.reason == UNREADABLE:
+                raise DataError(
+                    f"{table.where(row)}, column {found.column!r} holds {found.value!r}; expected {found.expected} "
+                    f"(data.source.columns={{{found.column}: category}} reads the column as text)"
+                )
+            if found.refused:
+                counts[found.column, found.reason] = counts.get((found.column, found.reason), 0) + len(found.row_P)
+        if not lazy:
+            x_ND[start : start + len(block)] = block
+    for (column, reason), count in counts.items():
+        log.warning("%s split: %d of %d rows would be refused: column %r, %s", split, count, len(rows), column, reason)
+    return rows if lazy else x_ND

@@ -47,7 +47,8 @@ class Hashed:
         return Hashed(self.hash_N[rows])
 
 
-Cells = NDArray[Any] | Coded | Hashed | Sequence[Any]
+Compact = NDArray[Any] | Coded | Hashed  # what takes no Python object a cell
+Cells = Compact | Sequence[Any]
 
 
 def text_hash(text: str) -> int:
@@ -79,17 +80,16 @@ def read_numbers(cells: Cells, marks: Collection[str]) -> tuple[F64, I64]:
         return value_N, np.flatnonzero(np.isin(cells.code_N, bad_V))
     if isinstance(cells, Hashed):
         return np.full(len(cells), np.nan), np.flatnonzero(cells.hash_N >= 0)
-    if isinstance(cells, np.ndarray):
-        if cells.dtype.kind in "iuf":
-            value_N = cells.astype(np.float64)
-            bad_P = np.flatnonzero(np.isinf(value_N))
-            value_N[bad_P] = np.nan
-            return value_N, bad_P
-        cells = cells.tolist()
-    types = set(map(type, cells))
-    if types <= {float, int, type(None)} or (types == {str} and not any("_" in cell for cell in cells)):
+    if isinstance(cells, np.ndarray) and cells.dtype.kind in "iuf":
+        value_N = cells.astype(np.float64)
+        bad_P = np.flatnonzero(np.isinf(value_N))
+        value_N[bad_P] = np.nan
+        return value_N, bad_P
+    listed = _listed(cells)
+    types = set(map(type, listed))
+    if types <= {float, int, type(None)} or (types == {str} and not any("_" in cell for cell in listed)):
         try:
-            value_N = np.array(cells, dtype=np.float64)
+            value_N = np.array(listed, dtype=np.float64)
         except (ValueError, OverflowError):
             pass
         else:
@@ -97,7 +97,14 @@ def read_numbers(cells: Cells, marks: Collection[str]) -> tuple[F64, I64]:
                 bad_P = np.flatnonzero(np.isinf(value_N))
                 value_N[bad_P] = np.nan
                 return value_N, bad_P
-    return _read_each(cells, lambda cell: _number(cell, marks), marks)
+    return _read_each(listed, lambda cell: _number(cell, marks), marks)
+
+
+def _listed(cells: NDArray[Any] | Sequence[Any]) -> Sequence[Any]:
+    if not isinstance(cells, np.ndarray):
+        return cells
+    listed: list[Any] = (cells.astype(MICROSECONDS) if cells.dtype.kind == "M" else cells).tolist()  # nanoseconds become integers
+    return listed
 
 
 def _number(cell: Any, marks: Collection[str]) -> float:
@@ -128,12 +135,11 @@ def read_times(cells: Cells, marks: Collection[str], formats: Sequence[str]) -> 
         return second_N, np.flatnonzero(np.isin(cells.code_N, bad_V))
     if isinstance(cells, Hashed):
         return np.full(len(cells), np.nan), np.flatnonzero(cells.hash_N >= 0)
-    if isinstance(cells, np.ndarray):
-        if cells.dtype.kind == "M":
-            second_N = cells.astype(MICROSECONDS).astype(np.int64) / 1e6
-            second_N[np.isnat(cells)] = np.nan
-            return second_N, np.zeros(0, np.int64)
-        cells = cells.tolist()
+    if isinstance(cells, np.ndarray) and cells.dtype.kind == "M":
+        second_N = cells.astype(MICROSECONDS).astype(np.int64) / 1e6
+        second_N[np.isnat(cells)] = np.nan
+        return second_N, np.zeros(0, np.int64)
+    listed = _listed(cells)
     seen: dict[Any, float] = {}
 
     def second(cell: Any) -> float:
@@ -141,7 +147,7 @@ def read_times(cells: Cells, marks: Collection[str], formats: Sequence[str]) -> 
             known = seen[cell] = _second(cell, marks, formats)
         return known
 
-    return _read_each(cells, second, marks)
+    return _read_each(listed, second, marks)
 
 
 def _second(cell: Any, marks: Collection[str], formats: Sequence[str]) -> float:
@@ -201,13 +207,12 @@ def read_texts(cells: Cells, marks: Collection[str]) -> tuple[Coded | Hashed, I6
         of_values, _ = read_texts(cells.values, marks)
         assert isinstance(of_values, Coded)
         return Coded(np.append(of_values.code_N, np.int32(MISSING))[cells.code_N], of_values.values), np.zeros(0, np.int64)
-    if isinstance(cells, np.ndarray):
-        cells = cells.tolist()
+    listed = _listed(cells)
     code: dict[str, int] = {}  # of a stripped text
     known: dict[Any, int] = {}  # of a cell, by type too: 1, 1.0 and True are equal to dict
-    code_N = np.empty(len(cells), dtype=np.int32)
+    code_N = np.empty(len(listed), dtype=np.int32)
     bad: list[int] = []
-    for row, cell in enumerate(cells):
+    for row, cell in enumerate(listed):
         if isinstance(cell, list | dict | tuple):
             code_N[row] = MISSING
             bad.append(row)

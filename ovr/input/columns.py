@@ -219,7 +219,7 @@ def time_parts(second_N: F64) -> dict[str, F64]:
         "weekday": ((day_N.astype(np.int64) + 3) % 7) / 7,  # 1970-01-01 was a Thursday; Monday is 0
         "hour": (time_N - day_N.astype("datetime64[us]")).astype(np.int64) / 86_400e6,
     }
-    parts = {"year": year_N.astype(np.int64) + 1970 + within_N}
+    parts: dict[str, F64] = {"year": year_N.astype(np.float64) + 1970 + within_N}
     for name, turn_N in angle.items():
         parts |= {f"{name} sin": np.sin(2 * np.pi * turn_N), f"{name} cos": np.cos(2 * np.pi * turn_N)}
     return parts

@@ -8,6 +8,7 @@ N = rows, B = rows of a block, D = numbers of a row, C = numeric columns, F = nu
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,7 +31,7 @@ from ovr.input.columns import (
     finding,
 )
 
-BLOCK_VALUES = 1 << 23  # numbers that are made at a time
+BLOCK_VALUES = 1 << 22  # numbers that are made at a time
 _ARRAYS = (Coded, Hashed, np.ndarray)
 
 
@@ -143,14 +144,14 @@ class TableEncoder:
                 findings += finding(column.name, UNREADABLE, ERROR, bad_P, cells[column.name], "a finite number")
         fill, low, high, shift, scale = self._numbers_C1
         missing_CB = np.isnan(value_CB)
-        for c in np.flatnonzero(missing_CB.any(axis=1)):
+        for c in np.flatnonzero(missing_CB.any(axis=1)).tolist():
             column = columns[c]
             if not column.flag or column.missing == ERROR:
-                row_P = np.setdiff1d(np.flatnonzero(missing_CB[c]), bad.get(int(c), []))
+                row_P = np.setdiff1d(np.flatnonzero(missing_CB[c]), bad.get(c, []))
                 expected = "a number, as in every training row" if not column.flag else "a number"
                 findings += finding(column.name, IS_MISSING, column.missing, row_P, cells[column.name], expected)
         outside_CB = (value_CB < low) | (value_CB > high)
-        for c in np.flatnonzero(outside_CB.any(axis=1)):
+        for c in np.flatnonzero(outside_CB.any(axis=1)).tolist():
             column = columns[c]
             expected = f"{column.low:g} to {column.high:g}, as in the training rows"
             row_P = np.flatnonzero(outside_CB[c])
@@ -214,7 +215,7 @@ class TableEncoder:
 
     @cached_property
     def _starts(self) -> list[int]:
-        return np.concatenate([[0], np.cumsum([len(column.labels) for column in self._ordered])])[:-1].astype(int).tolist()
+        return [0, *accumulate(len(column.labels) for column in self._ordered)][:-1]
 
     @cached_property
     def _numeric(self) -> list[NumericColumn]:

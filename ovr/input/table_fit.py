@@ -40,7 +40,9 @@ class ColumnSettings:
         Raises:
             DataError: another value, kind or setting.
         """
-        settings = {"kind": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else None
+        settings: dict[str, Any] | None = (
+            {"kind": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else None
+        )
         if settings is None or (unknown := set(settings) - set(cls.__slots__)):
             raise DataError(
                 f"column {name!r} has settings {value!r}; expected a kind ({', '.join(KINDS)}) or a mapping of "
@@ -111,19 +113,24 @@ def fit_table(
         kind = own.kind or kind_of(column, settings.marks, settings.date_formats if own.formats is None else own.formats)
         if kind is None:
             notes[name] = "no training row has a value"
-        elif kind == "numeric":
-            made = _numeric(name, column, settings, own)
-        elif kind == "date":
-            made = _date(name, column, settings, own)
-        else:
-            made = _category(name, column, settings, own, index=kind == "index")
-        if kind is not None and isinstance(made, str):
+            continue
+        made = _fit_column(kind, name, column, settings, own)
+        if isinstance(made, str):
             notes[name] = made
-        elif kind is not None:
+        else:
             fitted.append(made)
     if not fitted:
         raise DataError(f"no column tells the training rows apart: {'; '.join(f'{n!r}: {note}' for n, note in notes.items())}")
     return TableEncoder(tuple(fitted), settings.marks, (*ignored, *notes)), notes
+
+
+def _fit_column(kind: str, name: str, cells: Cells, settings: TableSettings, own: ColumnSettings) -> Column | str:
+    """Return the column, or a note of why it is left out."""
+    if kind == "numeric":
+        return _numeric(name, cells, settings, own)
+    if kind == "date":
+        return _date(name, cells, settings, own)
+    return _category(name, cells, settings, own, index=kind == "index")
 
 
 def _numeric(name: str, cells: Cells, settings: TableSettings, own: ColumnSettings) -> NumericColumn | str:
@@ -205,8 +212,8 @@ def _category(name: str, cells: Cells, settings: TableSettings, own: ColumnSetti
             return "no training row has a value"
         if np.count_nonzero(count_V) == 1 and not has_missing:
             return f"every training row has {coded.values[int(count_V.argmax())]!r}"
-        categories = tuple(sorted(coded.values[v] for v in np.flatnonzero(count_V >= settings.min_count)))
-        rare = tuple(sorted(coded.values[v] for v in np.flatnonzero((count_V > 0) & (count_V < settings.min_count))))
+        categories = tuple(sorted(coded.values[v] for v in np.flatnonzero(count_V >= settings.min_count).tolist()))
+        rare = tuple(sorted(coded.values[v] for v in np.flatnonzero((count_V > 0) & (count_V < settings.min_count)).tolist()))
         if not categories:
             return f"no text is there {settings.min_count} times, as of a column that numbers the rows"
         hashed = len(categories) > (settings.num_buckets - 2 if index else settings.max_categories)

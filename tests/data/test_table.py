@@ -1,45 +1,120 @@
 import csv
+import json
+import subprocess
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
-from ovr.data.table import load_table
+from ovr.cli.conf import conf_dir
+from ovr.data.table import TableRows, load_table
 from ovr.errors import DataError, TaxonomyError
+from ovr.input.encoder import encoder_from_json
 
-FRACTIONS = {"train": 0.6, "val": 0.1, "calib": 0.15, "test": 0.15}
 NO_FILES = dict.fromkeys(("train", "val", "calib", "test"))
+IDS = ("x/y", "..", "日本")
 
 
 def write(path, rows, header=("u", "v", "label")):
     with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])
+        csv.writer(file).writerows([header, *rows] if header else rows)
     return str(path)
 
 
-def load(path=None, files=NO_FILES, target="label", classes=(), fractions=FRACTIONS):
-    return load_table(path=path, files=files, target=target, classes=classes, fractions=fractions, seed=0)
+def load(path=None, files=NO_FILES, target="label", **changes):
+    cfg = OmegaConf.load(conf_dir() / "data" / "table.yaml")
+    cfg = OmegaConf.create({"data": OmegaConf.merge(cfg, {"path": path, "files": files, "target": target, "source": changes})})
+    source = OmegaConf.to_container(cfg, resolve=True)["data"]["source"]
+    del source["_target_"]
+    return load_table(**source)
 
 
-def some_rows(num_rows=60, ids=("x/y", "..", "日本")):
+def some_rows(num_rows=60, ids=IDS):
     return [[n, -n / 3, ids[n % len(ids)]] for n in range(num_rows)]
+
+
+def parts(splits):
+    return splits.train, splits.val, splits.calib, splits.test
+
+
+def raw(rows, splits, name):
+    """The column as it stood in the file."""
+    column = next(column for column in splits.encoder.columns if column.name == name)
+    return rows.x[:, splits.input.columns.index(name)] / column.scale + column.shift
+
+
+def ids_of(splits, rows):
+    return [splits.taxonomy[k].id for k in rows.labels.dense()[0].argmax(axis=1)]
 
 
 def test_one_file_is_split_and_its_ids_are_the_taxonomy(tmp_path):
     splits = load(write(tmp_path / "a.csv", some_rows()))
-    assert splits.taxonomy.ids == tuple(sorted(("x/y", "..", "日本")))
+    assert splits.taxonomy.ids == tuple(sorted(IDS))
+    assert [spec.parent for spec in splits.taxonomy] == ["", "x", ""]
     assert splits.input.columns == ("u", "v")
-    seen = np.concatenate([rows.x[:, 0] for rows in (splits.train, splits.val, splits.calib, splits.test)])
-    np.testing.assert_array_equal(np.sort(seen), np.arange(60))
+    assert encoder_from_json(splits.input.encoder) == splits.encoder
+    seen = np.concatenate([raw(rows, splits, "u") for rows in parts(splits)])
+    np.testing.assert_allclose(np.sort(seen), np.arange(60), atol=1e-4)
     for rows in (splits.train, splits.test):
-        expected = [splits.taxonomy.column(("x/y", "..", "日本")[int(n) % 3]) for n in rows.x[:, 0]]
-        np.testing.assert_array_equal(rows.labels.dense()[0].argmax(axis=1), expected)
+        assert ids_of(splits, rows) == [IDS[round(n) % 3] for n in raw(rows, splits, "u")]
+
+
+def test_numbers_are_standardised_by_the_training_rows(tmp_path):
+    splits = load(write(tmp_path / "a.csv", some_rows()))
+    np.testing.assert_allclose(splits.train.x.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(splits.train.x.std(axis=0), 1, atol=1e-6)
 
 
 def test_a_file_a_split_is_taken_as_it_is_and_classes_may_be_given(tmp_path):
     files = {name: write(tmp_path / f"{name}.csv", some_rows(6 + k)) for k, name in enumerate(NO_FILES)}
     splits = load(files=files, classes=["日本", "..", "x/y"])
     assert splits.taxonomy.ids == ("日本", "..", "x/y")
-    assert [len(splits.train), len(splits.val), len(splits.calib), len(splits.test)] == [6, 7, 8, 9]
+    assert [len(rows) for rows in parts(splits)] == [6, 7, 8, 9]
+
+
+def test_splits_without_a_file_are_parts_of_the_train_file(tmp_path):
+    files = {"train": write(tmp_path / "train.csv", some_rows(50)), "test": write(tmp_path / "test.csv", some_rows(7))}
+    splits = load(files={**NO_FILES, **files}, split={"fractions": {"train": 0.6, "val": 0.2, "calib": 0.2, "test": None}})
+    assert [len(rows) for rows in parts(splits)] == [30, 10, 10, 7]
+    with pytest.raises(DataError, match=r"fractions must name the splits .* train, val, calib; got train, val, calib, test"):
+        load(files={**NO_FILES, **files})
+
+
+def test_splits_by_a_column(tmp_path):
+    names = [*NO_FILES]
+    rows = [[*row, names[n % 4]] for n, row in enumerate(some_rows())]
+    path = write(tmp_path / "a.csv", rows, header=("u", "v", "label", "part"))
+    splits = load(path, split={"by": "column", "column": "part"})
+    assert splits.input.columns == ("u", "v")
+    assert "part" in splits.encoder.ignored
+    np.testing.assert_allclose(raw(splits.val, splits, "u"), np.arange(1, 60, 4), atol=1e-4)
+    rows[5][3] = "dev"
+    with pytest.raises(DataError, match=r"line 7 \(row 5\): the column of the split holds 'dev'; expected one of train, val"):
+        load(write(tmp_path / "b.csv", rows, header=("u", "v", "label", "part")), split={"by": "column", "column": "part"})
+    with pytest.raises(DataError, match=r"a split by column needs data.source.split.column"):
+        load(path, split={"by": "column"})
+
+
+def test_splits_by_time_or_by_the_order_of_the_rows(tmp_path):
+    rows = some_rows()
+    splits = load(write(tmp_path / "a.csv", rows), split={"by": "time"})
+    np.testing.assert_allclose(raw(splits.test, splits, "u"), np.arange(51, 60), atol=1e-4)
+    days = [[*row, str(np.datetime64("2024-01-01") + 59 - n)] for n, row in enumerate(rows)]
+    path = write(tmp_path / "b.csv", days, header=("u", "v", "label", "day"))
+    splits = load(path, split={"by": "time", "column": "day"})
+    np.testing.assert_allclose(raw(splits.test, splits, "u"), np.arange(9), atol=1e-4)
+    days[7][3] = ""
+    with pytest.raises(DataError, match=r"line 9 \(row 7\): column 'day' holds neither a number nor a time"):
+        load(write(tmp_path / "c.csv", days, header=("u", "v", "label", "day")), split={"by": "time", "column": "day"})
+    for split, message in (
+        ({"by": "chance"}, "expected stratified, column or time"),
+        ({"by": "time", "column": "w"}, "no column 'w'"),
+    ):
+        with pytest.raises(DataError, match=message):
+            load(path, split=split)
 
 
 def test_a_class_that_calibration_lacks_is_allowed(tmp_path):
@@ -48,19 +123,26 @@ def test_a_class_that_calibration_lacks_is_allowed(tmp_path):
     assert sorted(load(files=files).calib.labels.num_positives_K().tolist()) == [0, 1, 1]
 
 
+def test_a_class_with_two_rows_has_one_of_them_in_training(tmp_path):
+    splits = load(write(tmp_path / "a.csv", some_rows(100, ids=("a", "b")) + [[1, 2, "rare"]] * 2))
+    counts = np.array([rows.labels.num_positives_K()[splits.taxonomy.column("rare")] for rows in parts(splits)])
+    assert counts.sum() == 2
+    assert counts[0] >= 1
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("", "is empty; expected a header and rows"),
         ("u,v,label\n", "has a header but no rows"),
-        ("u,v\n1,2\n", "one of them 'label'"),
+        ("u,v\n1,2\n", "has no column 'label'; its columns are 'u', 'v'"),
+        ("label\na\n", "has no column beside 'label'; expected a feature"),
         ("u,u,label\n1,2,a\n", "expected distinct names"),
-        ("u,v,label\n1,2\n", "row 0: 2 cells; the header has 3"),
-        ("u,v,label\n1,2,a\n\n1,2,b\n", "row 1: 0 cells; the header has 3"),
+        ("u,v,label\n1,2\n", r"row 0\): 2 cells; the header has 3"),
+        ("u,v,label\n1,2,a\n\n1,2,b\n", "line 3 is blank and rows follow it"),
         ("\n\n", "is empty; expected a header and rows"),
-        ("u,v,label\n1,two,a\n", "row 0, column 'v' holds 'two'; expected a finite number"),
-        ("u,v,label\n" + "1,2,a\n" * 20 + "1,nan,a\n", "row 20, column 'v' holds 'nan'; expected a finite number"),
-        ("u,v,label\n" + "1,2,a\n" * 20 + "1,inf,a\n", "row 20, column 'v' holds 'inf'; expected a finite number"),
+        ("u,v,label\n" + "1,2,a\n3,4,b\n" * 20 + "1,2,\n", r"line 42 \(row 40\) has no label in column 'label' \(1 such rows\)"),
+        ("u,v,label\n" + "1,2,a\n" * 20, "no column tells the training rows apart: 'u': every training row has 1; 'v'"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_named(tmp_path, content, message):
@@ -77,18 +159,25 @@ def test_a_byte_order_mark_quotes_and_blank_lines_at_the_end_are_taken(tmp_path)
 
 def test_missing_files_undecodable_files_and_other_columns_are_named(tmp_path):
     good = write(tmp_path / "good.csv", some_rows())
-    with pytest.raises(DataError, match=r"gone\.csv cannot be read as CSV: No such file"):
+    with pytest.raises(DataError, match=r"gone\.csv cannot be read: No such file"):
         load(str(tmp_path / "gone.csv"))
     (tmp_path / "latin.csv").write_bytes(b"u,label\n1,\xff\n")
-    with pytest.raises(DataError, match="cannot be read as CSV"):
+    with pytest.raises(DataError, match=r"line 2 is not utf-8 text .* encoding=latin-1"):
         load(str(tmp_path / "latin.csv"))
+    assert load(
+        str((tmp_path / "latin.csv").write_bytes(b"u,label\n" + b"1,\xff\n2,b\n" * 9) and tmp_path / "latin.csv"),
+        dialect={"encoding": "latin-1"},
+    ).taxonomy.ids == ("b", "ÿ")
     other = write(tmp_path / "other.csv", [[1, "a"]], header=("u", "label"))
-    with pytest.raises(DataError, match=r"1 feature columns, .* has 2; missing \['v'\], extra none"):
+    with pytest.raises(DataError, match=r"other\.csv has no column 'v'; its columns are .*; the train file .*good\.csv has it"):
         load(files={"train": good, "val": good, "calib": good, "test": other})
+    more = write(tmp_path / "more.csv", [[1, 2, 3, "a"]], header=("u", "v", "w", "label"))
+    with pytest.raises(DataError, match=r"more\.csv has columns that the train file .* has not: 'w'"):
+        load(files={"train": good, "val": good, "calib": good, "test": more})
 
 
 def test_labels_outside_the_taxonomy_are_named_with_their_row(tmp_path):
-    with pytest.raises(DataError, match=r"row 2: labels outside the taxonomy of 2 classes: '日本'"):
+    with pytest.raises(DataError, match=r"line 4 \(row 2\): labels outside the taxonomy of 2 classes: '日本'"):
         load(write(tmp_path / "a.csv", some_rows()), classes=["x/y", ".."])
     with pytest.raises(TaxonomyError, match="is there twice"):
         load(write(tmp_path / "a.csv", some_rows()), classes=["x/y", "x/y"])
@@ -99,8 +188,307 @@ def test_one_class_id_is_not_taken_for_a_list_of_letters(tmp_path):
         load(write(tmp_path / "a.csv", some_rows()), classes="yes")
 
 
-def test_either_a_path_or_all_four_files(tmp_path):
+def test_either_a_path_or_files_with_one_for_training(tmp_path):
     good = write(tmp_path / "good.csv", some_rows())
-    for path, files in ((None, NO_FILES), (good, {**NO_FILES, "train": good}), (None, {**NO_FILES, "train": good})):
+    for path, files in ((None, NO_FILES), (good, {**NO_FILES, "train": good}), (None, {**NO_FILES, "test": good})):
         with pytest.raises(DataError, match=r"give either data\.path"):
             load(path, files)
+
+
+MIXED = ("age", "job", "when", "empty", "same", "id", "label")
+
+
+def mixed_rows(num_rows=200):
+    rng = np.random.default_rng(0)
+    rows = []
+    for n in range(num_rows):
+        age = "?" if n % 10 == 3 else int(rng.integers(18, 90))
+        job = "" if n % 20 == 5 else ("clerk", "cook", "pilot")[n % 3]
+        rows.append([age, job, str(np.datetime64("2020-01-01") + n), "NA", 7, f"row {n}", "ab"[n % 2]])
+    return rows
+
+
+def test_kinds_are_those_of_the_training_rows_and_columns_that_tell_nothing_are_left_out(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        splits = load(write(tmp_path / "a.csv", mixed_rows(), header=MIXED))
+    assert [(column.name, column.kind) for column in splits.encoder.columns] == [
+        ("age", "numeric"),
+        ("job", "category"),
+        ("when", "date"),
+    ]
+    assert splits.input.columns[:6] == ("age", "age is missing", "job=clerk", "job=cook", "job=pilot", "job is missing")
+    assert splits.encoder.ignored == ("empty", "same", "id")
+    for note in (
+        "'empty' is left out: no training row",
+        "'same' is left out: every training row has 7",
+        "'id' is left out: no text",
+    ):
+        assert note in caplog.text
+    assert np.isfinite(splits.test.x).all()
+
+
+def test_kinds_may_be_given_and_columns_left_out(tmp_path):
+    path = write(tmp_path / "a.csv", mixed_rows(), header=MIXED)
+    splits = load(path, columns={"age": "category", "when": {"kind": "date", "out_of_range": "clip"}}, drop=["job", "id"])
+    assert [(column.name, column.kind) for column in splits.encoder.columns] == [("age", "category"), ("when", "date")]
+    assert splits.encoder.ignored == ("job", "id", "empty", "same")
+    assert splits.encoder.columns[1].out_of_range == "clip"
+    for changes, message in (
+        ({"columns": {"job": "numeric"}}, r"line 2, column 'job' holds 'clerk'; expected a finite number"),
+        ({"columns": {"job": "date"}}, r"line 2, column 'job' holds 'clerk'; expected a time of ISO 8601"),
+        ({"columns": {"job": "word"}}, "column 'job' has kind 'word'; expected one of numeric, category, date, index"),
+        ({"columns": {"job": {"sort": 1}}}, r"column 'job' has settings .*, got \['sort'\]"),
+        ({"columns": {"jobs": "numeric"}}, "has no column 'jobs'"),
+        ({"columns": {"label": "category"}}, "column 'label' is in data.target"),
+        ({"drop": ["none"]}, "has no column 'none'"),
+        ({"encoding": {"scale": "other"}}, "the scale of numbers is 'other'; expected one of standard, quantile"),
+        ({"encoding": {"num_buckets": 2}}, "num_buckets is 2; expected a whole number of at least 3"),
+    ):
+        with pytest.raises(DataError, match=message):
+            load(path, **changes)
+
+
+def test_a_text_that_first_comes_late_makes_the_column_a_category(tmp_path, monkeypatch):
+    monkeypatch.setattr("ovr.data.compact.CHUNK_CELLS", 192)  # chunks of 64 rows
+    rows = [[n % 5, n % 3, "ab"[n % 2]] for n in range(300)]
+    for n in (290, 291, 292, 293):
+        rows[n][0] = "007"
+    rows[299][1] = rows[298][1] = "new"
+    splits = load(files=dict.fromkeys(NO_FILES, write(tmp_path / "a.csv", rows)), columns={"u": "category"})
+    assert splits.encoder.columns[0].categories == ("0", "007", "1", "2", "3", "4")
+    assert splits.encoder.columns[1].categories == ("0", "1", "2", "new")
+    rows[0][1] = "1970-01-01"
+    rows[1:] = [[u, f"2020-01-{v + 1:02}" if v != "new" else v, label] for u, v, label in rows[1:]]
+    splits = load(files=dict.fromkeys(NO_FILES, write(tmp_path / "a.csv", rows)))
+    assert splits.encoder.columns[1].kind == "category"
+
+
+def test_a_text_outside_the_training_rows_does_not_change_the_kind(tmp_path):
+    rows = some_rows(100)
+    rows[98][0] = "abc"
+    with pytest.raises(DataError, match=r"line 100 \(row 98\), column 'u' holds 'abc'; expected a finite number"):
+        load(write(tmp_path / "a.csv", rows), split={"by": "time"})
+    train, test = write(tmp_path / "train.csv", some_rows(60)), write(tmp_path / "test.csv", rows)
+    with pytest.raises(DataError, match=r"test\.csv, line 100, column 'u' holds 'abc'; expected a finite number"):
+        load(files={**dict.fromkeys(NO_FILES, train), "test": test})
+
+
+def test_what_the_policies_refuse_is_logged_and_not_refused_here(tmp_path, caplog):
+    rows = some_rows(100)
+    splits = load(write(tmp_path / "a.csv", rows), split={"by": "time"}, encoding={"out_of_range": "error"})
+    assert "test split: 15 of 15 rows would be refused: column 'u', out of range" in caplog.text
+    assert len(splits.test) == 15
+
+
+def test_the_census_dialect_no_header_a_stray_line_question_marks_and_full_stops(tmp_path):
+    rows = ["39, State-gov, ?, <=50K", "50, Private, 13, >50K", "?, Private, 9, <=50K"] * 20
+    (tmp_path / "a.data").write_text("\n".join(rows) + "\n\n")
+    (tmp_path / "a.test").write_text("|1x3 Cross validator\n" + "\n".join(row + "." for row in rows) + "\n\n")
+    splits = load(
+        files={**NO_FILES, "train": str(tmp_path / "a.data"), "test": str(tmp_path / "a.test")},
+        target="income",
+        names=["age", "work", "years", "income"],
+        dialect={"delimiter": ",", "header": False, "strip": True, "comment": "|"},
+        labels={"strip": "."},
+        split={"fractions": {"train": 0.6, "val": 0.2, "calib": 0.2, "test": None}},
+    )
+    assert splits.taxonomy.ids == ("<=50K", ">50K")
+    assert (len(splits.test), splits.test.labels.num_positives_K().tolist()) == (60, [40, 20])
+    assert {column.kind for column in splits.encoder.columns} == {"numeric", "category"}
+
+
+def test_several_labels_in_a_cell(tmp_path):
+    rows = [[n, 0, ("a|b/c", "b/c", "a")[n % 3]] for n in range(60)]
+    splits = load(write(tmp_path / "a.csv", rows), labels={"separator": "|"})
+    assert [(spec.id, spec.parent) for spec in splits.taxonomy] == [("a", ""), ("b/c", "b")]
+    target_NK, mask_NK = splits.train.labels.dense()
+    expected = [[n % 3 != 1, n % 3 != 2] for n in np.round(raw(splits.train, splits, "u")).astype(int)]
+    np.testing.assert_array_equal(target_NK, expected)
+    assert mask_NK.all()
+
+
+@pytest.mark.parametrize(("unlabelled", "known"), [("unknown", False), ("negative", True)])
+def test_rows_without_a_label(tmp_path, unlabelled, known):
+    rows = [[n, 0, ("", "a", "b")[n % 3]] for n in range(60)]
+    splits = load(write(tmp_path / "a.csv", rows), labels={"unlabelled": unlabelled})
+    target_NK, mask_NK = splits.train.labels.dense()
+    without = np.round(raw(splits.train, splits, "u")).astype(int) % 3 == 0
+    assert without.any()
+    assert not target_NK[without].any()
+    assert (mask_NK[without] == known).all()
+    assert mask_NK[~without].all()
+
+
+def test_a_column_a_class(tmp_path):
+    rows = [[n, n % 2, "" if n % 10 == 7 else int(n % 3 == 0)] for n in range(60)]
+    path = write(tmp_path / "a.csv", rows, header=("u", "odd", "third"))
+    splits = load(path, target=["third", "odd"], labels={"unlabelled": "unknown"})
+    assert splits.taxonomy.ids == ("third", "odd")
+    assert splits.input.columns == ("u",)
+    n_N = np.round(raw(splits.train, splits, "u")).astype(int)
+    target_NK, mask_NK = splits.train.labels.dense()
+    np.testing.assert_array_equal(mask_NK[:, 0], n_N % 10 != 7)
+    np.testing.assert_array_equal(target_NK[:, 0], (n_N % 3 == 0) & (n_N % 10 != 7))
+    np.testing.assert_array_equal(target_NK[:, 1], n_N % 2 == 1)
+    with pytest.raises(DataError, match=r"line 9 \(row 7\), column 'third' holds neither 0 nor 1 \(6 such rows\)"):
+        load(path, target=["third", "odd"])
+    with pytest.raises(DataError, match=r"line 4 \(row 2\), column 'u' holds 2; expected 0 or 1"):
+        load(path, target=["u", "odd"])
+    with pytest.raises(DataError, match=r"column 'label' holds 'x/y'; expected 0 or 1"):
+        load(write(tmp_path / "b.csv", some_rows()), target=["label"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"target": []}, "expected a column of class ids, or a list of distinct 0/1 columns"),
+        ({"labels": {"unlabelled": "drop"}}, "unlabelled is 'drop'; expected one of error, unknown, negative"),
+        ({"target": ["u"], "labels": {"separator": ";"}}, "labels.separator is ';'; expected characters, with data.target=COLUMN"),
+        ({"target": ["u"], "classes": ["z"]}, "class 'z' of data.source.classes is none of the 0/1 columns 'u'"),
+    ],
+)
+def test_label_settings_are_checked(tmp_path, changes, message):
+    with pytest.raises(DataError, match=message):
+        load(write(tmp_path / "a.csv", some_rows()), **changes)
+
+
+def test_large_tables_are_encoded_when_rows_are_asked_for(tmp_path):
+    path = write(tmp_path / "a.csv", mixed_rows(), header=MIXED)
+    dense, lazy = load(path), load(path, max_encoded_bytes=100)
+    for rows, other in zip(parts(dense), parts(lazy), strict=True):
+        np.testing.assert_array_equal(other.x[:], rows.x)
+        np.testing.assert_array_equal(other.x[np.array([3, 0])], rows.x[[3, 0]])
+    table_rows = TableRows(lazy.encoder, {}, np.arange(3))
+    assert (len(table_rows), table_rows.shape, table_rows.dtype) == (3, (3, lazy.encoder.tensor.size), np.float32)
+
+
+def test_a_column_of_very_many_texts_is_kept_as_hashes(tmp_path, monkeypatch):
+    monkeypatch.setattr("ovr.data.compact.MAX_TEXTS", 50)
+    monkeypatch.setattr("ovr.data.compact.CHUNK_CELLS", 100)
+    rows = [["" if n % 50 == 9 else f"name {n % 150}", n % 7, "ab"[n % 2]] for n in range(400)]
+    splits = load(write(tmp_path / "a.csv", rows))
+    column = splits.encoder.columns[0]
+    assert (column.layout, column.num_buckets, column.missing_place) == ("hashed", 256, True)
+    for n in (0, 9, 399):  # as records, where texts are at hand
+        record = {"u": rows[n][0], "v": rows[n][1]}
+        x = splits.encoder.encode([record])
+        assert any((x == part.x).all(axis=1).any() for part in parts(splits))
+
+
+def test_ten_thousand_columns(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [[*(f"{value:.2f}" for value in rng.normal(size=10_000)), "ab"[n % 2]] for n in range(60)]
+    splits = load(write(tmp_path / "a.csv", rows, header=[*(f"c{d}" for d in range(10_000)), "label"]))
+    assert splits.train.x.shape == (36, 10_000)
+    assert encoder_from_json(json.loads(json.dumps(splits.encoder.to_json()))).encode(
+        [{f"c{d}": cell for d, cell in enumerate(rows[0][:-1])}]
+    ).shape == (1, 10_000)
+
+
+def parquet(path, **columns):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table(columns), path, row_group_size=17)
+    return str(path)
+
+
+def parquet_columns(num_rows=60):
+    pyarrow = pytest.importorskip("pyarrow")
+    n = range(num_rows)
+    times = [None if k == 4 else datetime(2024, 1, 1) + timedelta(hours=3 * k) for k in n]
+    return {
+        "number": [None if k == 0 else k / 7 for k in n],
+        "whole": pyarrow.array([None if k == 1 else k for k in n], pyarrow.int32()),
+        "flag": [None if k == 2 else k % 3 == 0 for k in n],
+        "coded": pyarrow.array([None if k == 3 else ("red", "green")[k % 2] for k in n]).dictionary_encode(),
+        "moment": pyarrow.array(times, pyarrow.timestamp("ms")),
+        "label": [k % 2 for k in n],
+    }
+
+
+def test_parquet(tmp_path):
+    columns = parquet_columns()
+    path = parquet(tmp_path / "a.parquet", **columns)
+    splits = load(path)
+    assert splits.taxonomy.ids == ("0", "1")
+    kinds = {column.name: column.kind for column in splits.encoder.columns}
+    assert kinds == {"number": "numeric", "whole": "numeric", "flag": "category", "coded": "category", "moment": "date"}
+    records = [dict(zip(columns, row, strict=True)) for row in zip(*map(_listed, columns.values()), strict=True)]
+    for record in records:
+        del record["label"]
+    encoded = splits.encoder.encode(records)  # what a user sends is encoded as what was read
+    read = np.concatenate([rows.x for rows in parts(splits)])
+    np.testing.assert_array_equal(read[np.lexsort(read.T)], encoded[np.lexsort(encoded.T)])
+
+
+def _listed(column):
+    return column.to_pylist() if hasattr(column, "to_pylist") else column
+
+
+def test_parquet_columns_of_other_kinds(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    columns = parquet_columns()
+    texts = [["1", "2.5"][k % 2] for k in range(60)]
+    path = parquet(tmp_path / "a.parquet", **columns, texts=texts)
+    splits = load(path, columns={"whole": "category", "texts": "numeric"}, drop=["moment"])
+    kinds = {column.name: column.kind for column in splits.encoder.columns}
+    assert (kinds["whole"], kinds["texts"]) == ("category", "numeric") if "whole" in kinds else kinds["texts"] == "numeric"
+    with pytest.raises(DataError, match=r"row 0, column 'coded' holds 'red'; expected a finite number"):
+        load(path, columns={"coded": "numeric"})
+    with pytest.raises(DataError, match=r"column 'moment' holds timestamp\[ms\]; expected numbers"):
+        load(path, columns={"moment": "numeric"})
+    with pytest.raises(DataError, match="column 'number' holds double; expected times"):
+        load(path, columns={"number": "date"})
+    odd = parquet(tmp_path / "b.parquet", **columns, odd=pyarrow.array([[1]] * 60))
+    with pytest.raises(DataError, match=r"column 'odd' is of type list<.*; expected .*data.source.drop=\[odd\]"):
+        load(odd)
+    endless = parquet(tmp_path / "c.parquet", u=[float("inf")] * 3, label=["a"] * 3)
+    with pytest.raises(DataError, match="column 'u' holds inf; expected finite numbers"):
+        load(endless)
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        load(write(tmp_path / "no.parquet", some_rows()))
+    with pytest.raises(DataError, match="has no rows"):
+        load(parquet(tmp_path / "d.parquet", u=pyarrow.array([], pyarrow.float64()), label=pyarrow.array([], pyarrow.string())))
+
+
+def test_parquet_lists_of_labels(tmp_path):
+    labels = [(["a", "b"], ["b"], [])[k % 3] for k in range(60)]
+    path = parquet(tmp_path / "a.parquet", u=[float(k) for k in range(60)], label=labels)
+    splits = load(path, labels={"unlabelled": "negative"})
+    n_N = np.round(raw(splits.train, splits, "u")).astype(int)
+    np.testing.assert_array_equal(splits.train.labels.dense()[0], [[n % 3 == 0, n % 3 != 2] for n in n_N])
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(DataError, match=r"pip install 'ovr\[data\]'"):
+        load(str(tmp_path / "a.parquet"))
+
+
+PEAK = """
+import sys, resource
+sys.path.insert(0, {tests!r})
+from tests.data.test_table import load
+def peak(): return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) * 1024
+before = peak()
+splits = load({path!r}, max_encoded_bytes=1)
+print(peak() - before, sum(map(len, (splits.train, splits.val, splits.calib, splits.test))))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from /proc")
+def test_a_large_file_is_read_in_memory_of_its_size_and_not_of_its_cells_as_python_objects(tmp_path):
+    """30 MB of 3.4 million cells, which as Python strings would take 60 bytes each; the arrays take 8 and less."""
+    path, rng = tmp_path / "large.csv", np.random.default_rng(0)
+    lines = [",".join([*(f"{value:.6f}" for value in rng.normal(size=12)), f"town {n % 90}", "ab"[n % 2]]) for n in range(2000)]
+    with path.open("w") as file:
+        file.write(",".join([*(f"c{d}" for d in range(12)), "town", "label"]) + "\n")
+        for _ in range(120):
+            file.write("\n".join(lines) + "\n")
+    size = path.stat().st_size
+    script = PEAK.format(tests=str(Path(__file__).parents[2]), path=str(path))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    peak, num_rows = map(int, done.stdout.split())
+    assert num_rows == 240_000
+    assert peak < size + 64e6, f"{peak / 1e6:.0f} MB for a file of {size / 1e6:.0f} MB"
