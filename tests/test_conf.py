@@ -15,6 +15,7 @@ PLUG_INS = ("backbone", "head", "loss", "sampler", "data", "calibrator")
 # What plug-ins are made of.
 NOT_PLUG_INS = {
     "data/delimited",
+    "data/compact",
     "data/csr",
     "data/entries",
     "data/json_rows",
@@ -25,6 +26,8 @@ NOT_PLUG_INS = {
     "data/named_labels",
     "data/parquet",
     "data/splits",
+    "data/table_labels",
+    "data/table_parquet",
     "head/bank",
     "loss/even_odds",
     "calibrator/apply",
