@@ -1,6 +1,7 @@
 """Benchmarks run, and store rows that say what was compared."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,20 +9,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu_head_step, gpu_lightning, gpu_report, gpu_temperatures, head_step
+from benchmarks import gpu_head_step, gpu_lightning, gpu_report, gpu_temperatures, head_step, reference
 from benchmarks.gpu_peers import Dense, Elmo, Renee
 from benchmarks.report import Row, cpu_seconds, interleaved, timed
 
 ROOT = Path(__file__).parents[1]
+REFERENCE_KEYS = {"set", "metric", "ours", "baseline", "published", "seconds", "command"}
 KEYS = {"what", "against", "k", "ours", "peer", "unit", "ratio", "note"}
 
 
-def check(report):
+def check(report, keys=KEYS):
     assert {"date", "machine", "rows"} <= set(report)
     assert report["machine"]["cpu"]
     assert report["rows"]
     for row in report["rows"]:
-        assert set(row) == KEYS
+        assert set(row) == keys
 
 
 def run_quick(name, tmp_path):
@@ -166,6 +168,77 @@ def test_the_benchmark_of_heads_in_minibatches_runs_and_reaches_the_peers_accura
     assert accuracy["ours"] >= accuracy["peer"] > 0.2
 
 
+def run_reference(tmp_path, *args):
+    """Run the reference benchmark as its users do, without their environment's data folder."""
+    env = {name: value for name, value in os.environ.items() if name != "OVR_REFERENCE_DATA"}
+    command = [sys.executable, "-m", "benchmarks.reference", "--json", str(tmp_path / "reference.json"), *args]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, check=False)
+
+
+@pytest.mark.slow
+def test_the_reference_benchmark_runs_the_command_and_reads_the_figure_from_the_bundle(tmp_path):
+    result = run_reference(tmp_path, "--quick", "bibtex", "letter")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "$DATA/letter/derived/letter.csv does not exist" in result.stdout
+    report = json.loads((tmp_path / "reference.json").read_text())
+    check(report, REFERENCE_KEYS)
+    (row,) = report["rows"]
+    assert (row["set"], row["metric"], row["baseline"], row["published"]) == ("bibtex", "P@1", 0.6322, 0.6508)
+    assert row["command"].startswith("ovr train experiment=bibtex data.train=$DATA/")
+    assert 0 <= row["ours"] <= 1
+    assert row["seconds"] > 0
+
+
+def test_sets_without_data_are_skipped_and_unknown_ones_refused(tmp_path):
+    result = run_reference(tmp_path, "adult")
+    assert result.returncode == 0
+    assert "adult           skipped: no data folder is given: --data FOLDER or OVR_REFERENCE_DATA" in result.stdout
+    assert not (tmp_path / "reference.json").exists()
+    result = run_reference(tmp_path, "adults")
+    assert result.returncode == 2
+    assert "no set adults; expected of clinc150, clinc150/bag" in result.stderr
+
+
+def test_a_command_that_fails_is_told_and_the_rows_of_others_stay(tmp_path, monkeypatch, capsys):
+    def measure(entry, values, *, threads, more):
+        if entry.set == "adult":
+            raise RuntimeError("error: no such column")
+        return reference.Row(entry.set, entry.metric, 0.5, entry.baseline, entry.published, 1000.0, entry.command)
+
+    monkeypatch.setattr(reference, "measure", measure)
+    monkeypatch.setattr(reference, "lacking", lambda entry, values: None)
+    stored = tmp_path / "reference.json"
+    for args, status in ((["letter"], 0), (["adult", "bibtex"], 1)):
+        monkeypatch.setattr(sys, "argv", ["reference", *args, "--json", str(stored)])
+        assert reference.main() == status
+    out = capsys.readouterr().out
+    assert "adult           failed: error: no such column" in out
+    assert "below the bar; more than 900 s" in out
+    assert [row["set"] for row in json.loads(stored.read_text())["rows"]] == ["letter", "bibtex"]
+
+
+def test_references_name_their_set_once_and_no_place_on_a_machine():
+    names = [entry.set for entry in reference.REFERENCES]
+    assert len(set(names)) == len(names)
+    for entry in reference.REFERENCES:
+        assert entry.baseline < 1 >= entry.bar > 0.3
+        assert all("=/" not in word for word in entry.command.split())
+
+
+def test_the_macro_f1_leaves_the_named_classes_out():
+    report = {"classes": [{"class_id": "a", "f1": 0.5}, {"class_id": "b", "f1": 1.0}, {"class_id": "c", "f1": None}]}
+    assert reference.macro_f1_without("b")(report) == 0.5
+    assert reference.macro_f1_without()(report) == 0.75
+    with pytest.raises(KeyError, match="no class"):
+        reference.macro_f1_without("d")(report)
+
+
+def test_a_command_without_the_figure_or_with_an_error_is_told(tmp_path):
+    entry = reference.Reference("none", "accuracy", reference.ACCURACY, 0.5, 0.5, None, "data=nothing")
+    with pytest.raises(RuntimeError, match="nothing"):
+        reference.measure(entry, {}, threads=1)
+
+
 @pytest.mark.slow
 def test_the_benchmark_of_a_million_heads_runs_with_some_thousand(tmp_path):
     report = run_quick("million_heads", tmp_path)
@@ -175,7 +248,7 @@ def test_the_benchmark_of_a_million_heads_runs_with_some_thousand(tmp_path):
 
 @pytest.mark.parametrize("file", sorted((ROOT / "benchmarks" / "results").glob("*.json")), ids=lambda file: file.stem)
 def test_committed_results_say_when_and_on_what_they_were_measured(file):
-    check(json.loads(file.read_text()))
+    check(json.loads(file.read_text()), REFERENCE_KEYS if file.stem == "reference" else KEYS)
 
 
 def test_short_calls_are_run_many_times_a_turn_and_timed_one_by_one():
