@@ -3,6 +3,7 @@
 B = batch, D = features, K = heads
 """
 
+from collections.abc import Callable
 from typing import Self
 
 import torch
@@ -40,16 +41,32 @@ class Normalizer(nn.Module):
 class OvrModel(nn.Module):
     """One shared backbone and K heads that do not see each other."""
 
-    def __init__(self, normalizer: Normalizer, backbone: nn.Module, head: nn.Module, *, fixed_backbone: bool = False) -> None:
-        """Take the three parts; `head` takes what `backbone` gives.
+    def __init__(
+        self,
+        normalizer: Normalizer,
+        backbone: nn.Module,
+        head: nn.Module,
+        *,
+        fixed_backbone: bool = False,
+        augment: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        """Take the three parts; `head` takes what `backbone` gives. In train mode, `augment` changes raw rows at random before.
 
         A fixed backbone is not trained and stays in eval mode: it gives a row the same features in every step and afterwards.
+
+        Raises:
+            ConfigError: a fixed backbone and `augment`.
         """
+        if fixed_backbone and augment is not None:
+            raise ConfigError(
+                "a fixed backbone gives a row the same features in every step, and augment changes the rows: drop one"
+            )
         super().__init__()
         self.normalizer = normalizer
         self.backbone = backbone
         self.head = head
         self.fixed_backbone = fixed_backbone
+        self.augment = augment
         if fixed_backbone:
             backbone.requires_grad_(False).eval()
 
@@ -66,6 +83,8 @@ class OvrModel(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Return features (B, D) of raw rows (B, *shape)."""
+        if self.training and self.augment is not None:
+            x = self.augment(x)
         z_BD: Tensor = self.backbone(self.normalizer(x))
         return z_BD
 

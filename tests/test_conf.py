@@ -11,7 +11,7 @@ import ovr
 from ovr.cli.conf import COMMANDS, conf_dir
 from ovr.cli.instantiate import ALLOWED_TARGETS
 
-PLUG_INS = ("backbone", "head", "loss", "sampler", "data", "calibrator")
+PLUG_INS = ("augment", "backbone", "head", "loss", "sampler", "data", "calibrator")
 # What plug-ins are made of.
 NOT_PLUG_INS = {
     "data/delimited",

@@ -94,6 +94,8 @@ class Convex:
                 raise ConfigError(f"solver=convex runs in one process, got {name}={os.environ[name]}; start it alone")
         if recipe.seed is not None:
             lightning.seed_everything(recipe.seed, workers=True, verbose=False)
+        if recipe.augment is not None:
+            raise ConfigError("solver=convex computes the features of every row once, and augment changes rows; use solver=sgd")
         model = build_model(recipe, splits)
         if not isinstance(model.head, Linear):
             raise ConfigError(f"solver=convex solves head=linear, got {type(model.head).__name__}; use solver=sgd")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from ovr.core.artifact import Calibration, DecisionPolicy
 from ovr.data.labels import Labels
@@ -61,6 +61,7 @@ class Recipe:
     """How to train, as plain values and constructors that still lack what only the data tells."""
 
     normalize: str
+    augment: Callable[[tuple[int, ...]], Callable[[Tensor], Tensor]] | None  # row shape -> what changes training batches
     backbone: Callable[[tuple[int, ...]], nn.Module]  # row shape -> module with num_features
     head: Callable[..., nn.Module]  # (num_features, num_heads=K)
     loss: Callable[..., nn.Module]  # (class ids, counts=ClassCounts of the training rows) -> module that returns (B, K)
@@ -114,7 +115,11 @@ def build_model(recipe: Recipe, splits: Splits) -> OvrModel:
             )
     _start_at_base_rates(head, splits.train.labels)
     normalizer = Normalizer(torch.from_numpy(shift), torch.from_numpy(scale))
-    model = OvrModel(normalizer, backbone, head, fixed_backbone=not plan.to_backbone)
+    augment = None
+    if recipe.augment is not None:
+        with settings("augmentation", recipe.augment):
+            augment = recipe.augment(splits.input.shape)
+    model = OvrModel(normalizer, backbone, head, fixed_backbone=not plan.to_backbone, augment=augment)
     if not model.trained_parameters():
         raise ConfigError(
             "nothing is left to train: every head is in frozen_heads, and the backbone "
