@@ -34,7 +34,7 @@ class Timm(nn.Module):
         white: float,
         normalize: str,
     ) -> None:
-        """Take the shape of one row, (H, W) or (C, H, W) with C 1 or 3; for grey, weights of the first layer are summed over colours.
+        """Take the shape of one row, (H, W) or (C, H, W) with C 1 or 3; for grey the first layer's weights are summed.
 
         Args:
             model: timm's name, with a tag for one of several sets of weights.

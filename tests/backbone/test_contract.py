@@ -7,23 +7,29 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from ovr.torchvision_ops import declare_missing_ops
+
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "conf" / "backbone").glob("*.yaml"))
 IMAGE = (1, 8, 8)
 TOKENS = {"bag"}  # take rows of tokens
 NUM_TOKENS = 50
+LARGER = {"timm": (3, 64, 64)}  # batch norm of a network that halves five times sees one position of a smaller image
 
 
 def build(name):
+    if name == "timm":
+        declare_missing_ops()
+        pytest.importorskip("timm", reason="timm, or the torchvision that it needs, cannot be imported", exc_type=ImportError)
     torch.manual_seed(0)
     backbone = OmegaConf.load(ROOT / "conf" / "backbone" / f"{name}.yaml")
-    cfg = OmegaConf.create({"data": {"num_tokens": NUM_TOKENS}, "backbone": backbone}).backbone
-    return instantiate(cfg, _convert_="all")((8, 2) if name in TOKENS else IMAGE)
+    cfg = OmegaConf.create({"data": {"num_tokens": NUM_TOKENS, "normalize": "none"}, "backbone": backbone}).backbone
+    return instantiate(cfg, _convert_="all")((8, 2) if name in TOKENS else LARGER.get(name, IMAGE))
 
 
 def rows(name, num_rows):
     if name not in TOKENS:
-        return torch.randn(num_rows, *IMAGE)
+        return torch.randn(num_rows, *LARGER.get(name, IMAGE))
     x = torch.stack([torch.randint(NUM_TOKENS, (num_rows, 8)), torch.rand(num_rows, 8) + 0.5], dim=2)
     for row, length in enumerate(torch.randint(1, 9, (num_rows,))):
         x[row, length:] = 0
