@@ -14,6 +14,8 @@ from ovr.cli.instantiate import ALLOWED_TARGETS
 PLUG_INS = ("augment", "backbone", "head", "loss", "sampler", "data", "calibrator")
 # What plug-ins are made of.
 NOT_PLUG_INS = {
+    "backbone/adapters",
+    "backbone/pretrained",
     "data/delimited",
     "data/compact",
     "data/csr",

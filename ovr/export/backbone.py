@@ -10,6 +10,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import onnx
@@ -73,17 +74,28 @@ def backbone_weights(model: OvrModel) -> bytes:
 
     Floats are float32, whatever the precision in training. The same weights give the same bytes.
     """
-    arrays = {}
-    for name, value in _trunk(model).state_dict().items():
+    arrays: dict[str, Any] = {}
+    for name, value in trunk_state(model).items():
         arrays[name] = value.numpy()
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     return buffer.getvalue()
 
 
+def trunk_state(model: OvrModel) -> dict[str, torch.Tensor]:
+    """Return normaliser and backbone as `backbone_weights` keeps them, by the names of `model.state_dict()`."""
+    return _trunk(model).state_dict()
+
+
 def _trunk(model: OvrModel) -> nn.Sequential:
-    """A copy on the CPU, in float32 and eval mode: the model that is being trained stays as it is."""
-    parts = OrderedDict(normalizer=copy.deepcopy(model.normalizer), backbone=copy.deepcopy(model.backbone))
+    """A copy on the CPU, in float32 and eval mode: the model that is being trained stays as it is.
+
+    A backbone whose training adds something to its weights has a method `merged` that returns it, in place, without.
+    """
+    backbone = copy.deepcopy(model.backbone)
+    if callable(merged := getattr(backbone, "merged", None)):
+        backbone = merged()
+    parts = OrderedDict(normalizer=copy.deepcopy(model.normalizer), backbone=backbone)
     return nn.Sequential(parts).to("cpu").float().eval()
 
 

@@ -25,7 +25,7 @@ from ovr.training.environment import record_environment
 from ovr.training.features import frozen_features
 from ovr.training.initial import start_from_bundle
 from ovr.training.logistic import LogisticFit, check_settings, fit_logistic
-from ovr.training.recipe import Fitted, Recipe, build_model
+from ovr.training.recipe import Fitted, Recipe, build_model, is_pretrained
 
 log = logging.getLogger(__name__)
 
@@ -109,11 +109,12 @@ class Convex:
             raise ConfigError(f"solver=convex solves loss=bce, got {type(loss).__name__}; use solver=sgd")
         if recipe.init_from is not None:
             start_from_bundle(model, Path(recipe.init_from), taxonomy=splits.taxonomy, input=splits.input, needed=())
-        num_untrained = 0 if recipe.init_from is not None else sum(parameter.numel() for parameter in model.backbone.parameters())
+        trained = recipe.init_from is not None or is_pretrained(model.backbone)
+        num_untrained = 0 if trained else sum(parameter.numel() for parameter in model.backbone.parameters())
         if num_untrained and not self.untrained_backbone:
             raise ConfigError(
                 f"solver=convex trains no backbone, and the {num_untrained} weights of {type(model.backbone).__name__} are "
-                "untrained; use backbone=identity or init_from=BUNDLE, or "
+                "untrained; use backbone=identity, backbone=transformer or init_from=BUNDLE, or "
                 "solver.untrained_backbone=true where its constructor loads what it needs"
             )
         model.requires_grad_(False)

@@ -9,6 +9,7 @@ N = rows, B = batch, D = features
 import hashlib
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ import torch
 from numpy.typing import NDArray
 
 import ovr
+from ovr.backbone.identity import Identity
 from ovr.core.files import canonical_json, sha256_bytes, staged_file
+from ovr.core.schema import InputSchema
 from ovr.data.lazy import Inputs, blocks
-from ovr.model import OvrModel
+from ovr.data.splits import Splits, TrainRows, ValRows
+from ovr.model import Normalizer, OvrModel
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +47,17 @@ def frozen_features(model: OvrModel, x: Inputs, *, cache_dir: Path | None, devic
         z_ND = _computed(model, x, device)
         _write(file, key, z_ND)
     return z_ND
+
+
+def heads_on_features(model: OvrModel, splits: Splits, *, cache_dir: Path | None, device: str) -> tuple[OvrModel, Splits]:
+    """Return a model of the heads of `model` alone, and splits whose training and validation rows are its features (N, D)."""
+    z_train_ND, z_val_ND = (
+        frozen_features(model, rows.x, cache_dir=cache_dir, device=device) for rows in (splits.train, splits.val)
+    )
+    shape = (z_train_ND.shape[1],)
+    train, val = TrainRows(z_train_ND, splits.train.labels), ValRows(z_val_ND, splits.val.labels)
+    alone = OvrModel(Normalizer(torch.zeros(1), torch.ones(1)), Identity(shape), model.head)
+    return alone, replace(splits, input=InputSchema(shape), train=train, val=val)
 
 
 def features_key(model: OvrModel, x: Inputs, *, device: str) -> str:
@@ -72,6 +87,7 @@ def backbone_digest(model: OvrModel) -> str:
 
 def _computed(model: OvrModel, x: Inputs, device: str) -> NDArray[np.float32]:
     z_ND = np.empty((len(x), int(model.backbone.num_features)), np.float32)  # type: ignore[arg-type]  # every backbone has it
+    log.info("computing features of %d rows", len(x))
     model.to(device).eval()
     with torch.inference_mode():
         for start in range(0, len(x), BATCH_ROWS):

@@ -12,6 +12,7 @@ from ovr.core.bundle import BACKBONE_WEIGHTS, ModelBundle, open_bundle
 from ovr.core.schema import InputSchema
 from ovr.core.taxonomy import Taxonomy
 from ovr.errors import ArtifactError, ConfigError
+from ovr.export.backbone import trunk_state
 from ovr.export.stored import stored_weights
 from ovr.model import OvrModel
 
@@ -68,7 +69,7 @@ def _backbone_weights(model: OvrModel, bundle: ModelBundle) -> dict[str, torch.T
         raise ArtifactError(f"{bundle.path} has no {BACKBONE_WEIGHTS}, so training cannot start from it")
     with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as arrays:
         weights = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items() if not name.startswith("head.")}
+    expected = {name: tuple(value.shape) for name, value in trunk_state(model).items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
     wrong = [
         f"{name} {found.get(name, 'missing')} instead of {expected.get(name, 'nothing')}"

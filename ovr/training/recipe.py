@@ -128,6 +128,16 @@ def build_model(recipe: Recipe, splits: Splits) -> OvrModel:
     return model
 
 
+def is_pretrained(backbone: nn.Module) -> bool:
+    """Return whether the backbone's constructor loads its weights; such a backbone says so by an attribute `pretrained`."""
+    return getattr(backbone, "pretrained", False) is True
+
+
+def is_frozen(backbone: nn.Module) -> bool:
+    """Return whether the backbone's own settings keep every weight and its eval mode; it says so by an attribute `frozen`."""
+    return getattr(backbone, "frozen", False) is True
+
+
 @torch.no_grad()
 def _start_at_base_rates(head: nn.Module, labels: Labels) -> None:
     """Add each head's log odds among the training rows to its bias; a kind of head without a `bias_K` starts as it is drawn."""

@@ -25,13 +25,14 @@ from ovr.model import OvrModel
 from ovr.training.checkpoint import AtomicCheckpointIO, MovedCheckpoints, read_checkpoint
 from ovr.training.chunked import ChunkedModule
 from ovr.training.environment import record_environment
+from ovr.training.features import frozen_features, heads_on_features
 from ovr.training.feed import Feed
 from ovr.training.initial import start_from_bundle
 from ovr.training.large_k import check_large_k, chunked_module, keep_in_bfloat16, memory_of
 from ovr.training.memory import check_memory
 from ovr.training.module import OvrModule
 from ovr.training.plan import HeadPlan
-from ovr.training.recipe import Fitted, Recipe, build_model, plan_of, settings
+from ovr.training.recipe import Fitted, Recipe, build_model, is_frozen, is_pretrained, plan_of, settings
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +41,19 @@ class Sgd:
     """Trains backbone and heads in minibatches, as the recipe's optimizer, scheduler, trainer and callbacks say; keeps the epoch
     with the best validation average precision."""
 
-    def __init__(self, *, head_step: str, chunk_heads: int | None, head_dtype: str, loss_every: int, triton_kernels: bool) -> None:
-        """Take how heads are stepped: all at once or in chunks ("auto" decides by their number), and the settings of chunks.
+    def __init__(
+        self,
+        *,
+        head_step: str,
+        chunk_heads: int | None,
+        head_dtype: str,
+        loss_every: int,
+        triton_kernels: bool,
+        cache_features: bool,
+        cache_dir: str | None,
+    ) -> None:
+        """Take how heads are stepped: all at once or in chunks ("auto" decides by their number), and the settings of chunks;
+        whether the features of a frozen backbone are computed once, and the directory that they are kept in, or None.
 
         Raises:
             ConfigError: a setting out of range.
@@ -59,6 +71,10 @@ class Sgd:
             raise ConfigError(f"solver.triton_kernels must be true or false, got {triton_kernels!r}")
         self.head_step, self.chunk_heads, self.loss_every, self.triton_kernels = head_step, chunk_heads, loss_every, triton_kernels
         self.head_dtype: torch.dtype = getattr(torch, head_dtype)
+        if not isinstance(cache_features, bool):
+            raise ConfigError(f"solver.cache_features must be true or false, got {cache_features!r}")
+        self.cache_features = cache_features
+        self.cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
 
     def fit(self, recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool) -> Fitted | None:
         """Return the best epoch's model.
@@ -68,23 +84,35 @@ class Sgd:
             TrainingError: NaN or infinity in a step; the last checkpoint is good.
         """
         chunked = self.head_step == "chunked" or (self.head_step == "auto" and len(splits.taxonomy) >= LARGE_K)
-        score = self._fit(recipe, splits, run_dir, resume, chunked)
-        if score is None:
+        fit = self._fit(recipe, splits, run_dir, resume, chunked)
+        if fit is None:
             return None
+        score, device = fit
         gc.collect()  # trainer and module hold each other, and the heads
         best = read_checkpoint(run_dir / "checkpoints" / "best.ckpt")
         model = build_model(recipe, splits)
         if chunked and self.head_dtype == torch.bfloat16:
             keep_in_bfloat16(model.head)
-        model.load_state_dict(
-            {key.removeprefix("model."): value for key, value in best["state_dict"].items() if key.startswith("model.")}
+        weights = {key.removeprefix("model."): value for key, value in best["state_dict"].items() if key.startswith("model.")}
+        provenance = {"best_epoch": int(best["epoch"])}
+        if not self._on_features(model):
+            model.load_state_dict(weights)
+            return Fitted(model, lambda rows: features(model, rows, batch_size=recipe.batch_size), score, provenance)
+        if recipe.init_from is not None:
+            start_from_bundle(model, Path(recipe.init_from), taxonomy=splits.taxonomy, input=splits.input, needed=())
+        model.head.load_state_dict(
+            {name.removeprefix("head."): value for name, value in weights.items() if name.startswith("head.")}
         )
         return Fitted(
-            model, lambda rows: features(model, rows, batch_size=recipe.batch_size), score, {"best_epoch": int(best["epoch"])}
+            model, lambda rows: frozen_features(model, rows.x, cache_dir=self.cache_dir, device=device), score, provenance
         )
 
-    def _fit(self, recipe: Recipe, splits: Splits, run_dir: Path, resume: bool, chunked: bool) -> float | None:
-        """Fit, and return the best score; None on every rank but the first."""
+    def _on_features(self, model: OvrModel) -> bool:
+        """Return whether the heads are trained on features that are computed once, and are all that a checkpoint holds."""
+        return self.cache_features and is_frozen(model.backbone)
+
+    def _fit(self, recipe: Recipe, splits: Splits, run_dir: Path, resume: bool, chunked: bool) -> tuple[float, str] | None:
+        """Fit, and return the best score and the kind of device; None on every rank but the first."""
         # Lightning tells of devices and tips at INFO; a run's story is told by ovr.
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         if recipe.seed is not None:
@@ -93,7 +121,6 @@ class Sgd:
             loss = recipe.loss(splits.taxonomy.ids, counts=splits.train.labels.counts())
         with settings("sampler", recipe.sampler):
             sampler = recipe.sampler(splits.train.labels)
-        feed = Feed(splits, sampler, batch_size=recipe.batch_size, seed=recipe.seed)
         plan, trainer = plan_of(recipe, splits), _trainer(recipe, splits, run_dir, chunked)
         in_bfloat16 = self.head_dtype == torch.bfloat16
         if plan.frozen and trainer.precision in ("bf16-true", "16-true"):
@@ -109,6 +136,10 @@ class Sgd:
             memory_of(recipe, splits, plan, trainer, chunked=chunked, chunk_heads=self.chunk_heads, in_bfloat16=in_bfloat16)
         )
         model = _start(recipe, splits, plan, resume)
+        device: str = trainer.strategy.root_device.type
+        if self._on_features(model):
+            model, splits = heads_on_features(model, splits, cache_dir=self.cache_dir, device=device)
+        feed = Feed(splits, sampler, batch_size=recipe.batch_size, seed=recipe.seed)
         with settings(
             "optimizer", recipe.optimizer
         ):  # made for nothing: the fit makes its own when it is too late for a clear error
@@ -147,7 +178,7 @@ class Sgd:
         if not trainer.is_global_zero:
             return None
         scores = [getattr(callback, "best_model_score", None) for callback in trainer.checkpoint_callbacks]
-        return next((float(value) for value in scores if value is not None), math.nan)
+        return next((float(value) for value in scores if value is not None), math.nan), device
 
 
 def features(model: OvrModel, rows: Rows, *, batch_size: int) -> NDArray[np.float32]:
@@ -193,10 +224,13 @@ def _trainer(recipe: Recipe, splits: Splits, run_dir: Path, chunked: bool) -> li
 def _start(recipe: Recipe, splits: Splits, plan: HeadPlan, resume: bool) -> OvrModel:
     """Return the model that the fit starts with."""
     model = build_model(recipe, splits)
-    if recipe.init_from is not None and not resume:  # a resumed run has its weights in its checkpoint
+    # A resumed run has its weights in its checkpoint, but for those of a frozen backbone.
+    if recipe.init_from is not None and (not resume or is_frozen(model.backbone)):
         needed = tuple(splits.taxonomy[k].id for k in plan.frozen)
         start_from_bundle(model, Path(recipe.init_from), taxonomy=splits.taxonomy, input=splits.input, needed=needed)
-    elif model.fixed_backbone and any(True for _ in model.backbone.parameters()) and not resume:
+    elif (
+        model.fixed_backbone and any(True for _ in model.backbone.parameters()) and not resume and not is_pretrained(model.backbone)
+    ):
         log.warning("backbone_grad=none without init_from: the backbone keeps the weights that were drawn for it")
     return model
 
