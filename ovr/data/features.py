@@ -160,14 +160,19 @@ def _labels(file: Path, source: _Source) -> NamedLabels:
 def _array(file: Path, name: str | None) -> NDArray[Any]:
     """Return the memory-mapped array of an npy file, or the array `name` of an npz file."""
     try:
-        if name is None:
-            array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
-            return array
-        with np.load(file, allow_pickle=False) as arrays:
-            if name not in arrays.files:
-                raise DataError(f"{file} has arrays {', '.join(arrays.files) or 'none'}; expected one named {name!r}")
-            return np.asarray(arrays[name])
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        with file.open("rb") as content:
+            is_zip = content.read(2) == b"PK"
+            if is_zip == (name is None):
+                raise DataError(f"{file} is an {'npz' if is_zip else 'npy'} file, or none, whatever its name says")
+            if name is None:
+                array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+                return array
+            content.seek(0)
+            with np.load(content, allow_pickle=False) as arrays:
+                if name not in arrays.files:
+                    raise DataError(f"{file} has arrays {', '.join(arrays.files) or 'none'}; expected one named {name!r}")
+                return np.asarray(arrays[name])
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{file} cannot be read as an array: {getattr(error, 'strerror', None) or error}") from None
 
 

@@ -97,6 +97,10 @@ class ParquetRows:
         metadata = self.file.metadata
         return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
 
+    def close(self) -> None:
+        """Close the file; what was read stays."""
+        self.file.close()
+
     @property
     def num_rows(self) -> int:
         """The number of rows."""

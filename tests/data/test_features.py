@@ -193,6 +193,12 @@ def test_files_that_cannot_be_read_are_refused(tmp_path, x, y):
     np.savez(tmp_path / "d.npz", other=x)
     with pytest.raises(DataError, match=r"d\.npz has arrays other; expected one named 'x'"):
         load(path=tmp_path / "d.npz")
+    (tmp_path / "d.npz").write_bytes((tmp_path / "d.npz").read_bytes()[:-30])
+    with pytest.raises(DataError, match=r"d\.npz cannot be read as an array"):
+        load(path=tmp_path / "d.npz")
+    (tmp_path / "one.npz").write_bytes(whole)
+    with pytest.raises(DataError, match=r"one\.npz is an npy file, or none, whatever its name says"):
+        load(path=tmp_path / "one.npz")
     with pytest.raises(DataError, match=r"x\.csv is of another kind than \.npy, \.npz, \.parquet"):
         load(path=tmp_path / "x.csv")
     with pytest.raises(DataError, match=r"y\.txt is of another kind of labels"):

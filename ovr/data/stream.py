@@ -1,0 +1,98 @@
+"""Rows in many Parquet files, more than the memory holds: read by row groups, in an order that is random within a buffer of them.
+
+N = rows, B = rows of one split
+"""
+
+import glob
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ovr.core.files import canonical_json, sha256_bytes
+from ovr.core.schema import InputSchema
+from ovr.data.features import rows_by_rule
+from ovr.data.labels import Labels
+from ovr.data.lazy import LazyArray, SomeRows, blocks
+from ovr.data.moments import Moments
+from ovr.data.shards import ParquetShards
+from ovr.data.splits import SPLIT_NAMES, Splits, make_splits
+from ovr.data.stream_files import StreamFiles
+from ovr.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class _TrainShards(SomeRows):
+    """Training rows whose moments are kept."""
+
+    kept: StreamFiles
+    key: str
+
+    @property
+    def moments(self) -> Moments:
+        """The moments; all rows are gone through where they are not known yet."""
+        return self.kept.moments(self.key, lambda: Moments.of_blocks(self[block] for block in blocks(self)))
+
+
+def load_stream(
+    *,
+    files: Mapping[str, str | Sequence[str] | None],
+    embedding: str | list[str],
+    target: str,
+    shape: Sequence[int],
+    classes: Sequence[str],
+    split: Mapping[str, Any],
+    buffer_rows: int,
+    cache_dir: str,
+) -> Splits:
+    """Return the rows of the Parquet files of each split: a path, a pattern such as "train/*.parquet", or a list of such.
+
+    Rows of a split without files come off the training rows by rule, and are copied to `cache_dir`. In memory are the labels of all
+    rows, and the values of `buffer_rows` rows, or of the largest row group if that has more.
+
+    Raises:
+        DataError: no file for training; files that cannot be read or differ in their columns; what the values cannot be made into.
+    """
+    if not isinstance(buffer_rows, int) or isinstance(buffer_rows, bool) or buffer_rows < 1:
+        raise DataError(f"data.source.buffer_rows must be a whole number of at least 1, got {buffer_rows!r}")
+    given = {name: _files(patterns, name) for name, patterns in files.items() if patterns}
+    if "train" not in given:
+        raise DataError(f"data=stream takes data.files.train=PATTERN; got files for {', '.join(given) or 'none'}")
+    kept = StreamFiles(Path(cache_dir).expanduser())
+    columns = [embedding] if isinstance(embedding, str) else list(embedding)
+    parts: dict[str, tuple[LazyArray, Any]] = {}
+    for name in sorted(given, key=SPLIT_NAMES.index):
+        key, groups, named = kept.index(given[name], columns=columns, target=target)
+        x = ParquetShards(groups, shape=tuple(shape) or (groups.width,), buffer_rows=buffer_rows)
+        if name == "train":
+            train, train_key, taxonomy = x, key, named.taxonomy(classes)
+        elif x.schema != train.schema:
+            raise DataError(f"{given[name][0]} has rows of {x.schema.to_json()}; {given['train'][0]} has {train.schema.to_json()}")
+        parts[name] = (x, named.of(taxonomy))
+    labels: Labels = parts["train"][1]
+    missing = [name for name in SPLIT_NAMES if name not in parts]
+    if missing:
+        rows = rows_by_rule(split, labels, ["train", *missing])
+        train_key = sha256_bytes(canonical_json([train_key, missing, dict(split)]))
+        held_out = {name: rows[name] for name in missing}
+        for name, copy in kept.copies(train_key, train, held_out, block_rows=train.locality.buffer_rows).items():
+            parts[name] = (copy, labels.take(rows[name]))
+        parts["train"] = (_TrainShards(train, rows["train"], kept, train_key), labels.take(rows["train"]))
+    else:
+        parts["train"] = (_TrainShards(train, np.arange(len(train)), kept, train_key), labels)
+    return make_splits(taxonomy, InputSchema(train.schema.shape, train.schema.columns), parts)
+
+
+def _files(patterns: str | Sequence[str], name: str) -> list[Path]:
+    """Return the files of a split, in the order of the patterns and, for one pattern, by name."""
+    found: list[Path] = []
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        here = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))
+        if not here:
+            raise DataError(f"data.files.{name}: there is no file {pattern}")
+        found += map(Path, here)
+    if len(set(found)) < len(found):
+        raise DataError(f"data.files.{name} names a file twice")
+    return found
