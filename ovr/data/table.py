@@ -6,7 +6,7 @@ N = rows, D = numbers of an encoded row
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ovr.data.splits import SPLIT_NAMES, Splits, make_splits, stratified_split
 from ovr.data.table_labels import LabelRule, class_ids, labels_of, rarest_class, split_by_column
 from ovr.data.table_parquet import read_parquet
 from ovr.errors import DataError
-from ovr.input.cells import Coded, Compact, read_numbers, read_times
+from ovr.input.cells import Coded, Compact, cell_at, read_numbers, read_times
 from ovr.input.columns import UNREADABLE, Finding
 from ovr.input.table import TableEncoder
 from ovr.input.table_fit import ColumnSettings, TableSettings, fit_table
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 I64 = NDArray[np.int64]
 STORED = {"numeric": NUMBER, "date": TIME, "category": TEXT, "index": TEXT}
 BLOCK_ROWS = 1 << 14
+MOSTLY = 9  # numbers for one text, from which the column is not taken for a category unless that is said
 
 
 @dataclass(frozen=True)
@@ -250,9 +251,14 @@ def _fit(
     *,
     ignored: Sequence[str],
 ) -> TableEncoder:
-    encoder, notes = fit_table(
-        ((name, train.cells[name][row_N]) for name in features), settings=settings, columns=own, ignored=ignored
-    )
+    def cells() -> Iterator[tuple[str, Compact]]:
+        for name in features:
+            taken = train.cells[name][row_N]
+            if isinstance(taken, Coded) and (name not in own or own[name].kind is None):
+                _check_no_typos(name, taken, train, row_N, settings)
+            yield name, taken
+
+    encoder, notes = fit_table(cells(), settings=settings, columns=own, ignored=ignored)
     for name, note in notes.items():
         log.info("column %r is left out: %s", name, note)
     kinds = [column.kind for column in encoder.columns]
@@ -263,6 +269,19 @@ def _fit(
         encoder.tensor.size,
     )
     return encoder
+
+
+def _check_no_typos(name: str, cells: Coded, train: Columns, row_N: I64, settings: TableSettings) -> None:
+    """Raise DataError for a column of texts that are numbers but for few: they may be mistakes."""
+    value_N, bad_P = read_numbers(cells, settings.marks)
+    num_numbers = int(np.isfinite(value_N).sum())
+    if num_numbers >= MOSTLY * len(bad_P) > 0:
+        where, cell = train.where(int(row_N[bad_P[0]])), cell_at(cells, int(bad_P[0]))
+        raise DataError(
+            f"{where}, column {name!r} holds {cell!r}, but {num_numbers} training rows hold numbers; correct the {len(bad_P)} that do "
+            "not, add what they hold to data.source.encoding.marks if they are missing, or read the column as text by "
+            f"data.source.columns={{{name}: category}}"
+        )
 
 
 def _encoded(rows: TableRows, table: Columns, split: str, *, lazy: bool) -> NDArray[np.float32] | TableRows:

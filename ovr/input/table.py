@@ -87,7 +87,8 @@ class TableEncoder:
         """Return the rows as (N, D).
 
         Args:
-            rows: a sequence of mappings, a mapping of columns to as many cells each, or a pandas DataFrame.
+            rows: a sequence of mappings, a mapping of columns to as many cells each, or a pandas DataFrame; where all columns are
+                numeric, also an array (N, C) of them in order.
 
         Raises:
             InputError: none of these, no rows, a column is missing or unknown, a cell that cannot be read or that its column's
@@ -169,7 +170,9 @@ class TableEncoder:
 
     def _cells(self, rows: Any) -> dict[str, Cells]:
         """Return the cells of each column, after a look at their names and numbers."""
-        if hasattr(rows, "columns") and hasattr(rows, "to_dict"):  # a pandas DataFrame
+        if isinstance(rows, np.ndarray):
+            rows = self._columns_of(rows)
+        elif hasattr(rows, "columns") and hasattr(rows, "to_dict"):  # a pandas DataFrame
             rows = {str(name): _series(rows[name]) for name in rows.columns}
         wanted = [column.name for column in self.columns]
         if isinstance(rows, Mapping):
@@ -194,6 +197,15 @@ class TableEncoder:
         if not len(cells[wanted[0]]):
             raise InputError("got no rows; expected at least one")
         return cells
+
+    def _columns_of(self, array: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        if len(self._numeric) < len(self.columns) or array.dtype.kind not in "iuf" or array.shape[1:] != (len(self.columns),):
+            names = _shown([column.name for column in self.columns])
+            expected = "a mapping of columns, objects with a value a column, or a DataFrame"
+            if len(self._numeric) == len(self.columns):
+                expected = f"(rows, {len(self.columns)}) numbers, or {expected}"
+            raise InputError(f"rows are an array {array.shape} of {array.dtype}; expected {expected}: {names}")
+        return {column.name: array[:, c] for c, column in enumerate(self.columns)}
 
     def _check_names(self, where: str, names: Mapping[str, Any]) -> None:
         missing = [column.name for column in self.columns if column.name not in names]

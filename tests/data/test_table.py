@@ -253,7 +253,8 @@ def test_a_text_that_first_comes_late_makes_the_column_a_category(tmp_path, monk
     rows = [[n % 5, n % 3, "ab"[n % 2]] for n in range(300)]
     for n in (290, 291, 292, 293):
         rows[n][0] = "007"
-    rows[299][1] = rows[298][1] = "new"
+    for n in range(250, 300):
+        rows[n][1] = "new"
     splits = load(files=dict.fromkeys(NO_FILES, write(tmp_path / "a.csv", rows)), columns={"u": "category"})
     assert splits.encoder.columns[0].categories == ("0", "007", "1", "2", "3", "4")
     assert splits.encoder.columns[1].categories == ("0", "1", "2", "new")
@@ -271,6 +272,20 @@ def test_a_text_outside_the_training_rows_does_not_change_the_kind(tmp_path):
     train, test = write(tmp_path / "train.csv", some_rows(60)), write(tmp_path / "test.csv", rows)
     with pytest.raises(DataError, match=r"test\.csv, line 100, column 'u' holds 'abc'; expected a finite number"):
         load(files={**dict.fromkeys(NO_FILES, train), "test": test})
+
+
+def test_a_column_of_numbers_but_for_few_texts_is_not_taken_for_a_category(tmp_path):
+    rows = some_rows(100)
+    rows[2][0] = rows[3][0] = "n/k"
+    path = write(tmp_path / "a.csv", rows)
+    message = (
+        r"line 4 \(row 2\), column 'u' holds 'n/k', but 58 training rows hold numbers; correct the 2 .*columns=\{u: category\}"
+    )
+    with pytest.raises(DataError, match=message):
+        load(path, split={"by": "time"})
+    marked, as_text = load(path, encoding={"marks": ["n/k"]}), load(path, columns={"u": "category"})
+    assert marked.encoder.columns[0].kind == "numeric"
+    assert ("u", "numeric") not in [(column.name, column.kind) for column in as_text.encoder.columns]
 
 
 def test_what_the_policies_refuse_is_logged_and_not_refused_here(tmp_path, caplog):

@@ -43,7 +43,7 @@ def test_a_run_gives_a_bundle_with_the_heads_of_scikit_learn(convex):
             normalised(splits, splits.train), target_NK[:, k]
         )
         np.testing.assert_allclose(logit_NK[:, k], reference.decision_function(normalised(splits, splits.calib)), atol=1e-3)
-    prob_NK = EdgePredictor(result.bundle.path).predict(splits.test.x).prob_BK
+    prob_NK = EdgePredictor(result.bundle.path).predict(splits.test.x, encoded=True).prob_BK
     np.testing.assert_allclose(prob_NK, result.test_prob_NK, atol=1e-5)
     assert 0.5 < result.val_macro_ap <= 1
     assert result.bundle.provenance["unsolved_heads"] == {}

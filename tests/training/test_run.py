@@ -58,7 +58,7 @@ def test_a_run_leaves_config_environment_metrics_checkpoints_and_bundle(tmp_path
     assert bundle.taxonomy.ids == ("..", "train", "x/y")
     assert bundle.provenance["config"]["data"]["target"] == "label"
     assert set(result.seconds) == {"fit", "calibrate", "evaluate", "export"}
-    prob_NK = EdgePredictor(run_dir / "bundle").predict(splits.test.x).prob_BK
+    prob_NK = EdgePredictor(run_dir / "bundle").predict(splits.test.x, encoded=True).prob_BK
     np.testing.assert_allclose(prob_NK, result.test_prob_NK, atol=1e-5)
     assert max(result.max_abs_diff.values()) <= 1e-5
 
@@ -190,7 +190,7 @@ def test_small_problems_work_and_say_so(tmp_path, write_table, configure, ids, s
     if status:
         assert rare.calibration.status == status
         assert rare.calibration.temperature == 1.0
-    assert EdgePredictor(bundle.path).predict(splits.test.x[:1]).prob_BK.shape == (1, len(set(ids)))
+    assert EdgePredictor(bundle.path).predict(splits.test.x[:1], encoded=True).prob_BK.shape == (1, len(set(ids)))
 
 
 def test_a_class_that_val_and_calib_lack_gets_a_status(tmp_path, write_table, configure):
