@@ -19,11 +19,12 @@ from ovr.data.compact import NUMBER, TEXT, TIME, Columns, Reading, read_delimite
 from ovr.data.delimited import Dialect, delimiter_of
 from ovr.data.labels import Labels
 from ovr.data.lazy import RowNumbers
-from ovr.data.splits import SPLIT_NAMES, Splits, make_splits, stratified_split
-from ovr.data.table_labels import LabelRule, class_ids, labels_of, rarest_class, split_by_column
+from ovr.data.splits import SPLIT_NAMES, Splits, make_splits
+from ovr.data.splitting import SplitRule, split_rows
+from ovr.data.table_labels import LabelRule, class_ids, labels_of
 from ovr.data.table_parquet import read_parquet
 from ovr.errors import DataError
-from ovr.input.cells import Coded, Compact, cell_at, read_numbers, read_times
+from ovr.input.cells import Coded, Compact, cell_at, read_numbers
 from ovr.input.columns import UNREADABLE, Finding
 from ovr.input.table import TableEncoder
 from ovr.input.table_fit import ColumnSettings, TableSettings, fit_table
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 I64 = NDArray[np.int64]
 STORED = {"numeric": NUMBER, "date": TIME, "category": TEXT, "index": TEXT}
 BLOCK_ROWS = 1 << 14
+ROW_NUMBER = "the number of the row"
 MOSTLY = 9  # numbers for one text, from which the column is not taken for a category unless that is said
 
 
@@ -94,8 +96,8 @@ def load_table(
         dialect: of `Dialect`; a `delimiter` of None goes by the file's name.
         labels: `separator`, `strip` and `unlabelled` of `LabelRule`.
         encoding: of `TableSettings`.
-        split: `by` (stratified, column, time), `column`, `fractions` by split, `seed`. By time without a column is by the order of
-            the rows. The column of the split is no feature.
+        split: of `SplitRule`, for the splits without a file; by time without a column is by the order of the rows. The column of
+            the split is no feature.
         max_encoded_bytes: rows that would be larger together are encoded when they are asked for.
 
     Raises:
@@ -121,7 +123,7 @@ def load_table(
         drop=drop,
         kinds={name: STORED[column.kind] for name, column in own.items() if column.kind}
         | ({} if rule.columns else {rule.target[0]: TEXT})
-        | ({split_column: TEXT} if split_column and split["by"] == "column" else {}),
+        | ({split_column: TEXT} if split_column and split["by"] in ("column", "group") else {}),
         formats={name: column.formats for name, column in own.items() if column.formats is not None},
         date_formats=settings.date_formats,
         names=names,
@@ -130,6 +132,8 @@ def load_table(
     _check_target(rule, drop, own)
     tables = {"train": _read(source["train"], dialect, reading)}
     train = tables["train"]
+    if split_column and split_column not in train.cells:
+        raise DataError(f"{train.path} has no column {split_column!r} (data.source.split.column)")
     no_features = {*rule.target, *([split_column] if split_column else [])}
     features = [name for name in train.cells if name not in no_features]
     if not features:
@@ -201,45 +205,34 @@ def _check_target(rule: LabelRule, drop: Sequence[str], own: Mapping[str, Column
 
 
 def _split(table: Columns, labels: Labels, split: Mapping[str, Any], names: Sequence[str]) -> dict[str, I64]:
-    """Return the rows of the splits that this one file holds."""
+    """Return the rows of the splits `names`, which this one file holds; their fractions are scaled to sum to 1."""
     if list(names) == ["train"]:
         return {"train": np.arange(len(table))}
-    by, column = split["by"], split["column"]
-    if column is not None and column not in table.cells:
-        raise DataError(f"{table.path} has no column {column!r} (data.source.split.column)")
-    if by == "column":
-        cells = table.cells[column] if column is not None else None
-        if not isinstance(cells, Coded):
-            raise DataError("a split by column needs data.source.split.column, with the name of a split in every row")
-        return split_by_column(cells, table, {name: name for name in names})
-    fractions = {name: value for name, value in split["fractions"].items() if value}
-    if set(fractions) != set(names):
-        raise DataError(
-            f"fractions must name the splits that have no file of their own, and train: {', '.join(names)}; got "
-            f"{', '.join(fractions)} (null leaves one out)"
-        )
-    fractions = {name: fractions[name] for name in names}
-    if by == "stratified":
-        return stratified_split(rarest_class(labels), fractions, seed=split["seed"])
-    if by == "time":
-        order = np.argsort(_moments(table, column), kind="stable")
-        stops = np.round(np.cumsum(list(fractions.values())) * len(order)).astype(int)
-        parts = np.split(order, stops[:-1])
-        return {name: np.sort(part) for name, part in zip(names, parts, strict=True)}
-    raise DataError(f"data.source.split.by is {by!r}; expected stratified, column or time")
+    shares = {name: split["fractions"].get(name) for name in names}
+    if not all(isinstance(share, int | float) and share > 0 for share in shares.values()):
+        raise DataError(f"data.source.split.fractions must be positive for {', '.join(names)}, got {dict(split['fractions'])}")
+    total = sum(shares.values())
+    fractions = {name: share / total for name, share in shares.items()}
+    by_order = split["by"] == "time" and split["column"] is None
+    rule = SplitRule.of({**split, "column": ROW_NUMBER if by_order else split["column"], "fractions": fractions})
+    values = range(len(table)) if by_order else None if rule.column is None else _values(table, rule.column)
+    try:
+        rows = split_rows(rule, labels, values)
+    except DataError as error:
+        raise DataError(f"{table.path}: {error}") from None
+    if set(rows) != set(names):
+        raise DataError(f"{table.path}: column {rule.column!r} names the splits {', '.join(rows)}; expected {', '.join(names)}")
+    return rows
 
 
-def _moments(table: Columns, column: str | None) -> NDArray[np.float64]:
-    """Return what to order the rows by: numbers or times of a column, or the rows' numbers."""
-    if column is None:
-        return np.arange(len(table), dtype=np.float64)
+def _values(table: Columns, column: str) -> Sequence[Any]:
     cells = table.cells[column]
-    is_time = isinstance(cells, np.ndarray) and cells.dtype.kind == "M"
-    moment_N, _ = read_times(cells, (), ()) if is_time else read_numbers(cells, ())
-    if np.isnan(moment_N).any():
-        row = int(np.flatnonzero(np.isnan(moment_N))[0])
-        raise DataError(f"{table.where(row)}: column {column!r} holds neither a number nor a time, to order the rows by")
-    return moment_N
+    if isinstance(cells, Coded):
+        texts = [*cells.values, None]
+        return [texts[code] for code in cells.code_N.tolist()]
+    assert isinstance(cells, np.ndarray)  # no column that rows are split by is hashed
+    values: list[Any] = cells.tolist()
+    return values
 
 
 def _fit(
@@ -278,8 +271,8 @@ def _check_no_typos(name: str, cells: Coded, train: Columns, row_N: I64, setting
     if num_numbers >= MOSTLY * len(bad_P) > 0:
         where, cell = train.where(int(row_N[bad_P[0]])), cell_at(cells, int(bad_P[0]))
         raise DataError(
-            f"{where}, column {name!r} holds {cell!r}, but {num_numbers} training rows hold numbers; correct the {len(bad_P)} that do "
-            "not, add what they hold to data.source.encoding.marks if they are missing, or read the column as text by "
+            f"{where}, column {name!r} holds {cell!r}, but {num_numbers} training rows hold numbers; correct the {len(bad_P)} "
+            "others, add what they hold to data.source.encoding.marks if they are missing, or read the column as text by "
             f"data.source.columns={{{name}: category}}"
         )
 

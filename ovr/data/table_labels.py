@@ -3,7 +3,7 @@
 N = rows, V = different texts of a column, K = heads
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -148,31 +148,3 @@ def _truth(columns: Columns, name: str) -> NDArray[np.float64]:
 def _entries(columns: Sequence[Sequence[int]]) -> Entries:
     start_N1 = np.concatenate([[0], np.cumsum([len(row) for row in columns])]).astype(np.int64)
     return Entries(start_N1, np.array([column for row in columns for column in row], np.int32))
-
-
-def rarest_class(labels: Labels) -> NDArray[np.int64]:
-    """Return for each row (N,) the column of its class with the fewest positives, K where it has none: what to stratify by."""
-    count_K = labels.num_positives_K()
-    order_K1 = np.append(np.argsort(count_K, kind="stable"), labels.num_heads)
-    rank_K1 = np.argsort(order_K1)
-    rank_N = np.full(len(labels), labels.num_heads)
-    np.minimum.at(rank_N, labels.positives.row_P, rank_K1[labels.positives.column_P])
-    column_N: NDArray[np.int64] = order_K1[rank_N]
-    return column_N
-
-
-def split_by_column(cells: Coded, columns: Columns, names: Mapping[str, str]) -> dict[str, NDArray[np.int64]]:
-    """Return the rows of each split whose text is in the cells; `names` gives the split of a text.
-
-    Raises:
-        DataError: another text, or none, in a cell.
-    """
-    split_V1 = [names.get(text, "") for text in cells.values] + [""]
-    wrong = np.flatnonzero(np.array([not split for split in split_V1])[cells.code_N])
-    if wrong.size:
-        code = cells.code_N[wrong[0]]
-        held = None if code == MISSING else cells.values[code]
-        raise DataError(
-            f"{columns.where(int(wrong[0]))}: the column of the split holds {held!r}; expected one of {', '.join(names)}"
-        )
-    return {name: np.flatnonzero(np.array([s == name for s in split_V1])[cells.code_N]) for name in dict.fromkeys(names.values())}

@@ -76,45 +76,51 @@ def test_a_file_a_split_is_taken_as_it_is_and_classes_may_be_given(tmp_path):
 
 
 def test_splits_without_a_file_are_parts_of_the_train_file(tmp_path):
-    files = {"train": write(tmp_path / "train.csv", some_rows(50)), "test": write(tmp_path / "test.csv", some_rows(7))}
-    splits = load(files={**NO_FILES, **files}, split={"fractions": {"train": 0.6, "val": 0.2, "calib": 0.2, "test": None}})
-    assert [len(rows) for rows in parts(splits)] == [30, 10, 10, 7]
-    with pytest.raises(DataError, match=r"fractions must name the splits .* train, val, calib; got train, val, calib, test"):
-        load(files={**NO_FILES, **files})
+    files = {"train": write(tmp_path / "train.csv", some_rows(60)), "test": write(tmp_path / "test.csv", some_rows(7))}
+    splits = load(files={**NO_FILES, **files}, split={"fractions": {"train": 0.4, "val": 0.2, "calib": 0.2}})
+    assert [len(rows) for rows in parts(splits)] == [30, 15, 15, 7]
+    with pytest.raises(DataError, match="fractions must be positive for train, val, calib, got"):
+        load(files={**NO_FILES, **files}, split={"fractions": {"val": None}})
 
 
-def test_splits_by_a_column(tmp_path):
+@pytest.mark.parametrize("by", ["column", "group"])
+def test_splits_by_a_column(tmp_path, by):
     names = [*NO_FILES]
     rows = [[*row, names[n % 4]] for n, row in enumerate(some_rows())]
-    path = write(tmp_path / "a.csv", rows, header=("u", "v", "label", "part"))
-    splits = load(path, split={"by": "column", "column": "part"})
+    header = ("u", "v", "label", "part")
+    path = write(tmp_path / "a.csv", rows, header=header)
+    splits = load(path, split={"by": by, "column": "part"})
     assert splits.input.columns == ("u", "v")
     assert "part" in splits.encoder.ignored
-    np.testing.assert_allclose(raw(splits.val, splits, "u"), np.arange(1, 60, 4), atol=1e-4)
-    rows[5][3] = "dev"
-    with pytest.raises(DataError, match=r"line 7 \(row 5\): the column of the split holds 'dev'; expected one of train, val"):
-        load(write(tmp_path / "b.csv", rows, header=("u", "v", "label", "part")), split={"by": "column", "column": "part"})
-    with pytest.raises(DataError, match=r"a split by column needs data.source.split.column"):
-        load(path, split={"by": "column"})
+    for rows_of_split in parts(splits):
+        assert len(set(np.round(raw(rows_of_split, splits, "u")).astype(int) % 4)) == 1
+    with pytest.raises(DataError, match=rf"split.column is None with split.by={by}"):
+        load(path, split={"by": by})
+    with pytest.raises(DataError, match=r"a\.csv has no column 'w'"):
+        load(path, split={"by": by, "column": "w"})
+    if by == "column":
+        files = {**NO_FILES, "train": path, "test": path}
+        with pytest.raises(DataError, match=r"column 'part' names the splits train, val, calib, test; expected train, val, calib"):
+            load(files=files, split={"by": by, "column": "part"})
 
 
 def test_splits_by_time_or_by_the_order_of_the_rows(tmp_path):
     rows = some_rows()
     splits = load(write(tmp_path / "a.csv", rows), split={"by": "time"})
     np.testing.assert_allclose(raw(splits.test, splits, "u"), np.arange(51, 60), atol=1e-4)
+    header = ("u", "v", "label", "day")
     days = [[*row, str(np.datetime64("2024-01-01") + 59 - n)] for n, row in enumerate(rows)]
-    path = write(tmp_path / "b.csv", days, header=("u", "v", "label", "day"))
+    path = write(tmp_path / "b.csv", days, header=header)
     splits = load(path, split={"by": "time", "column": "day"})
     np.testing.assert_allclose(raw(splits.test, splits, "u"), np.arange(9), atol=1e-4)
+    assert splits.input.columns == ("u", "v")
     days[7][3] = ""
-    with pytest.raises(DataError, match=r"line 9 \(row 7\): column 'day' holds neither a number nor a time"):
-        load(write(tmp_path / "c.csv", days, header=("u", "v", "label", "day")), split={"by": "time", "column": "day"})
-    for split, message in (
-        ({"by": "chance"}, "expected stratified, column or time"),
-        ({"by": "time", "column": "w"}, "no column 'w'"),
-    ):
-        with pytest.raises(DataError, match=message):
-            load(path, split=split)
+    with pytest.raises(DataError, match=r"row 7, column 'day' holds .*; expected a number or a date"):
+        load(write(tmp_path / "c.csv", days, header=header), split={"by": "time", "column": "day"})
+    with pytest.raises(DataError, match=r"split.by is 'chance'; expected one of"):
+        load(path, split={"by": "chance"})
+    with pytest.raises(DataError, match="has no column 'w'"):
+        load(path, split={"by": "time", "column": "w"})
 
 
 def test_a_class_that_calibration_lacks_is_allowed(tmp_path):
@@ -305,7 +311,6 @@ def test_the_census_dialect_no_header_a_stray_line_question_marks_and_full_stops
         names=["age", "work", "years", "income"],
         dialect={"delimiter": ",", "header": False, "strip": True, "comment": "|"},
         labels={"strip": "."},
-        split={"fractions": {"train": 0.6, "val": 0.2, "calib": 0.2, "test": None}},
     )
     assert splits.taxonomy.ids == ("<=50K", ">50K")
     assert (len(splits.test), splits.test.labels.num_positives_K().tolist()) == (60, [40, 20])
