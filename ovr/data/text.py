@@ -9,10 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ovr.data.delimited import Dialect, delimiter_of, read_header, read_rows
 from ovr.data.json_rows import Record, read_json, read_json_lines
 from ovr.data.label_cells import Ids, LabelRule, class_ids, labels_of
 from ovr.data.labels import Labels
+from ovr.data.lazy import RowNumbers
 from ovr.data.splits import SPLIT_NAMES, Splits, make_splits
 from ovr.data.splitting import SplitRule, split_rows
 from ovr.errors import DataError
@@ -102,6 +106,31 @@ class _Part:
     cells: list[Any] = field(default_factory=list)  # of the column to split by
 
 
+@dataclass(frozen=True, slots=True)
+class EncodedTexts:
+    """Texts as an encoder makes them, (N, *shape) float32, each when it is asked for."""
+
+    texts: Sequence[str]
+    encoder: Encoder
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, *shape)."""
+        return (len(self.texts), *self.encoder.tensor.shape)
+
+    @property
+    def dtype(self) -> np.dtype[np.float32]:
+        """That of what is made."""
+        return np.dtype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, rows: RowNumbers) -> NDArray[np.float32]:
+        some = self.texts[rows] if isinstance(rows, slice) else [self.texts[n] for n in rows]
+        return self.encoder.encode(some) if len(some) else np.zeros((0, *self.shape[1:]), np.float32)
+
+
 def load_text(
     *,
     path: str | None,
@@ -112,8 +141,9 @@ def load_text(
     classes: Sequence[str],
     split: Mapping[str, Any],
     encoder: Encoder,
+    memory_mib: int,
 ) -> Splits:
-    """Return the splits of texts that `encoder` makes rows of.
+    """Return the splits of texts as rows that `encoder` makes: now where they take at most `memory_mib`, else when asked for.
 
     Args:
         path: one file that is divided by `split`, or with `keys` one that holds the splits; or None.
@@ -153,7 +183,9 @@ def load_text(
     divided = _divided(labelled, **split)
     if empty := sum(not text.strip() for texts, _ in divided.values() for text in texts):
         log.warning("%d rows have an empty text; a model sees all of them alike", empty)
-    encoded = {name: (encoder.encode(texts), labels) for name, (texts, labels) in divided.items()}
+    num_bytes = 4 * encoder.tensor.size * sum(len(texts) for texts, _ in divided.values())
+    make = encoder.encode if num_bytes <= memory_mib << 20 else lambda texts: EncodedTexts(texts, encoder)
+    encoded = {name: (make(texts), labels) for name, (texts, labels) in divided.items()}
     return make_splits(taxonomy, encoder.tensor, encoded, encoder=encoder)
 
 

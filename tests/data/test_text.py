@@ -279,3 +279,14 @@ def test_a_delimiter_can_be_said(tmp_path):
     how = ["source.reader.format=delimited", "source.reader.delimiter=';'", "source.reader.header=false"]
     assert len(load(path, *how, "text=0", label=1).train) == 36
     assert len(load(path, *how, "source.reader.names=[text,label]").train) == 36
+
+
+def test_texts_that_outgrow_the_memory_are_encoded_when_they_are_asked_for(tmp_path):
+    path = write_csv(tmp_path / "a.csv", some_rows())
+    held, lazy = load(path), load(path, "source.memory_mib=0")
+    for part, expected in zip(of(lazy), of(held), strict=True):
+        assert isinstance(expected.x, np.ndarray)
+        assert not isinstance(part.x, np.ndarray)
+        assert (part.x.shape, part.x.dtype, len(part)) == (expected.x.shape, np.float32, len(expected))
+        for rows in (slice(1, 4), slice(0, 0), np.array([3, 0, 3])):
+            np.testing.assert_array_equal(part.x[rows], expected.x[rows])
