@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ovr.core.bundle import MANIFEST, open_bundle
 from ovr.core.schema import InputSchema
 from ovr.errors import ArtifactError, ConfigError, InputError
 
@@ -55,13 +56,17 @@ class Tokens:
 
     @classmethod
     def from_pretrained(cls, path: str, *, max_tokens: int) -> "Tokens":
-        """Return the tokenizer of a folder that holds a tokenizer.json, of such a file, or of a model on the Hugging Face hub.
+        """Return the tokenizer of a folder that holds a tokenizer.json, of such a file, of a bundle, or of a model on the hub.
+
+        A bundle's own `max_tokens` is not asked.
 
         Raises:
             ConfigError: no such folder or model, no tokenizer.json in it or one that cannot be read, a package that is missing, or
                 a `max_tokens` that leaves no room for text beside the special tokens.
         """
         where = Path(path).expanduser()
+        if (where / MANIFEST).is_file():
+            return cls(_of_bundle(where), max_tokens)
         if where.is_dir() or not HUB_NAME.fullmatch(path):
             where = where if where.name == FILE else where / FILE
             if not where.is_file():
@@ -187,6 +192,13 @@ def _loaded(tokenizer: str, max_tokens: int) -> Any:
 def _pad_number(run: Any) -> int:
     numbers = [number for token in PAD_TOKENS if (number := run.token_to_id(token)) is not None]
     return int(numbers[0]) if numbers else 0
+
+
+def _of_bundle(path: Path) -> str:
+    encoder = open_bundle(path).input.encoder or {}
+    if encoder.get("kind") != Tokens.kind:
+        raise ConfigError(f"{path} is a bundle whose input is made by no tokenizer, but by {encoder.get('kind', 'no encoder')}")
+    return Tokens.from_json(encoder).tokenizer
 
 
 def _from_hub(name: str) -> Path:

@@ -26,6 +26,7 @@ SERVER_VERSION = "0.7.0"
 SERVER_SHA256 = "21f063ff93bb426d0c06b7a55e7eb9efcfe62c0dddd9a908e9877e18710128df"
 NUMPY_VERSION = "1.26.4"
 ONNXRUNTIME_VERSION = "1.31.0"
+TOKENIZERS_VERSION = "0.23.3"  # for bundles whose texts are made into tokens
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 LIBPYTHON = f"libpython{PYTHON}.so.1.0"
 PIP_TIMEOUT_S = 900.0
@@ -49,7 +50,7 @@ class Embedded:
 
     @property
     def python(self) -> Path:
-        """The Python that models run in: numpy 1.26 and onnxruntime, nothing of the training environment."""
+        """The Python that models run in: numpy 1.26, onnxruntime and tokenizers, nothing of the training environment."""
         return self.path / "venv/bin/python3"
 
     def environment(self) -> dict[str, str]:
@@ -108,7 +109,8 @@ def install(home: Path | None = None) -> Embedded:
 
 
 def _directory(home: Path) -> Path:
-    return home / f"pytriton{SERVER_VERSION}-numpy{NUMPY_VERSION}-onnxruntime{ONNXRUNTIME_VERSION}-python{PYTHON}"
+    packages = f"numpy{NUMPY_VERSION}-onnxruntime{ONNXRUNTIME_VERSION}-tokenizers{TOKENIZERS_VERSION}"
+    return home / f"pytriton{SERVER_VERSION}-{packages}-python{PYTHON}"
 
 
 def _install_into(staging: Path) -> None:
@@ -119,6 +121,9 @@ def _install_into(staging: Path) -> None:
     pip = [str(embedded.python), "-m", "pip", "--no-input", "--disable-pip-version-check"]
     wanted = [f"numpy=={NUMPY_VERSION}", f"onnxruntime=={ONNXRUNTIME_VERSION}"]
     _run([*pip, "install", "--only-binary=:all:", *wanted], f"installing {' and '.join(wanted)}")
+    # Without what it asks for: that is for downloads from the hub, and a bundle has its tokenizer whole.
+    tokenizers = f"tokenizers=={TOKENIZERS_VERSION}"
+    _run([*pip, "install", "--only-binary=:all:", "--no-deps", tokenizers], f"installing {tokenizers}")
     log.info("2/3 the server itself")
     requirement, wheels = staging / "requirement.txt", staging / "wheels"
     requirement.write_text(f"nvidia-pytriton=={SERVER_VERSION} --hash=sha256:{SERVER_SHA256}\n")
@@ -129,7 +134,7 @@ def _install_into(staging: Path) -> None:
     shutil.rmtree(wheels)
     requirement.unlink()
     log.info("3/3 checking that it runs")
-    _run([str(embedded.python), "-c", "import numpy, onnxruntime"], "a trial import", env=embedded.environment())
+    _run([str(embedded.python), "-c", "import numpy, onnxruntime, tokenizers"], "a trial import", env=embedded.environment())
     for program in (embedded.tritonserver, embedded.python_backend / "triton_python_backend_stub"):
         _check_loads(program, embedded.environment())
 

@@ -1,0 +1,25 @@
+"""Texts that a Hugging Face tokenizer makes into tokens: the server does it as the edge predictor does."""
+
+import numpy as np
+import pytest
+
+from ovr import Client, EdgePredictor
+from ovr.input.tokens import Tokens
+from ovr.serving.repository import publish
+from tests.bundles import small_bundle
+from tests.encoders import tokenizer_json
+
+pytestmark = pytest.mark.triton
+TEXTS = ["Why is my card late?", "", "naïve 猫", "the the the the bank"] * 5
+
+
+def test_texts_get_the_answers_of_the_edge_predictor(started, tmp_path):
+    pytest.importorskip("tokenizers")
+    bundle = small_bundle(tmp_path / "bundle", shape=(8, 2), encoder=Tokens(tokenizer_json(), 8).to_json())
+    publish(bundle, tmp_path / "repo")
+    server = started(tmp_path / "repo")
+    expected = EdgePredictor(bundle.path).predict(TEXTS)
+    assert len({row.tobytes() for row in expected.prob_BK}) == 4
+    for url in (server.http_url, server.grpc_url):
+        with Client(url) as client:
+            np.testing.assert_allclose(client.predict(TEXTS).prob_BK, expected.prob_BK, atol=1e-6)
