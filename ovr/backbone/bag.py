@@ -38,7 +38,7 @@ class Bag(nn.Module):
         idf: bool,
         min_rows: int,
         l2: bool,
-        init: float,
+        init: float | str,
         token_dropout: float,
         dropout: float,
         hidden: Sequence[int],
@@ -52,7 +52,8 @@ class Bag(nn.Module):
             idf: whether tokens that are in many training rows weigh less.
             min_rows: tokens in fewer training rows weigh nothing.
             l2: whether the weights of a row are divided by their norm.
-            init: standard deviation that the vectors are drawn with.
+            init: standard deviation that the vectors are drawn with; or "identity", where the vector of token v is the v-th unit
+                vector, and the features of a row are its scaled weights as they are (which solver=convex can take).
             token_dropout: the share of tokens left out in a training step.
             dropout: the share of features left out in a training step.
             hidden: widths of layers after the sum, as those of backbone=mlp; with none, the sum is the features.
@@ -76,10 +77,13 @@ class Bag(nn.Module):
         for name, share in (("token_dropout", token_dropout), ("dropout", dropout)):
             if not 0 <= share < 1:
                 raise ConfigError(f"backbone.{name} must be a probability from 0 to below 1, got {share}")
-        if not 0 < init < math.inf:
-            raise ConfigError(f"backbone.init must be a positive number, got {init}")
+        if init == "identity" and width != num_tokens:
+            raise ConfigError(f"backbone.init=identity needs as wide a vector as there are tokens, {num_tokens}, got width {width}")
+        if init != "identity" and (isinstance(init, str) or not 0 < init < math.inf):
+            raise ConfigError(f"backbone.init must be a positive number or identity, got {init}")
         self.idf, self.min_rows, self.l2, self.token_dropout = idf, min_rows, l2, token_dropout
-        self.vector_VD = nn.Parameter(torch.empty(num_tokens, width).normal_(std=init))
+        vector_VD = torch.eye(num_tokens) if isinstance(init, str) else torch.empty(num_tokens, width).normal_(std=init)
+        self.vector_VD = nn.Parameter(vector_VD)
         self.register_buffer("scale_V", torch.ones(num_tokens))
         self.layers: nn.Module = nn.Dropout(dropout)
         self.num_features = width

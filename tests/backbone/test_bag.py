@@ -64,6 +64,15 @@ def test_features_are_tfidf_times_a_matrix(idf, l2):
     np.testing.assert_allclose(features(bag, other), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_with_unit_vectors_the_features_are_the_scaled_weights():
+    text = pytest.importorskip("sklearn.feature_extraction.text")
+    train, other = some_rows(200), some_rows(31, seed=1)
+    bag = make(init="identity", width=NUM_TOKENS)
+    bag.fit(train)
+    expected = text.TfidfTransformer().fit(dense(train)).transform(dense(other)).toarray()
+    np.testing.assert_allclose(features(bag, other), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_tokens_of_too_few_training_rows_weigh_nothing():
     train = some_rows(60, num_tokens=30)
     bag = make(min_rows=14)
@@ -142,7 +151,9 @@ def test_hidden_layers_follow_the_sum():
         ({"l2": 1}, r"backbone\.l2 must be true or false, got 1"),
         ({"token_dropout": 1.0}, r"backbone\.token_dropout must be a probability"),
         ({"dropout": -0.1}, r"backbone\.dropout must be a probability"),
-        ({"init": 0.0}, r"backbone\.init must be a positive number, got 0\.0"),
+        ({"init": 0.0}, r"backbone\.init must be a positive number or identity, got 0\.0"),
+        ({"init": "eye"}, r"backbone\.init must be a positive number or identity, got eye"),
+        ({"init": "identity"}, r"backbone\.init=identity needs as wide a vector as there are tokens, 40, got width 16"),
     ],
 )
 def test_settings_out_of_range_are_refused(changes, message):
