@@ -48,6 +48,7 @@ def export(path: Path, num_heads: int) -> ModelBundle:
         reference_rows=np.random.default_rng(0).normal(size=(64, D)).astype(np.float32),
         calibration_arrays={},
         report={},
+        data_parts={},
         provenance={},
     )
     return bundle

@@ -39,6 +39,8 @@ OVERRIDES = [
     "trainer.max_epochs=1",
     f"+trainer.limit_train_batches={NUM_STEPS}",
     f"batch_size={BATCH_SIZE}",
+    "allow_small_classes=true",  # one row of each
+    "max_leakage=null",
     "~callback.progress",
 ]
 GIB = 1 << 30

@@ -121,6 +121,8 @@ def table(classes: list[dict]) -> str:
         "threshold": "threshold",
     }
     cells = [list(columns)] + [[show(row[key]) for key in columns.values()] for row in classes]
+    for line, row in zip(cells[1:], classes, strict=True):
+        line[1] += " (small)" if row["small"] else ""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells)
 

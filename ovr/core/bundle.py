@@ -10,9 +10,11 @@ Knows where things lie in it and how they are proven, not how ONNX or Triton wor
     calibration/                           logits, targets and mask of the calibration rows (.npy)
     reference/                             some rows and torch's probabilities for them (.npy): what every export is checked against
     report/metrics.json                    per-class figures on the test split
+    data/card.json                         source files, how they were split, counts a class and split, rows that are in two splits
 
-From `LARGE_K` heads on, a bundle has head shards (see `shards`) in place of a directory a head, report/classes.npz with the figures
-a class, and features and lists of labels in place of logits, targets and mask. A fused graph too large for one file is left out.
+From `LARGE_K` heads on, a bundle has head shards (see `shards`) in place of a directory a head, report/classes.npz and
+data/classes.npz with figures and counts a class, and features and lists of labels in place of logits, targets and mask. A fused
+graph too large for one file is left out.
 """
 
 from collections.abc import Mapping, Sequence

@@ -75,13 +75,15 @@ class HeadColumns(Sequence[HeadArtifact]):
         )
 
 
-def figures_of(figures: Figures, column: int) -> dict[str, float | int | None]:
+def figures_of(figures: Figures, column: int) -> dict[str, float | int | bool | None]:
     """Return the figures of one class as plain values for JSON; one that is undefined is None."""
     return {name: plain(value_K[column]) for name, value_K in figures.items()}
 
 
-def plain(value: Any) -> float | int | None:
-    """Return a Python number; None for NaN."""
+def plain(value: Any) -> float | int | bool | None:
+    """Return a Python number or flag; None for NaN."""
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
     if isinstance(value, int | np.integer):
         return int(value)
     return None if math.isnan(value) else float(value)

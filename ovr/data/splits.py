@@ -6,7 +6,7 @@ N = rows, K = heads
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from ovr.core.taxonomy import Taxonomy
 from ovr.data.labels import Labels
 from ovr.data.lazy import ArrayRows, CheckedRows, Inputs, LazyArray, blocks, in_memory
 from ovr.data.moments import Moments
+from ovr.data.origin import Origin
 from ovr.errors import DataError, InputError
 from ovr.input.encoder import Encoder
 
@@ -63,6 +64,7 @@ class Splits:
     calib: CalibRows
     test: TestRows
     encoder: Encoder | None = None  # made the rows x of what the user has
+    origin: Origin = field(default_factory=Origin)
 
 
 def make_splits(
@@ -71,9 +73,11 @@ def make_splits(
     parts: Mapping[str, tuple[NDArray[Any] | LazyArray, Labels]],
     *,
     encoder: Encoder | None = None,
+    origin: Origin | None = None,
 ) -> Splits:
     """Return checked splits from raw (x, labels) of train, val, calib and test, where `encoder`, if any, made the rows.
 
+    `origin` tells of the files that they came from and how they were split, for the bundle's data card.
     A memory-mapped array, or any other x that is not a NumPy array, stays as it is: its values are checked when they are read.
 
     Raises:
@@ -111,6 +115,7 @@ def make_splits(
         CalibRows(checked["calib"], parts["calib"][1]),
         TestRows(checked["test"], parts["test"][1]),
         encoder,
+        origin or Origin(),
     )
 
 

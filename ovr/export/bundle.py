@@ -45,6 +45,7 @@ def export_bundle(
     calibration_arrays: Mapping[str, NDArray[Any]],
     report: dict[str, Any],
     provenance: dict[str, Any],
+    data_parts: Mapping[str, bytes],
 ) -> tuple[ModelBundle, dict[str, float]]:
     """Write the bundle of `model` to `final` and return it, with the largest differences between torch and ONNX Runtime.
 
@@ -56,6 +57,7 @@ def export_bundle(
         reference_rows: raw rows (N, *input.shape), N >= 1, that the bundle keeps with torch's probabilities for them.
         calibration_arrays: kept as calibration/<name>.npy: logit, target and mask (N, K) of the calibration rows.
         report: kept as report/metrics.json.
+        data_parts: files of the data card, by their place in the bundle.
 
     Returns:
         The bundle, and over the reference rows the largest absolute difference of a probability from torch's: "heads" through the
@@ -94,7 +96,7 @@ def export_bundle(
 
     parts: dict[str, bytes | Path] = {BACKBONE_ONNX: checked.backbone, BACKBONE_WEIGHTS: backbone_weights(model)}
     parts |= {f"{head_directory(head)}/model.onnx": data for head, data in zip(heads, checked.heads, strict=True)}
-    parts |= reference.parts()
+    parts |= {**reference.parts(), **data_parts}
     parts |= {f"calibration/{name}.npy": npy_bytes(array) for name, array in calibration_arrays.items()}
     parts["report/metrics.json"] = canonical_json(report)
     bundle = write_bundle(

@@ -53,6 +53,7 @@ def export_sharded_bundle(
     calibration_arrays: Mapping[str, NDArray[Any]],
     report: dict[str, Any],
     provenance: dict[str, Any],
+    data_parts: Mapping[str, bytes],
 ) -> tuple[ModelBundle, dict[str, float]]:
     """Write the bundle of `model` to `final` and return it, with the largest differences between torch and ONNX Runtime.
 
@@ -65,6 +66,7 @@ def export_sharded_bundle(
             units, of heads that have them) stay within `REFERENCE_VALUES`, one at least.
         calibration_arrays: kept as calibration/<name>.npy.
         report: kept as report/metrics.json.
+        data_parts: files of the data card, by their place in the bundle.
 
     Returns:
         The bundle, and over the reference rows the largest absolute difference of a probability from torch's: "heads" through the
@@ -124,7 +126,7 @@ def export_sharded_bundle(
         return data
 
     parts: dict[str, bytes | Path] = {BACKBONE_ONNX: backbone_data, BACKBONE_WEIGHTS: backbone_weights(model)}
-    parts |= reference.parts()
+    parts |= {**reference.parts(), **data_parts}
     parts |= {f"calibration/{name}.npy": npy_bytes(array) for name, array in calibration_arrays.items()}
     parts |= {"report/metrics.json": canonical_json(report), FIGURES: npz_bytes(figures)}
     bundle = write_sharded_bundle(

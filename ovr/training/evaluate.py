@@ -56,13 +56,15 @@ def evaluate(
     calibrations: Sequence[Calibration],
     threshold_K: NDArray[np.float64],
     policy: DecisionPolicy,
+    small_K: NDArray[np.bool_],
     propensity_K: NDArray[np.float64],
 ) -> Evaluation:
     """Return the figures of all rows.
 
     "before" is the sigmoid of the logit itself, "after" is with the head's calibration. Precision, recall and F1 are of the
     policy's decisions, the ECE is class-wise with 15 bins of equal mass, NLL is in nats. With a multilabel policy P@k and PSP@k of
-    the calibrated probabilities are told too; see `PrecisionAt`.
+    the calibrated probabilities are told too; see `PrecisionAt`. Classes of `small_K` (K,) have too few rows for their
+    figures to say much, and are marked.
     """
     scale_K, bias_K = scale_and_bias(calibrations)
     top = RunningTop(len(logits))
@@ -110,13 +112,14 @@ def evaluate(
                 "threshold": threshold_K[columns],
             }
         )
-    figures_K = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    figures_K = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]} | {"small": small_K}
     means = ("f1", "average_precision", "ece_before", "ece_after", "nll_before", "nll_after", "brier_before", "brier_after")
     names = {"f1": "macro_f1", "average_precision": "macro_average_precision"}
     summary = {
         "num_rows": len(logits),
         "accuracy": plain(accuracy.result()),
         "abstained": int(abstained_N.sum()),
+        "num_small_classes": int(small_K.sum()),
         **{names.get(name, name): plain(mean_defined(figures_K[name])) for name in means},
         "top_label_ece_before": plain(ece_equal_mass(*top_before.result())[0]),
         "top_label_ece_after": plain(ece_equal_mass(*top_after.result())[0]),

@@ -3,7 +3,7 @@
 N = rows, D = features, K = heads
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +81,9 @@ class Recipe:
     seed: int | None
     version: int
     reference_rows: int
+    max_leakage: float | None  # share of a split's rows; None: not looked for
+    min_positives: Mapping[str, int]  # of each class, by split
+    allow_small_classes: bool
     init_from: str | None  # a bundle
     frozen_heads: list[str | int]  # class ids
     backbone_grad: str | list[str | int]  # "all", "none" or class ids

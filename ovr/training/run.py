@@ -20,8 +20,11 @@ from ovr.calibrator.apply import calibrated_prob, scale_and_bias
 from ovr.core import scale
 from ovr.core.bundle import ModelBundle
 from ovr.core.calibrations import Calibrations
+from ovr.data.card import card_parts
 from ovr.data.labels import Labels
+from ovr.data.leakage import check_leakage, find_leakage
 from ovr.data.splits import CalibRows, Splits
+from ovr.data.support import check_small_classes
 from ovr.errors import ArtifactError, ConfigError
 from ovr.export.bundle import export_bundle
 from ovr.export.sharded import export_sharded_bundle
@@ -59,11 +62,18 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
 
     Raises:
         ConfigError: a setting that cannot be used, or training that diverges.
+        DataError: classes with too few rows that are not allowed, or too many rows that are in two splits.
         ArtifactError: nothing to resume, the run has its bundle already, or the bundle to start from is damaged.
         KeyboardInterrupt: SIGINT during the fit, which can be resumed; SystemExit(143): SIGTERM likewise.
     """
     _check(recipe, run_dir, resume)
+    small_K = check_small_classes(splits, min_positives=recipe.min_positives, allow=recipe.allow_small_classes)
     seconds: dict[str, float] = {}
+    leakage = None
+    if recipe.max_leakage is not None:
+        with _timed(seconds, "leakage"):
+            leakage = find_leakage(splits)
+            check_leakage(leakage, max_leakage=recipe.max_leakage)
     with _timed(seconds, "fit"):
         fitted = recipe.solver.fit(recipe, splits, run_dir, resume=resume)
     if fitted is None:
@@ -80,6 +90,7 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
             calibrations=calibrations,
             threshold_K=threshold_K,
             policy=recipe.policy,
+            small_K=small_K,
             propensity_K=recipe.propensity.of(splits.train.labels.num_positives_K(), num_rows=len(splits.train)),
         )
     with _timed(seconds, "export"):
@@ -97,6 +108,13 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
                 **fitted.provenance,
                 "config": recipe.config,
             },
+            "data_parts": card_parts(
+                splits,
+                leakage=leakage,
+                max_leakage=recipe.max_leakage,
+                min_positives=recipe.min_positives,
+                small_K=small_K,
+            ),
         }
         if num_heads >= scale.LARGE_K:
             report, test_prob_NK = evaluation.summary, None

@@ -64,6 +64,7 @@ def sample_bundle(final, model, class_ids, **changes):
         "reference_rows": sample_rows(),
         "calibration_arrays": {"logit": np.zeros((3, num_heads), np.float32)},
         "report": {"accuracy": 0.5},
+        "data_parts": {"data/card.json": b"{}"},
         "provenance": {"created_at": "2026-01-01T00:00:00Z"},
     }
     return export_bundle(final, **{**arguments, **changes})
@@ -84,6 +85,7 @@ def sample_sharded_bundle(final, model, class_ids, **changes):
         "reference_rows": sample_rows(),
         "calibration_arrays": {"features": np.zeros((3, 16), np.float32)},
         "report": {"accuracy": 0.5},
+        "data_parts": {"data/card.json": b"{}"},
         "provenance": {"created_at": "2026-01-01T00:00:00Z"},
     }
     return export_sharded_bundle(final, **{**arguments, **changes})

@@ -232,7 +232,9 @@ def test_so_many_heads_are_trained_in_chunks_by_themselves(tmp_path):
         x = centre_CD[column_N % 50] + 0.1 * rng.normal(size=(num_rows, 8))
         parts[name] = (x, Labels.from_columns(column_N, num_heads=12_000))
     splits = make_splits(Taxonomy.from_ids([f"c{k}" for k in range(12_000)]), InputSchema((8,)), parts)
-    recipe, _ = compose_recipe(tmp_path, "backbone=identity", "decision=multilabel", "trainer.max_epochs=1", "batch_size=1000")
+    recipe, _ = compose_recipe(
+        tmp_path, "backbone=identity", "decision=multilabel", "trainer.max_epochs=1", "batch_size=1000", "allow_small_classes=true"
+    )
     result = run_training(recipe, splits, tmp_path)
     assert sorted(checkpoint(tmp_path)["head_step"]["states"]) == ["bias_K", "weight_KD"]
     assert len(open_bundle(tmp_path / "bundle").heads) == 12_000

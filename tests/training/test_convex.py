@@ -48,7 +48,7 @@ def test_a_run_gives_a_bundle_with_the_heads_of_scikit_learn(convex):
     assert 0.5 < result.val_macro_ap <= 1
     assert result.bundle.provenance["unsolved_heads"] == {}
     assert 0 < result.bundle.provenance["max_steps"] < 100
-    assert set(result.seconds) == {"fit", "calibrate", "evaluate", "export"}
+    assert set(result.seconds) == {"leakage", "fit", "calibrate", "evaluate", "export"}
     assert json.loads((run_dir / "environment.json").read_text())["packages"]["torch"]
 
 

@@ -41,7 +41,13 @@ def report(case, policy):
     logits, target_NK, mask_NK, calibrations, threshold_K = case
     labels = Labels.from_dense(target_NK, mask_NK)
     evaluation = evaluate(
-        logits, labels, calibrations=calibrations, threshold_K=threshold_K, policy=policy, propensity_K=PROPENSITY_K
+        logits,
+        labels,
+        calibrations=calibrations,
+        threshold_K=threshold_K,
+        policy=policy,
+        small_K=np.arange(K) < 2,
+        propensity_K=PROPENSITY_K,
     )
     return evaluation.report(Taxonomy.from_ids(map(str, range(K))), calibrations)
 
@@ -63,6 +69,8 @@ def test_the_report_is_what_the_whole_matrix_gives(case, policy):
         assert got.get(f"precision_at_{k}") == (at.precision(k) if policy.mode == "multilabel" else None)
         assert got.get(f"ps_precision_at_{k}") == (at.ps_precision(k) if policy.mode == "multilabel" else None)
     counts = confusion(decision.label_BK, target_NK, mask_NK)
+    assert got["num_small_classes"] == 2
+    assert [row["small"] for row in got["classes"]] == [True, True, *[False] * (K - 2)]
     columns = {
         "positives": counts.num_positives_K,
         "recall": counts.recall_K,

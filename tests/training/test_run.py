@@ -12,6 +12,7 @@ import torch
 
 from ovr import EdgePredictor
 from ovr.core.bundle import open_bundle
+from ovr.data.splits import SPLIT_NAMES
 from ovr.errors import ArtifactError, ConfigError, DataError
 from ovr.training.checkpoint import read_checkpoint
 from ovr.training.run import run_training
@@ -57,7 +58,7 @@ def test_a_run_leaves_config_environment_metrics_checkpoints_and_bundle(tmp_path
     assert bundle.bundle_sha256 == result.bundle.bundle_sha256
     assert bundle.taxonomy.ids == ("..", "train", "x/y")
     assert bundle.provenance["config"]["data"]["target"] == "label"
-    assert set(result.seconds) == {"fit", "calibrate", "evaluate", "export"}
+    assert set(result.seconds) == {"leakage", "fit", "calibrate", "evaluate", "export"}
     prob_NK = EdgePredictor(run_dir / "bundle").predict(splits.test.x, encoded=True).prob_BK
     np.testing.assert_allclose(prob_NK, result.test_prob_NK, atol=1e-5)
     assert max(result.max_abs_diff.values()) <= 1e-5
@@ -183,7 +184,11 @@ def test_weights_do_not_depend_on_the_calibration_rows(tmp_path, table, configur
 )
 def test_small_problems_work_and_say_so(tmp_path, write_table, configure, ids, status):
     recipe, splits = configure(
-        tmp_path / "run", f"data.path={write_table(tmp_path / 'rows.csv', ids)}", "batch_size=1", "trainer.max_epochs=1"
+        tmp_path / "run",
+        f"data.path={write_table(tmp_path / 'rows.csv', ids)}",
+        "batch_size=1",
+        "trainer.max_epochs=1",
+        "allow_small_classes=true",
     )
     bundle = run_training(recipe, splits, tmp_path / "run").bundle
     rare = bundle.heads[bundle.taxonomy.column(ids[-1])]
@@ -196,10 +201,30 @@ def test_small_problems_work_and_say_so(tmp_path, write_table, configure, ids, s
 def test_a_class_that_val_and_calib_lack_gets_a_status(tmp_path, write_table, configure):
     files = {name: write_table(tmp_path / f"{name}.csv", ["a", "b", "c"] * 20) for name in ("train", "test")}
     files |= {name: write_table(tmp_path / f"{name}.csv", ["a", "b"] * 20) for name in ("val", "calib")}
-    recipe, splits = configure(tmp_path / "run", *(f"data.files.{name}={path}" for name, path in files.items()))
+    paths = [f"data.files.{name}={path}" for name, path in files.items()]
+    recipe, splits = configure(tmp_path / "run", *paths)
+    with pytest.raises(DataError, match="1 of 3 classes have fewer .*'c' has 0 in calib"):
+        run_training(recipe, splits, tmp_path / "run")
+    recipe, splits = configure(tmp_path / "run", *paths, "allow_small_classes=true")
     head = run_training(recipe, splits, tmp_path / "run").bundle.heads[2]
     assert (head.class_id, head.calibration.status, head.calibration.num_positives) == ("c", "one_class", 0)
-    assert head.metrics["test"]["positives"] == 20
+    assert (head.metrics["test"]["positives"], head.metrics["test"]["small"]) == (20, True)
+
+
+def test_a_file_for_two_splits_is_refused_before_the_fit_and_the_limit_can_be_lifted(tmp_path, write_table, configure):
+    files = {name: write_table(tmp_path / f"{name}.csv", ["a", "b"] * 20, seed=seed) for seed, name in enumerate(SPLIT_NAMES)}
+    files["test"] = files["train"]
+    paths = [f"data.files.{name}={path}" for name, path in files.items()]
+    recipe, splits = configure(tmp_path / "run", *paths)
+    with pytest.raises(DataError, match=r"40 rows of test \(100\.0%\) are also in train"):
+        run_training(recipe, splits, tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics").exists()
+    for name, limit in (("all", 1), ("unchecked", "null")):
+        result = run_training(*configure(tmp_path / name, *paths, f"max_leakage={limit}"), tmp_path / name)
+        card = json.loads((result.bundle.path / "data" / "card.json").read_text())
+        assert card["splits"]["train"]["rows"] == 40
+        assert [row["class_id"] for row in card["classes"]] == ["a", "b"]
+        assert (card["leakage"] is None) == (limit == "null")
 
 
 @pytest.mark.parametrize(
