@@ -203,7 +203,7 @@ def test_a_class_that_val_and_calib_lack_gets_a_status(tmp_path, write_table, co
     files |= {name: write_table(tmp_path / f"{name}.csv", ["a", "b"] * 20) for name in ("val", "calib")}
     paths = [f"data.files.{name}={path}" for name, path in files.items()]
     recipe, splits = configure(tmp_path / "run", *paths)
-    with pytest.raises(DataError, match="1 of 3 classes have fewer .*'c' has 0 in calib"):
+    with pytest.raises(DataError, match=r"1 of 3 classes have fewer .*'c' has 0 in calib"):
         run_training(recipe, splits, tmp_path / "run")
     recipe, splits = configure(tmp_path / "run", *paths, "allow_small_classes=true")
     head = run_training(recipe, splits, tmp_path / "run").bundle.heads[2]
