@@ -32,7 +32,7 @@ from ovr.input.table_fit import ColumnSettings, TableSettings, fit_table
 log = logging.getLogger(__name__)
 
 I64 = NDArray[np.int64]
-STORED = {"numeric": NUMBER, "date": TIME, "category": TEXT, "index": TEXT}
+STORED = {"numeric": NUMBER, "date": TIME, "category": TEXT}
 BLOCK_ROWS = 1 << 14
 ROW_NUMBER = "the number of the row"
 MOSTLY = 9  # numbers for one text, from which the column is not taken for a category unless that is said
@@ -90,7 +90,7 @@ def load_table(
         files: a file each for train and any of val, calib and test; the splits without one are parts of the train file.
         target: the column of class ids; or a list of 0/1 columns, each a class.
         classes: the taxonomy, in column order; when empty, the 0/1 columns, or the sorted class ids of the training file.
-        columns: the kind (numeric, category, date, index) or the settings of some columns; of others the training rows show it.
+        columns: the kind (numeric, category, date) or the settings of some columns; of others the training rows show it.
         drop: columns that are no features.
         names: of the columns of a text file without a header.
         dialect: of `Dialect`; a `delimiter` of None goes by the file's name.
@@ -121,7 +121,8 @@ def load_table(
     reading = Reading(
         marks=settings.marks,
         drop=drop,
-        kinds={name: STORED[column.kind] for name, column in own.items() if column.kind}
+        kinds=dict.fromkeys(settings.embedded, TEXT)
+        | {name: STORED[column.kind] for name, column in own.items() if column.kind}
         | ({} if rule.columns else {rule.target[0]: TEXT})
         | ({split_column: TEXT} if split_column and split["by"] in ("column", "group") else {}),
         formats={name: column.formats for name, column in own.items() if column.formats is not None},
@@ -129,7 +130,7 @@ def load_table(
         names=names,
         exact=(*rule.target, *([split_column] if split_column else [])),
     )
-    _check_target(rule, drop, own)
+    _check_columns(rule, drop, own, settings.embedded)
     tables = {"train": _read(source["train"], dialect, reading)}
     train = tables["train"]
     if split_column and split_column not in train.cells:
@@ -198,10 +199,13 @@ def _fields(reading: Reading) -> dict[str, Any]:
     return {name: getattr(reading, name) for name in Reading.__slots__}
 
 
-def _check_target(rule: LabelRule, drop: Sequence[str], own: Mapping[str, ColumnSettings]) -> None:
+def _check_columns(rule: LabelRule, drop: Sequence[str], own: Mapping[str, ColumnSettings], embedded: Sequence[str]) -> None:
     for name in rule.target:
-        if name in drop or name in own:
-            raise DataError(f"column {name!r} is in data.target; it cannot be in data.source.drop or .columns too")
+        if name in drop or name in own or name in embedded:
+            raise DataError(f"column {name!r} is in data.target; it cannot be in data.source.drop, .columns or data.embedded too")
+    for name in embedded:
+        if name in drop or (name in own and own[name].kind not in (None, "category")):
+            raise DataError(f"column {name!r} is in data.embedded; it cannot be dropped or of another kind than category")
 
 
 def _split(table: Columns, labels: Labels, split: Mapping[str, Any], names: Sequence[str]) -> dict[str, I64]:
@@ -247,7 +251,7 @@ def _fit(
     def cells() -> Iterator[tuple[str, Compact]]:
         for name in features:
             taken = train.cells[name][row_N]
-            if isinstance(taken, Coded) and (name not in own or own[name].kind is None):
+            if isinstance(taken, Coded) and name not in settings.embedded and (name not in own or own[name].kind is None):
                 _check_no_typos(name, taken, train, row_N, settings)
             yield name, taken
 

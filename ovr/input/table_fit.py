@@ -16,7 +16,7 @@ from ovr.input.cells import MISSING, Cells, Coded, Hashed, read_numbers, read_te
 from ovr.input.columns import ALLOW, ERROR, PARTS, CategoryColumn, Column, DateColumn, NumericColumn, time_parts
 from ovr.input.table import TableEncoder
 
-KINDS = ("numeric", "category", "date", "index")
+KINDS = ("numeric", "category", "date")
 SCALES = ("standard", "quantile")
 MAX_POINTS = 256  # of the curve of a quantile scale
 MAX_RARE = 1000  # rare categories that are kept by name
@@ -68,6 +68,7 @@ class TableSettings:
     max_categories: int = 100  # of a column with a place for each; above, the text's hash has one of `num_buckets`
     min_count: int = 2  # training rows below which a category counts as not known
     num_buckets: int = 256
+    embedded: tuple[str, ...] = ()  # columns that are one number, the index of an embedding of `num_buckets`
 
     def __post_init__(self) -> None:
         if self.scale not in SCALES:
@@ -110,7 +111,8 @@ def fit_table(
     notes: dict[str, str] = {}
     for name, column in cells:
         own = columns.get(name, ColumnSettings())
-        kind = own.kind or kind_of(column, settings.marks, settings.date_formats if own.formats is None else own.formats)
+        formats = settings.date_formats if own.formats is None else own.formats
+        kind = own.kind or ("category" if name in settings.embedded else kind_of(column, settings.marks, formats))
         if kind is None:
             notes[name] = "no training row has a value"
             continue
@@ -130,7 +132,7 @@ def _fit_column(kind: str, name: str, cells: Cells, settings: TableSettings, own
         return _numeric(name, cells, settings, own)
     if kind == "date":
         return _date(name, cells, settings, own)
-    return _category(name, cells, settings, own, index=kind == "index")
+    return _category(name, cells, settings, own)
 
 
 def _numeric(name: str, cells: Cells, settings: TableSettings, own: ColumnSettings) -> NumericColumn | str:
@@ -198,7 +200,8 @@ def _date(name: str, cells: Cells, settings: TableSettings, own: ColumnSettings)
     )
 
 
-def _category(name: str, cells: Cells, settings: TableSettings, own: ColumnSettings, *, index: bool) -> CategoryColumn | str:
+def _category(name: str, cells: Cells, settings: TableSettings, own: ColumnSettings) -> CategoryColumn | str:
+    index = name in settings.embedded  # such a column is kept whatever it holds: the network has vectors for it
     coded, bad_P = read_texts(cells, settings.marks)
     _check_read(name, bad_P, "a text, a number or a time")
     categories: tuple[str, ...] = ()
@@ -208,13 +211,13 @@ def _category(name: str, cells: Cells, settings: TableSettings, own: ColumnSetti
     else:
         count_V = np.bincount(coded.code_N[coded.code_N >= 0], minlength=len(coded.values))
         has_missing = bool((coded.code_N == MISSING).any())
-        if not count_V.any():
+        if not count_V.any() and not index:
             return "no training row has a value"
-        if np.count_nonzero(count_V) == 1 and not has_missing:
+        if np.count_nonzero(count_V) == 1 and not has_missing and not index:
             return f"every training row has {coded.values[int(count_V.argmax())]!r}"
         categories = tuple(sorted(coded.values[v] for v in np.flatnonzero(count_V >= settings.min_count).tolist()))
         rare = tuple(sorted(coded.values[v] for v in np.flatnonzero((count_V > 0) & (count_V < settings.min_count)).tolist()))
-        if not categories:
+        if not categories and not index:
             return f"no text is there {settings.min_count} times, as of a column that numbers the rows"
         hashed = len(categories) > (settings.num_buckets - 2 if index else settings.max_categories)
     unknown = own.unknown or settings.unknown

@@ -242,7 +242,7 @@ def test_kinds_may_be_given_and_columns_left_out(tmp_path):
     for changes, message in (
         ({"columns": {"job": "numeric"}}, r"line 2, column 'job' holds 'clerk'; expected a finite number"),
         ({"columns": {"job": "date"}}, r"line 2, column 'job' holds 'clerk'; expected a time of ISO 8601"),
-        ({"columns": {"job": "word"}}, "column 'job' has kind 'word'; expected one of numeric, category, date, index"),
+        ({"columns": {"job": "word"}}, "column 'job' has kind 'word'; expected one of numeric, category, date"),
         ({"columns": {"job": {"sort": 1}}}, r"column 'job' has settings .*, got \['sort'\]"),
         ({"columns": {"jobs": "numeric"}}, "has no column 'jobs'"),
         ({"columns": {"label": "category"}}, "column 'label' is in data.target"),
@@ -252,6 +252,17 @@ def test_kinds_may_be_given_and_columns_left_out(tmp_path):
     ):
         with pytest.raises(DataError, match=message):
             load(path, **changes)
+
+
+def test_embedded_columns_end_a_row(tmp_path):
+    cfg = {"embedded": ["job", "age"], "num_buckets": 100}
+    path = write(tmp_path / "a.csv", mixed_rows(), header=MIXED)
+    splits = load(path, encoding=cfg)
+    assert splits.input.columns[-2:] == ("age", "job")
+    assert set(splits.train.x[:, -1]) == {0, 2, 3, 4}
+    for changes in ({"drop": ["job"]}, {"columns": {"job": "numeric"}}, {"encoding": {"embedded": ["label"]}}):
+        with pytest.raises(DataError, match=r"is in data\.(embedded|target); it cannot be"):
+            load(path, **{"encoding": cfg, **changes})
 
 
 def test_a_text_that_first_comes_late_makes_the_column_a_category(tmp_path, monkeypatch):

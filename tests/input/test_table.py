@@ -71,7 +71,7 @@ def test_many_categories_are_hashed_alike_on_every_machine():
 
 
 def test_an_index_of_an_embedding_comes_last_and_counts_missing_and_unknown():
-    encoder = fit(own={"job": "index"}, num_buckets=8)
+    encoder = fit(embedded=("job",), num_buckets=8)
     assert encoder.tensor.columns[-1] == "job"
     assert [value(encoder, {**ROW, "job": cell}, "job") for cell in (None, "never seen", "pilot", "clerk", "cook")] == [
         0,
@@ -80,9 +80,12 @@ def test_an_index_of_an_embedding_comes_last_and_counts_missing_and_unknown():
         2,
         3,
     ]
-    encoder = fit({"town": [f"town {n % 40}" for n in range(120)]}, own={"town": "index"}, num_buckets=16)
+    encoder = fit({"town": [f"town {n % 40}" for n in range(120)]}, embedded=("town",), num_buckets=16)
     got = encoder.encode({"town": ["town 7", None]})
     np.testing.assert_array_equal(got, [[2 + text_hash("town 7") % 14], [0]])
+    kept = fit({"a": ["x"] * 3, "b": [""] * 3, "c": list("uvw")}, embedded=("a", "b", "c"), num_buckets=8)
+    assert kept.tensor.columns == ("a", "b", "c")
+    np.testing.assert_array_equal(kept.encode([{"a": "x", "b": None, "c": None}]), [[2, 0, 0]])
 
 
 def test_dates_are_the_year_and_points_on_circles():
@@ -288,7 +291,7 @@ def test_kinds_as_cells_look():
 
 
 def test_what_is_written_is_read_back():
-    encoder = fit(scale="quantile", own={"job": "index"})
+    encoder = fit(scale="quantile", embedded=("job",))
     again = encoder_from_json(json.loads(json.dumps(encoder.to_json())))
     assert again == encoder
     np.testing.assert_array_equal(again.encode(COLUMNS), encoder.encode(COLUMNS))
