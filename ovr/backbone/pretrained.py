@@ -37,7 +37,8 @@ def load_encoder(path: str) -> Any:
             "backbone=transformer needs the package transformers, which is not installed: pip install 'ovr[text]'"
         ) from None
     folder = Path(path).expanduser()
-    with _quiet(transformers):
+    # Where a model is only measured (on torch's meta device), transformers could not load: this part is then made for real.
+    with _quiet(transformers), torch.device("cpu"):
         if (folder / BACKBONE_WEIGHTS).is_file():
             encoder = _of_bundle(transformers, folder)
         else:

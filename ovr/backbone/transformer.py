@@ -16,7 +16,10 @@ from ovr.backbone.pretrained import config_buffer, load_encoder
 from ovr.errors import ConfigError
 
 POOLINGS = ("mean", "cls", "max")
-EVAL_TOKENS = 4096  # of the rows that are encoded together in eval mode; see `_in_parts`
+# Of the rows that are encoded together; see `_in_parts`. In training a GPU takes a batch as a whole, as more and smaller products
+# would not fill it.
+EVAL_TOKENS = 4096
+TRAIN_TOKENS = 512
 
 
 class Transformer(nn.Module):
@@ -108,9 +111,11 @@ class Transformer(nn.Module):
         """Return features (B, D) of rows (B, L, 2)."""
         if torch.compiler.is_exporting():
             return self._features(x)
-        if self.encoder.training:
-            return self._features(x[:, : _longest(x)])
-        return self._in_parts(x)
+        if not self.encoder.training:
+            return self._in_parts(x, EVAL_TOKENS)
+        if x.device.type == "cpu":
+            return self._in_parts(x, TRAIN_TOKENS)
+        return self._features(x[:, : _longest(x)])
 
     def _features(self, x_BL2: Tensor) -> Tensor:
         number_BL = x_BL2[..., 0].long()
@@ -132,7 +137,7 @@ class Transformer(nn.Module):
         z_BW = torch.where(mask_BL1, h_BLW, least).amax(1) if self.pooling == "max" else h_BLW[:, 0]
         return torch.where(mask_BL1.any(1), z_BW, 0.0)
 
-    def _in_parts(self, x_BL2: Tensor) -> Tensor:
+    def _in_parts(self, x_BL2: Tensor, num_tokens: int) -> Tensor:
         """Encode rows of about the same length together, without the padding that they share.
 
         Of 1,024 short texts of 3 to 40 tokens, taken at once, two thirds of the work would be padding.
@@ -140,14 +145,14 @@ class Transformer(nn.Module):
         length_B = (x_BL2[..., 1] > 0).sum(1)
         order_B = length_B.argsort(descending=True, stable=True)
         lengths = length_B[order_B].tolist()
-        z_BD = x_BL2.new_zeros(len(x_BL2), self.num_features)
+        parts = []
         start = 0
         while start < len(lengths):
             length = max(lengths[start], 1)
-            rows = order_B[start : start + max(EVAL_TOKENS // length, 1)]
-            z_BD[rows] = self._features(x_BL2[rows, :length]).to(z_BD.dtype)
+            rows = order_B[start : start + max(num_tokens // length, 1)]
+            parts.append(self._features(x_BL2[rows, :length]))
             start += len(rows)
-        return z_BD
+        return torch.cat(parts)[order_B.argsort()]
 
     def merged(self) -> "Transformer":
         """Make adapters part of the weights that they adapt, in place, and return self: fit for export, not for training on."""
