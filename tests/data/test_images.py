@@ -1,9 +1,11 @@
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from ovr.data.images import EncodedRows, load_images
+from ovr.data.label_cells import LabelRule
 from ovr.data.lazy import CheckedRows
 from ovr.data.splits import standardization
 from ovr.errors import DataError
@@ -15,11 +17,24 @@ FRACTIONS = {"train": 0.5, "val": 0.25, "calib": 0.125, "test": 0.125}
 COLOURS = {"cat": (250, 0, 0), "dog": (0, 250, 0)}
 
 
+RULE = {
+    "many": False,
+    "separator": None,
+    "names_file": None,
+    "no_class": [],
+    "no_label": "refuse",
+    "outside": "refuse",
+    "hierarchy": "/",
+    "add_parents": False,
+}
+MANY = LabelRule(**{**RULE, "many": True, "separator": ";"})
+
+
 def load(path, *, by="stratified", column=None, fractions=FRACTIONS, **changes):
     settings = {
         "path_column": "path",
         "target": "label",
-        "separator": None,
+        "rule": LabelRule(**RULE),
         "classes": [],
         "size": [4, 6],
         "mode": "rgb",
@@ -88,12 +103,12 @@ def test_a_folder_a_split_and_what_is_missing_comes_off_train(folder):
     splits = load(folder, by="file")
     assert [len(getattr(splits, name)) for name in FRACTIONS] == [8, 4, 2, 2]
     assert {int(x.max()) for x in splits.test.x} == {243}
-    with pytest.raises(DataError, match=r"fractions must name train, val, calib; calib not given"):
+    with pytest.raises(DataError, match=r"no row is val, calib; such rows come off train by split\.fractions, which lacks calib"):
         load(folder, by="file", fractions={"train": 0.8, "val": 0.2})
-    with pytest.raises(DataError, match="split fractions must be positive numbers"):
+    with pytest.raises(DataError, match=r"split\.fractions must be numbers above 0"):
         load(folder, by="file", fractions={**FRACTIONS, "val": 0})
     shutil.move(folder / "train", folder / "val")
-    with pytest.raises(DataError, match="no row is of split train; there are rows of val, test"):
+    with pytest.raises(DataError, match=r"the file's split: no row is train; the rows are val, test"):
         load(folder, by="file")
 
 
@@ -127,8 +142,8 @@ def test_files_of_no_class_or_no_image_are_named(folder):
     (folder / "empty").mkdir()
     with pytest.raises(DataError, match="holds no image; expected"):
         load(folder / "empty")
-    with pytest.raises(DataError, match=r"but .* is a folder"):
-        load(folder, column="split")
+    with pytest.raises(DataError, match=r"data\.split\.by=column needs a table, and .* is a folder"):
+        load(folder, by="column", column="split")
 
 
 @pytest.fixture
@@ -141,11 +156,18 @@ def table(folder, tmp_path):
 
 
 def test_a_table_of_paths_with_many_labels_and_a_column_of_splits(table):
-    splits = load(table, by="column", column="part", separator=";")
+    splits = load(table, by="column", column="part", rule=MANY)
     assert splits.taxonomy.ids == ("cat", "dog", "even")
     assert [len(getattr(splits, name)) for name in FRACTIONS] == [8, 2, 2, 4]
     assert ids_of(splits, "test") == [["cat", "even"], ["cat"], ["dog", "even"], ["dog"]]
-    assert len(load(table, separator=";").train) == 8
+    assert len(load(table, rule=MANY).train) == 8
+
+
+def test_a_group_of_images_is_in_one_split(table):
+    table.write_text(table.read_text().replace(",train", ",a").replace(",val", ",b").replace(",calib", ",c").replace(",test", ",d"))
+    splits = load(table, by="group", column="part", rule=MANY)
+    assert sum(len(getattr(splits, name)) for name in FRACTIONS) == 16
+    assert sorted(len(getattr(splits, name)) for name in FRACTIONS) == [2, 2, 4, 8]
 
 
 def test_what_a_table_lacks_is_named(table):
@@ -153,19 +175,22 @@ def test_what_a_table_lacks_is_named(table):
     with pytest.raises(DataError, match=r"has columns \['path', 'label', 'part'\]; missing file"):
         load(table, path_column="file")
     with pytest.raises(DataError, match=r"line 2: labels outside the taxonomy of 1 classes: 'cat'"):
-        load(table, separator=";", classes=["even"])
+        load(table, rule=MANY, classes=["even"])
     with pytest.raises(DataError, match=r"data\.source\.classes is 'even'; expected a list"):
-        load(table, separator=";", classes="even")
-    with pytest.raises(DataError, match=r"data\.split has by=column and column=None"):
+        load(table, rule=MANY, classes="even")
+    with pytest.raises(DataError, match=r"split\.column is None with split\.by=column; expected the name of a column"):
         load(table, by="column")
     with pytest.raises(DataError, match=r"by=file is for folders"):
         load(table, by="file")
     table.write_text(text.replace("calib", "holdout"))
-    with pytest.raises(DataError, match=r"line 7: the split is 'holdout'; expected one of train"):
-        load(table, by="column", column="part", separator=";")
+    with pytest.raises(DataError, match=r"row 5: column 'part' holds 'holdout', which names no split"):
+        load(table, by="column", column="part", rule=MANY)
     table.write_text(text.replace("cat;even", "", 1).replace("root/dog/3.png", ""))
-    with pytest.raises(DataError, match=r"images\.csv: line 2 has no label; line 13 has no path"):
+    with pytest.raises(DataError, match=r"images\.csv, line 13 has no path"):
         load(table)
+    table.write_text(text.replace("cat;even", "").replace("dog;,", ",", 1))
+    with pytest.raises(DataError, match=r"images\.csv, line 2 has no label, nor have 4 more; set data\.source\.rule\.no_label"):
+        load(table, rule=MANY)
     table.write_text("path,label\n")
     with pytest.raises(DataError, match="has a header but no rows"):
         load(table)
@@ -174,9 +199,12 @@ def test_what_a_table_lacks_is_named(table):
 def test_files_may_lie_anywhere_and_a_row_may_have_no_label(table):
     text = table.read_text().replace("cat;even", "").replace("root/", f"{table.parent}/root/../root/")
     table.write_text(text)
-    splits = load(table, by="column", column="part", separator=";")
+    splits = load(table, by="column", column="part", rule=replace(MANY, no_label="negative"))
     assert ids_of(splits, "calib") == [["cat"], ["dog"]]
     assert ids_of(splits, "val") == [[], ["dog", "even"]]
+    splits = load(table, by="column", column="part", rule=replace(MANY, no_label="leave_out"))
+    assert ids_of(splits, "val") == [["dog", "even"]]
+    assert len(splits.train) == 6
 
 
 @pytest.fixture
@@ -204,7 +232,7 @@ def test_an_npz_with_many_labels_a_row(tmp_path, arrays):
     splits = load(tmp_path / "a.npz", by="column", column="part", size=None, classes=["all", "even", "third"])
     np.testing.assert_array_equal(splits.calib.labels.dense()[0], target_NK[[3, 4, 11, 12]])
     assert load(tmp_path / "a.npz").taxonomy.ids == ("0", "1", "2")
-    with pytest.raises(DataError, match=r"y has 3 columns; data\.source\.classes names 2"):
+    with pytest.raises(DataError, match=r"y has 3 columns, and 2 classes are named"):
         load(tmp_path / "a.npz", classes=["all", "even"])
 
 
@@ -241,8 +269,8 @@ def test_the_size_must_be_said_for_files(folder):
         load(folder, size=28)
     with pytest.raises(DataError, match="is -1; expected a whole number of at least 0"):
         load(folder, memory_mib=-1)
-    with pytest.raises(DataError, match=r"split\.by is 'time'"):
-        load(folder, by="time")
+    with pytest.raises(DataError, match=r"split\.by=time needs a table, and .* is a folder"):
+        load(folder, by="time", column="day")
 
 
 def test_above_the_limit_of_memory_rows_are_made_when_they_are_asked_for(folder, monkeypatch):
