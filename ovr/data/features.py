@@ -4,8 +4,9 @@ N = rows, K = classes
 """
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from ovr.data.labels import Labels
 from ovr.data.lazy import ArrayRows, LazyArray, SomeRows, in_memory
 from ovr.data.named_labels import LabelReader, NamedLabels, labels_of_array, labels_of_lines
 from ovr.data.parquet import ParquetRows, read_parquet
-from ovr.data.splits import SPLIT_NAMES, Splits, make_splits, stratified_split
+from ovr.data.splits import SPLIT_NAMES, Splits, make_splits
+from ovr.data.splitting import SplitRule, split_rows
 from ovr.errors import DataError, InputError
 
 X = NDArray[Any] | LazyArray
@@ -32,6 +34,7 @@ class _Source:
     target: str
     classes: Sequence[str]
     label_numbers: str
+    others: tuple[str, ...]  # columns of a Parquet that are neither
 
 
 def load_features(
@@ -64,7 +67,8 @@ def load_features(
             "data=features takes data.path=FILE, or data.files.train=FILE and files for other splits; "
             f"got path={path!r} and files for {', '.join(given) or 'none'}"
         )
-    source = _Source(embedding, target, classes, label_numbers)
+    others = () if split.get("column") is None else (split["column"],)
+    source = _Source(embedding, target, classes, label_numbers, others)
     read = (
         {"train": _read(path, labels, source)}
         if path is not None
@@ -82,32 +86,34 @@ def load_features(
     parts = {name: (other, other_named.of(taxonomy)) for name, (_, other, other_named) in read.items()}
     missing = [name for name in SPLIT_NAMES if name not in parts]
     if missing:
-        rows = rows_by_rule(split, parts["train"][1], ["train", *missing])
+        file = Path(given["train"] if path is None else path).expanduser()
+        rows = rows_by_rule(split, parts["train"][1], ["train", *missing], partial(_cells, file))
         parts |= {name: (_some(x, row_B), parts["train"][1].take(row_B)) for name, row_B in rows.items()}
     return make_splits(taxonomy, schema, parts)
 
 
-def rows_by_rule(split: Mapping[str, Any], labels: Labels, names: Sequence[str]) -> dict[str, NDArray[np.int64]]:
-    """Return the rows of the splits `names`, as the rule says; its fractions are scaled to those of `names`.
+def rows_by_rule(
+    split: Mapping[str, Any], labels: Labels, names: Sequence[str], values: Callable[[str], Sequence[Any]]
+) -> dict[str, NDArray[np.int64]]:
+    """Return the rows of the splits `names` by a `SplitRule`, whose fractions are scaled to those of `names`.
+
+    Args:
+        values: gives the cells of a column, one a row.
 
     Raises:
-        DataError: a rule that cannot be followed.
+        DataError: a rule that cannot be followed, or gives other splits.
     """
-    fractions = {name: split["fractions"].get(name) for name in names}
-    if None in fractions.values():
-        raise DataError(f"split.fractions are {dict(split['fractions'])}; expected one for each of {', '.join(names)}")
-    if not all(isinstance(value, int | float) and value > 0 for value in fractions.values()):
-        raise DataError(f"split.fractions must be positive numbers, got {fractions}")
-    total = sum(fractions.values())
-    if split["by"] != "stratified":
-        raise DataError(f"rows are split by {split['by']!r}; expected 'stratified'")
-    num_K = labels.num_positives_K()
-    order_P = np.lexsort((num_K[labels.positives.column_P], labels.positives.row_P))
-    rarest_N = np.full(len(labels), labels.num_heads)
-    row_P = labels.positives.row_P[order_P]
-    first_P = np.flatnonzero(np.diff(row_P, prepend=-1))
-    rarest_N[row_P[first_P]] = labels.positives.column_P[order_P][first_P]
-    return stratified_split(rarest_N, {name: value / total for name, value in fractions.items()}, seed=split["seed"])
+    if split.get("by") == "file":
+        raise DataError("data.source.split.by=file: where each split has files of its own, name them in data.files")
+    fractions = split.get("fractions") or {}
+    if lacking := [name for name in names if not isinstance(fractions.get(name), int | float)]:
+        raise DataError(f"data.source.split.fractions has no share for {', '.join(lacking)}, got {dict(fractions)}")
+    total = sum(fractions[name] for name in names)
+    rule = SplitRule.of({**split, "fractions": {name: fractions[name] / total for name in names} if total > 0 else fractions})
+    rows = split_rows(rule, labels, None if rule.column is None else values(rule.column))
+    if set(rows) != set(names):
+        raise DataError(f"column {rule.column!r} gives rows of {', '.join(rows)}; expected {', '.join(names)}, which have no files")
+    return rows
 
 
 def _read(path: str, labels: str | None, source: _Source) -> tuple[tuple[str, ...], X, NamedLabels]:
@@ -121,7 +127,8 @@ def _read(path: str, labels: str | None, source: _Source) -> tuple[tuple[str, ..
     x: X
     if file.suffix == ".parquet":
         named_columns = [source.embedding] if isinstance(source.embedding, str) else source.embedding
-        x, columns = read_parquet(file, columns=named_columns, target=source.target if labels is None else None)
+        others = source.others if labels is not None else (source.target, *source.others)
+        x, columns = read_parquet(file, columns=named_columns, others=others)
     else:
         x = _array(file, _one_name(source.embedding) if file.suffix == ".npz" else None)
     if isinstance(x, np.ndarray):
@@ -149,12 +156,22 @@ def _labels(file: Path, source: _Source) -> NamedLabels:
         return labels_of_lines(file)
     if file.suffix == ".parquet":
         reader = LabelReader(str(file))
-        ParquetRows(file, (), source.target).add_labels(reader)
+        ParquetRows(file, ()).add_labels(reader, source.target)
         return reader.result()
     if file.suffix not in (".npy", ".npz"):
         raise DataError(f"{file} is of another kind of labels than .npy, .npz, .jsonl or .parquet")
     array = _array(file, source.target if file.suffix == ".npz" else None)
     return labels_of_array(array, classes=source.classes, label_numbers=source.label_numbers, where=str(file))
+
+
+def _cells(file: Path, column: str) -> Sequence[Any]:
+    """Return the values that rows are split by."""
+    if file.suffix == ".parquet":
+        return ParquetRows(file, ()).values(column)
+    if file.suffix == ".npz":
+        cells: list[Any] = _array(file, column).tolist()
+        return cells
+    raise DataError(f"{file} has no column {column!r} to split by; expected split.by=stratified, a Parquet or an npz file")
 
 
 def _array(file: Path, name: str | None) -> NDArray[Any]:

@@ -20,11 +20,11 @@ from ovr.errors import DataError
 
 @dataclass(frozen=True)
 class ParquetRows:
-    """A file of rows. `columns` names the list column, or several columns of numbers; none: all columns but `target`."""
+    """A file of rows. `columns` names the list column, or several columns of numbers; none: all columns but the `others`."""
 
     path: Path
     columns: tuple[str, ...]
-    target: str | None
+    others: tuple[str, ...] = ()
 
     @cached_property
     def file(self) -> Any:
@@ -41,19 +41,16 @@ class ParquetRows:
             file = pyarrow.parquet.ParquetFile(self.path)
         except (OSError, pyarrow.ArrowException) as error:
             raise DataError(f"{self.path} cannot be read as Parquet: {error}") from None
-        names = file.schema_arrow.names
-        wanted = [*self.columns, *([] if self.target is None else [self.target])]
-        missing = [name for name in wanted if names.count(name) != 1]
-        if missing:
-            raise DataError(f"{self.path} has columns {names}; expected one named {missing[0]!r}")
+        for name in self.columns:
+            self._check_column(file, name)
         return file
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         """The columns that hold the rows."""
-        names = self.columns or tuple(name for name in self.file.schema_arrow.names if name != self.target)
+        names = self.columns or tuple(name for name in self.file.schema_arrow.names if name not in self.others)
         if not names:
-            raise DataError(f"{self.path} has no column but {self.target!r}; expected columns of numbers beside it")
+            raise DataError(f"{self.path} has no columns but {', '.join(self.others)}; expected columns of numbers beside them")
         return names
 
     @cached_property
@@ -133,14 +130,25 @@ class ParquetRows:
                 row += len(chunk)
             return x
 
-    def add_labels(self, reader: LabelReader) -> None:
-        """Add the labels of all rows, row group by row group: one a row, or a list.
+    def values(self, column: str) -> list[Any]:
+        """Return the values of a column, one a row; None where one is missing.
 
         Raises:
-            DataError: the labels are neither texts nor whole numbers, or one is missing.
+            DataError: there is no such column.
         """
+        self._check_column(self.file, column)
+        values: list[Any] = self.file.read(columns=[column], use_threads=False).column(0).to_pylist()
+        return values
+
+    def add_labels(self, reader: LabelReader, target: str) -> None:
+        """Add the labels of all rows, which are in the column `target`, row group by row group: one a row, or a list.
+
+        Raises:
+            DataError: there is no such column, the labels are neither texts nor whole numbers, or one is missing.
+        """
+        self._check_column(self.file, target)
         for group in range(len(self.group_sizes)):
-            for chunk in self.file.read_row_group(group, columns=[self.target], use_threads=False).column(0).chunks:
+            for chunk in self.file.read_row_group(group, columns=[target], use_threads=False).column(0).chunks:
                 lists = hasattr(chunk.type, "value_field")
                 if lists and chunk.null_count:
                     row = reader.num_rows + int(np.flatnonzero(chunk.is_null().to_numpy(zero_copy_only=False))[0])
@@ -150,6 +158,11 @@ class ParquetRows:
                 coded = (chunk.flatten() if lists else chunk).dictionary_encode()
                 lengths = chunk.value_lengths().to_numpy() if lists else np.ones(len(chunk), np.int64)
                 reader.add(coded.dictionary.to_pylist(), lengths, coded.indices.fill_null(-1).to_numpy())
+
+    def _check_column(self, file: Any, name: str) -> None:
+        names = file.schema_arrow.names
+        if names.count(name) != 1:
+            raise DataError(f"{self.path} has columns {names}; expected one named {name!r}")
 
     def _lists(self, chunk: Any, first: int, width: int) -> NDArray[Any]:
         null = chunk.is_null().to_numpy(zero_copy_only=False)
@@ -162,13 +175,13 @@ class ParquetRows:
         return values.reshape(len(chunk), width)
 
 
-def read_parquet(path: Path, *, columns: Sequence[str], target: str | None) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+def read_parquet(path: Path, *, columns: Sequence[str], others: Sequence[str]) -> tuple[NDArray[np.float32], tuple[str, ...]]:
     """Return the rows (N, D) of a whole file, and the names of the D columns if it has as many.
 
     Raises:
         DataError: what `ParquetRows` refuses.
     """
-    rows = ParquetRows(path, tuple(columns), target)
+    rows = ParquetRows(path, tuple(columns), tuple(others))
     x = np.empty((rows.num_rows, rows.width), np.float32)
     start = 0
     for group, size in enumerate(rows.group_sizes):

@@ -35,7 +35,7 @@ class RowGroups:
     start_G1: I64
 
     @classmethod
-    def of(cls, files: Sequence[Path], columns: Sequence[str], target: str) -> "RowGroups":
+    def of(cls, files: Sequence[Path], columns: Sequence[str], others: Sequence[str]) -> "RowGroups":
         """Return the row groups of all files, in order; each file is opened once and its rows are not read.
 
         Raises:
@@ -46,7 +46,7 @@ class RowGroups:
         sizes: list[int] = []
         first: ParquetRows | None = None
         for number, path in enumerate(files):
-            here = ParquetRows(path, tuple(columns), target)
+            here = ParquetRows(path, tuple(columns), tuple(others))
             if here.num_rows == 0:
                 continue
             if first is None:
@@ -158,7 +158,7 @@ class ParquetShards:
             return self._open[number]
         while len(self._open) >= MAX_OPEN_FILES:
             self._open.popitem(last=False)[1].close()
-        file = ParquetRows(self.groups.files[number], self.groups.columns, None)
+        file = ParquetRows(self.groups.files[number], self.groups.columns)
         self._open[number] = file
         return file
 

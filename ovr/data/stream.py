@@ -6,6 +6,7 @@ N = rows, B = rows of one split
 import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ovr.data.features import rows_by_rule
 from ovr.data.labels import Labels
 from ovr.data.lazy import LazyArray, SomeRows, blocks
 from ovr.data.moments import Moments
+from ovr.data.parquet import ParquetRows
 from ovr.data.shards import ParquetShards
 from ovr.data.splits import SPLIT_NAMES, Splits, make_splits
 from ovr.data.stream_files import StreamFiles
@@ -61,10 +63,11 @@ def load_stream(
     if "train" not in given:
         raise DataError(f"data=stream takes data.files.train=PATTERN; got files for {', '.join(given) or 'none'}")
     kept = StreamFiles(Path(cache_dir).expanduser())
+    others = [] if split.get("column") is None else [split["column"]]
     columns = [embedding] if isinstance(embedding, str) else list(embedding)
     parts: dict[str, tuple[LazyArray, Any]] = {}
     for name in sorted(given, key=SPLIT_NAMES.index):
-        key, groups, named = kept.index(given[name], columns=columns, target=target)
+        key, groups, named = kept.index(given[name], columns=columns, target=target, others=others)
         x = ParquetShards(groups, shape=tuple(shape) or (groups.width,), buffer_rows=buffer_rows)
         if name == "train":
             train, train_key, taxonomy = x, key, named.taxonomy(classes)
@@ -74,8 +77,8 @@ def load_stream(
     labels: Labels = parts["train"][1]
     missing = [name for name in SPLIT_NAMES if name not in parts]
     if missing:
-        rows = rows_by_rule(split, labels, ["train", *missing])
         train_key = sha256_bytes(canonical_json([train_key, missing, dict(split)]))
+        rows = kept.rows(train_key, lambda: rows_by_rule(split, labels, ["train", *missing], partial(_cells, given["train"])))
         held_out = {name: rows[name] for name in missing}
         for name, copy in kept.copies(train_key, train, held_out, block_rows=train.locality.buffer_rows).items():
             parts[name] = (copy, labels.take(rows[name]))
@@ -83,6 +86,16 @@ def load_stream(
     else:
         parts["train"] = (_TrainShards(train, np.arange(len(train)), kept, train_key), labels)
     return make_splits(taxonomy, InputSchema(train.schema.shape, train.schema.columns), parts)
+
+
+def _cells(files: Sequence[Path], column: str) -> list[Any]:
+    """Return the values of a column of all files."""
+    cells = []
+    for path in files:
+        file = ParquetRows(path, ())
+        cells += file.values(column)
+        file.close()
+    return cells
 
 
 def _files(patterns: str | Sequence[str], name: str) -> list[Path]:

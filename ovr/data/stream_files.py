@@ -39,7 +39,7 @@ class StreamFiles:
 
     folder: Path
 
-    def index(self, files: list[Path], *, columns: list[str], target: str) -> tuple[str, RowGroups, NamedLabels]:
+    def index(self, files: list[Path], *, columns: list[str], target: str, others: list[str]) -> tuple[str, RowGroups, NamedLabels]:
         """Return (digest, row groups, labels) of the files; their labels are gone through once, their rows are not.
 
         The digest is of each file's path, size and time of change, and not of what it holds.
@@ -48,14 +48,14 @@ class StreamFiles:
             DataError: files that cannot be read, differ in their columns, or hold no labels.
         """
         stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        key = sha256_bytes(canonical_json([SCHEMA_VERSION, stats, columns, target]))
+        key = sha256_bytes(canonical_json([SCHEMA_VERSION, stats, columns, target, others]))
 
         def make(path: Path) -> None:
-            groups = RowGroups.of(files, columns, target)
+            groups = RowGroups.of(files, columns, [target, *others])
             reader = LabelReader(_shown(files))
             for file in files:
-                here = ParquetRows(file, (), target)
-                here.add_labels(reader)
+                here = ParquetRows(file, ())
+                here.add_labels(reader, target)
                 here.close()
             named = reader.result()
             about = {"columns": groups.columns, "in_list": groups.in_list, "width": groups.width}
@@ -86,6 +86,16 @@ class StreamFiles:
         ids = tuple(about["ids"])
         labels = Labels(Entries(arrays["start_N1"], arrays["column_P"]), Entries.none(len(groups)), len(ids))
         return key, groups, NamedLabels(labels, ids, _shown(files), about["numbers"])
+
+    def rows(self, key: str, make: Callable[[], dict[str, I64]]) -> dict[str, I64]:
+        """Return the rows of each split that `key` stands for, drawn once."""
+
+        def write(path: Path) -> None:
+            rows = make()
+            with staged_file(path) as out:
+                np.savez(out, **rows)  # type: ignore[arg-type]  # of splits, none of which is called allow_pickle
+
+        return self._kept(f"{key}.rows.npz", write)
 
     def moments(self, key: str, make: Callable[[], Moments]) -> Moments:
         """Return the moments that `key` stands for, made once."""

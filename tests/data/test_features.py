@@ -95,7 +95,7 @@ def test_splits_without_a_file_are_split_off_the_training_file(tmp_path, x, y):
     assert [len(getattr(whole, name)) for name in SPLIT_NAMES] == [60] * 4
 
 
-def test_multi_label_rows_are_spread_by_their_rarest_class(tmp_path, rng):
+def test_multi_label_rows_are_spread_class_by_class(tmp_path, rng):
     target_NK = rng.random((400, 4)) < [0.9, 0.5, 0.1, 0.05]
     x = np.arange(400.0).reshape(400, 1)
     splits = load(path=saved(tmp_path / "x.npy", x), labels=saved(tmp_path / "y.npy", target_NK))
@@ -174,6 +174,27 @@ def test_a_parquet_that_cannot_be_used_is_refused_with_row_and_column(tmp_path, 
         load(path=tmp_path / "d.parquet")
 
 
+@pytest.mark.parametrize("kind", ["npz", "parquet"])
+def test_rows_are_split_by_a_column(tmp_path, x, y, kind):
+    names = np.array(["train", "train", "train", "val", "calib", "test"])[np.arange(60) % 6]
+    if kind == "npz":
+        np.savez(tmp_path / "d.npz", x=x, y=y, part=names)
+    else:
+        pa = pytest.importorskip("pyarrow")
+        import pyarrow.parquet as pq
+
+        columns = {f"f{d}": x[:, d] for d in range(4)}
+        pq.write_table(pa.table({**columns, "part": names, "y": y}), tmp_path / "d.parquet")
+    split = {**SETTINGS["split"], "by": "column", "column": "part"}
+    splits = load(path=tmp_path / f"d.{kind}", embedding="x" if kind == "npz" else [], split=split)
+    check_rows_and_labels(splits, x, np.eye(3, dtype=bool)[y])
+    for name in SPLIT_NAMES:
+        assert set(names[getattr(splits, name).x[:, 0].astype(int)]) == {name}
+    both = {**NONE, "train": str(tmp_path / f"d.{kind}"), "test": str(tmp_path / f"d.{kind}")}
+    with pytest.raises(DataError, match="column 'part' gives rows of train, val, calib, test; expected train, val, calib, which"):
+        load(files=both, embedding="x" if kind == "npz" else [], split=split)
+
+
 def test_files_that_cannot_be_read_are_refused(tmp_path, x, y):
     labels = saved(tmp_path / "y.npy", y)
     with pytest.raises(DataError, match=r"y\.npy holds rows alone; give their labels as data\.labels"):
@@ -242,10 +263,12 @@ def test_rows_that_do_not_fit_are_refused(tmp_path, x, y):
 @pytest.mark.parametrize(
     ("split", "message"),
     [
-        ({"by": "moon"}, "rows are split by 'moon'"),
-        ({"fractions": {"train": 1.0}}, "expected one for each of train, val, calib, test"),
-        ({"fractions": {**FRACTIONS, "val": 0}}, "must be positive numbers"),
-        ({"fractions": {**FRACTIONS, "val": "few"}}, "must be positive numbers"),
+        ({"by": "moon"}, "split.by is 'moon'"),
+        ({"by": "file"}, "name them in data.files"),
+        ({"by": "group", "column": "g"}, r"x\.npy has no column 'g' to split by"),
+        ({"fractions": {"train": 1.0}}, "has no share for val, calib, test"),
+        ({"fractions": {**FRACTIONS, "val": 0}}, "must be numbers above 0"),
+        ({"fractions": {**FRACTIONS, "val": "few"}}, "has no share for val"),
     ],
 )
 def test_a_rule_that_cannot_be_followed_is_refused(tmp_path, x, y, split, message):

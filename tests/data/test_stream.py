@@ -58,7 +58,7 @@ def y():
 def shards(folder, x, y, *, buffer_rows=40, **how):
     write(folder, x, y, **how)
     files = sorted(folder.glob("*.parquet"))
-    return ParquetShards(RowGroups.of(files, ["x"], "y"), shape=(x.shape[1],), buffer_rows=buffer_rows)
+    return ParquetShards(RowGroups.of(files, ["x"], ["y"]), shape=(x.shape[1],), buffer_rows=buffer_rows)
 
 
 def test_shards_are_one_array(tmp_path, x, y, rng):
@@ -132,6 +132,18 @@ def test_moments_are_those_of_the_training_rows_and_are_kept(tmp_path, load, x, 
     again = load(files=files)
     np.testing.assert_array_equal(standardization(again.train, per="feature")[0], shift)
     assert again.train.x.rows.rows.num_reads == 0
+
+
+def test_rows_are_split_by_the_groups_of_a_column(tmp_path, load, x, y):
+    (tmp_path / "s").mkdir()
+    for number, row_B in enumerate(np.array_split(np.arange(200), 4)):
+        columns = {"p": x[row_B, 0], "q": x[row_B, 1], "who": [f"w{row // 5}" for row in row_B], "y": y[row_B]}
+        pq.write_table(pa.table(columns), tmp_path / "s" / f"part-{number}.parquet", row_group_size=13)
+    split = {"by": "group", "column": "who", "fractions": FRACTIONS, "seed": 0}
+    splits = load(files={"train": str(tmp_path / "s" / "*.parquet")}, embedding=[], split=split)
+    assert splits.input.columns == ("p", "q")
+    groups = [set((getattr(splits, name).x[:][:, 0] // 5).tolist()) for name in SPLIT_NAMES]
+    assert sum(map(len, groups)) == len(set.union(*groups)) == 40
 
 
 def test_a_changed_file_is_counted_again(tmp_path, load, x, y):

@@ -56,8 +56,8 @@ def test_more_rows_than_the_memory_that_is_allowed_are_trained_on(tmp_path):
     write(tmp_path / "train-00.parquet", num_rows, width=width, row_group_size=1000)
     for number in range(1, num_files):  # a file each to whoever reads them
         os.link(tmp_path / "train-00.parquet", tmp_path / f"train-{number:02}.parquet")
-    for name in ("val", "calib", "test"):
-        write(tmp_path / f"{name}-0.parquet", 400, width=width)
+    for seed, name in enumerate(("val", "calib", "test"), start=1):
+        write(tmp_path / f"{name}-0.parquet", 400, width=width, seed=seed)
     size_bytes = num_files * num_rows * width * 4
     assert size_bytes > 1.5 * GIB
     peak_bytes = ovr_train(
