@@ -17,6 +17,7 @@ from ovr.core.schema import InputSchema, check_rows
 from ovr.data.labels import Labels
 from ovr.data.lazy import ArrayRows, LazyArray, SomeRows, in_memory
 from ovr.data.named_labels import LabelReader, NamedLabels, labels_of_array, labels_of_lines
+from ovr.data.origin import Origin, source_files
 from ovr.data.parquet import ParquetRows, read_parquet
 from ovr.data.splits import SPLIT_NAMES, Splits, make_splits
 from ovr.data.splitting import SplitRule, split_rows
@@ -84,24 +85,23 @@ def load_features(
             )
     taxonomy = named.taxonomy(classes)
     parts = {name: (other, other_named.of(taxonomy)) for name, (_, other, other_named) in read.items()}
-    missing = [name for name in SPLIT_NAMES if name not in parts]
-    if missing:
+    numbers = {name: np.arange(len(x)) for name, (_, x, _) in read.items()}
+    rule = None
+    if missing := [name for name in SPLIT_NAMES if name not in parts]:
+        rule = rule_of(split, ["train", *missing])
         file = Path(given["train"] if path is None else path).expanduser()
-        rows = rows_by_rule(split, parts["train"][1], ["train", *missing], partial(_cells, file))
+        rows = rows_by_rule(rule, parts["train"][1], ["train", *missing], partial(_cells, file))
         parts |= {name: (_some(x, row_B), parts["train"][1].take(row_B)) for name, row_B in rows.items()}
-    return make_splits(taxonomy, schema, parts)
+        numbers |= rows
+    read_files = source_files([path, labels, *given.values(), *(label_files.get(name) for name in given)])
+    return make_splits(taxonomy, schema, parts, origin=Origin(read_files, rule, numbers))
 
 
-def rows_by_rule(
-    split: Mapping[str, Any], labels: Labels, names: Sequence[str], values: Callable[[str], Sequence[Any]]
-) -> dict[str, NDArray[np.int64]]:
-    """Return the rows of the splits `names` by a `SplitRule`, whose fractions are scaled to those of `names`.
-
-    Args:
-        values: gives the cells of a column, one a row.
+def rule_of(split: Mapping[str, Any], names: Sequence[str]) -> SplitRule:
+    """Return the rule that divides rows into the splits `names`, to which its fractions are scaled.
 
     Raises:
-        DataError: a rule that cannot be followed, or gives other splits.
+        DataError: settings that are no rule for these splits.
     """
     if split.get("by") == "file":
         raise DataError("data.source.split.by=file: where each split has files of its own, name them in data.files")
@@ -109,7 +109,17 @@ def rows_by_rule(
     if lacking := [name for name in names if not isinstance(fractions.get(name), int | float)]:
         raise DataError(f"data.source.split.fractions has no share for {', '.join(lacking)}, got {dict(fractions)}")
     total = sum(fractions[name] for name in names)
-    rule = SplitRule.of({**split, "fractions": {name: fractions[name] / total for name in names} if total > 0 else fractions})
+    return SplitRule.of({**split, "fractions": {name: fractions[name] / total for name in names} if total > 0 else fractions})
+
+
+def rows_by_rule(
+    rule: SplitRule, labels: Labels, names: Sequence[str], values: Callable[[str], Sequence[Any]]
+) -> dict[str, NDArray[np.int64]]:
+    """Return the rows of the splits `names`; `values` gives the cells of a column, one a row.
+
+    Raises:
+        DataError: the rule cannot be followed, or gives other splits.
+    """
     rows = split_rows(rule, labels, None if rule.column is None else values(rule.column))
     if set(rows) != set(names):
         raise DataError(f"column {rule.column!r} gives rows of {', '.join(rows)}; expected {', '.join(names)}, which have no files")

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from ovr.core.files import canonical_json, sha256_bytes
-from ovr.core.schema import InputSchema
-from ovr.data.features import rows_by_rule
+from ovr.data.features import rows_by_rule, rule_of
 from ovr.data.labels import Labels
 from ovr.data.lazy import LazyArray, SomeRows, blocks
 from ovr.data.moments import Moments
+from ovr.data.origin import Origin
 from ovr.data.parquet import ParquetRows
 from ovr.data.shards import ParquetShards
 from ovr.data.splits import SPLIT_NAMES, Splits, make_splits
@@ -66,8 +66,10 @@ def load_stream(
     others = [] if split.get("column") is None else [split["column"]]
     columns = [embedding] if isinstance(embedding, str) else list(embedding)
     parts: dict[str, tuple[LazyArray, Any]] = {}
+    folders = []
     for name in sorted(given, key=SPLIT_NAMES.index):
-        key, groups, named = kept.index(given[name], columns=columns, target=target, others=others)
+        key, groups, named, folder = kept.index(given[name], columns=columns, target=target, others=others)
+        folders.append(folder)
         x = ParquetShards(groups, shape=tuple(shape) or (groups.width,), buffer_rows=buffer_rows)
         if name == "train":
             train, train_key, taxonomy = x, key, named.taxonomy(classes)
@@ -75,17 +77,18 @@ def load_stream(
             raise DataError(f"{given[name][0]} has rows of {x.schema.to_json()}; {given['train'][0]} has {train.schema.to_json()}")
         parts[name] = (x, named.of(taxonomy))
     labels: Labels = parts["train"][1]
-    missing = [name for name in SPLIT_NAMES if name not in parts]
+    rows = {name: np.arange(len(x)) for name, (x, _) in parts.items()}
+    rule, missing = None, [name for name in SPLIT_NAMES if name not in parts]
+    train_key = sha256_bytes(canonical_json([train_key, list(shape), missing, dict(split) if missing else {}]))
     if missing:
-        train_key = sha256_bytes(canonical_json([train_key, missing, dict(split)]))
-        rows = kept.rows(train_key, lambda: rows_by_rule(split, labels, ["train", *missing], partial(_cells, given["train"])))
+        rule, names = rule_of(split, ["train", *missing]), ["train", *missing]
+        rows |= kept.rows(train_key, partial(rows_by_rule, rule, labels, names, partial(_cells, given["train"])))
         held_out = {name: rows[name] for name in missing}
         for name, copy in kept.copies(train_key, train, held_out, block_rows=train.locality.buffer_rows).items():
             parts[name] = (copy, labels.take(rows[name]))
-        parts["train"] = (_TrainShards(train, rows["train"], kept, train_key), labels.take(rows["train"]))
-    else:
-        parts["train"] = (_TrainShards(train, np.arange(len(train)), kept, train_key), labels)
-    return make_splits(taxonomy, InputSchema(train.schema.shape, train.schema.columns), parts)
+        labels = labels.take(rows["train"])
+    parts["train"] = (_TrainShards(train, rows["train"], kept, train_key), labels)
+    return make_splits(taxonomy, train.schema, parts, origin=Origin(tuple(folders), rule, rows))
 
 
 def _cells(files: Sequence[Path], column: str) -> list[Any]:

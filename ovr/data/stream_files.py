@@ -8,10 +8,11 @@ N = rows
 import fcntl
 import json
 import logging
+import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ovr.data.labels import Labels
 from ovr.data.lazy import I64, LazyArray
 from ovr.data.moments import Moments
 from ovr.data.named_labels import LabelReader, NamedLabels
+from ovr.data.origin import SourceFile, source_folder
 from ovr.data.parquet import ParquetRows
 from ovr.data.shards import RowGroups
 from ovr.errors import DataError
@@ -39,10 +41,12 @@ class StreamFiles:
 
     folder: Path
 
-    def index(self, files: list[Path], *, columns: list[str], target: str, others: list[str]) -> tuple[str, RowGroups, NamedLabels]:
-        """Return (digest, row groups, labels) of the files; their labels are gone through once, their rows are not.
+    def index(
+        self, files: list[Path], *, columns: list[str], target: str, others: list[str]
+    ) -> tuple[str, RowGroups, NamedLabels, SourceFile]:
+        """Return (key, row groups, labels, digest) of the files; their labels are gone through once, their rows are not.
 
-        The digest is of each file's path, size and time of change, and not of what it holds.
+        The key is of each file's path, size and time of change; the digest, for the data card, of what they hold.
 
         Raises:
             DataError: files that cannot be read, differ in their columns, or hold no labels.
@@ -59,7 +63,7 @@ class StreamFiles:
                 here.close()
             named = reader.result()
             about = {"columns": groups.columns, "in_list": groups.in_list, "width": groups.width}
-            about |= {"ids": named.ids, "numbers": named.numbers}
+            about |= {"ids": named.ids, "numbers": named.numbers, "source": asdict(_source(files))}
             with staged_file(path) as out:
                 np.savez(
                     out,
@@ -85,7 +89,7 @@ class StreamFiles:
         )
         ids = tuple(about["ids"])
         labels = Labels(Entries(arrays["start_N1"], arrays["column_P"]), Entries.none(len(groups)), len(ids))
-        return key, groups, NamedLabels(labels, ids, _shown(files), about["numbers"])
+        return key, groups, NamedLabels(labels, ids, _shown(files), about["numbers"]), SourceFile(**about["source"])
 
     def rows(self, key: str, make: Callable[[], dict[str, I64]]) -> dict[str, I64]:
         """Return the rows of each split that `key` stands for, drawn once."""
@@ -150,6 +154,11 @@ class StreamFiles:
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _source(files: list[Path]) -> SourceFile:
+    whole = [file.resolve() for file in files]
+    return source_folder(Path(os.path.commonpath([file.parent for file in whole])), whole)
 
 
 def _shown(files: list[Path]) -> str:

@@ -95,6 +95,16 @@ def test_splits_without_a_file_are_split_off_the_training_file(tmp_path, x, y):
     assert [len(getattr(whole, name)) for name in SPLIT_NAMES] == [60] * 4
 
 
+def test_the_data_card_is_told_of_files_rule_and_rows(tmp_path, x, y):
+    rows, labels = saved(tmp_path / "x.npy", x), saved(tmp_path / "y.npy", y)
+    origin = load(path=rows, labels=labels).origin
+    assert [(file.name, file.size_bytes) for file in origin.files] == [(p.name, p.stat().st_size) for p in (rows, labels)]
+    assert origin.rule.seed == 0
+    assert sorted(np.concatenate(list(origin.row_numbers.values()))) == list(range(60))
+    whole = load(files=dict.fromkeys(SPLIT_NAMES, str(rows)), label_files=dict.fromkeys(SPLIT_NAMES, str(labels)))
+    assert (len(whole.origin.files), whole.origin.rule) == (2, None)
+
+
 def test_multi_label_rows_are_spread_class_by_class(tmp_path, rng):
     target_NK = rng.random((400, 4)) < [0.9, 0.5, 0.1, 0.05]
     x = np.arange(400.0).reshape(400, 1)

@@ -109,6 +109,16 @@ def test_splits_come_off_the_training_files_and_are_copied_once(tmp_path, load, 
     assert other.val.x[:].tolist() != splits.val.x[:].tolist()
 
 
+def test_the_data_card_is_told_of_files_rule_and_rows(tmp_path, load, x, y):
+    files = {"train": write(tmp_path / "s", x, y), "test": write(tmp_path / "t", x, y, num_files=1)}
+    origin = load(files=files).origin
+    assert [(file.name, file.num_files) for file in origin.files] == [("s", 4), ("t", 1)]
+    assert origin.files == load(files=files).origin.files
+    assert (origin.rule.by, list(origin.rule.fractions)) == ("stratified", ["train", "val", "calib"])
+    assert sorted(np.concatenate([origin.row_numbers[name] for name in ("train", "val", "calib")])) == list(range(200))
+    assert len(origin.row_numbers["test"]) == 200
+
+
 def test_files_of_each_split_are_taken_as_they_are(tmp_path, load, x, y):
     files = {
         name: write(tmp_path / name, x[start : start + 50], y[start : start + 50])
@@ -161,6 +171,10 @@ def test_rows_may_be_images_and_labels_lists(tmp_path, load, rng):
     assert splits.input.shape == (3, 2, 2)
     np.testing.assert_array_equal(splits.train.x[5:8], x[5:8].reshape(3, 3, 2, 2))
     np.testing.assert_array_equal(splits.test.labels.dense()[0], target_NK)
+    other = load(files={"train": str(tmp_path / "s" / "*.parquet")}, shape=[2, 6])
+    again = load(files={"train": str(tmp_path / "s" / "*.parquet")}, shape=[12])
+    assert [part.val.x.shape[1:] for part in (other, again)] == [(2, 6), (12,)]
+    assert standardization(again.train, per="feature")[0].shape == (12,)
     with pytest.raises(DataError, match=r"has 12 values a row; data\.source\.shape=\[5\] takes 5"):
         load(files=dict.fromkeys(SPLIT_NAMES, str(tmp_path / "s" / "*.parquet")), shape=[5])
 
