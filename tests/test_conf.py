@@ -8,7 +8,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 import ovr
-from ovr.cli.conf import COMMANDS, conf_dir
+from ovr.cli.conf import COMMANDS, conf_dir, name_of
 from ovr.cli.instantiate import ALLOWED_TARGETS
 
 PLUG_INS = ("augment", "backbone", "head", "loss", "sampler", "data", "calibrator")
@@ -24,6 +24,7 @@ NOT_PLUG_INS = {
     "data/leakage",
     "data/near_duplicates",
     "data/origin",
+    "data/sketch",
     "data/splitting",
     "data/stratify",
     "data/support",
@@ -60,7 +61,7 @@ def targets(node):
 
 def composed(command: str, *overrides: str) -> DictConfig:
     with initialize_config_dir(str(conf_dir()), version_base=None):
-        return compose(command, overrides=list(overrides))
+        return compose(name_of(command), overrides=list(overrides))
 
 
 @pytest.mark.parametrize("path", GROUPS, ids=lambda path: f"{path.parent.name}={path.stem}")

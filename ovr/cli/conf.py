@@ -11,8 +11,14 @@ COMMANDS = {
     "export": "a bundle as standalone ONNX files: backbone, one a head, fused",
     "publish": "a bundle into a Triton model repository, and into a running server",
     "serve": "start Triton on a repository",
+    "data check": "what looks wrong with labelled rows: small classes, leaks, likely label errors, near-duplicates",
     "predict": "rows in (CSV, JSON lines, npy), predictions out, from a bundle or a server",
 }
+
+
+def name_of(command: str) -> str:
+    """Return how the module of a command and its configuration are called."""
+    return command.replace(" ", "_")
 
 
 def conf_dir() -> Path:
@@ -50,8 +56,8 @@ def overview() -> str:
 def command_help(command: str) -> str:
     """Return the text of `ovr COMMAND --help`: its options by group, and its configuration with the comments."""
     root = conf_dir()
-    text = (root / f"{command}.yaml").read_text(encoding="utf-8")
-    groups = [f"  {group}={'|'.join(names)}" for group, names in group_options(command, [root]).items()]
+    text = (root / f"{name_of(command)}.yaml").read_text(encoding="utf-8")
+    groups = [f"  {group}={'|'.join(names)}" for group, names in group_options(name_of(command), [root]).items()]
     return "\n".join(
         [
             f"ovr {command}: {COMMANDS[command]}",
@@ -59,7 +65,7 @@ def command_help(command: str) -> str:
             f"usage: ovr {command} [key=value ...] [-m] [--cfg job] [--config-dir DIR]",
             *(["", "groups:", *groups] if groups else []),
             "",
-            f"configuration (conf/{command}.yaml):",
+            f"configuration (conf/{name_of(command)}.yaml):",
             *(f"  {line}".rstrip() for line in text.split("\n\nhydra:")[0].splitlines()),
         ]
     )

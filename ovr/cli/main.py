@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ovr import __version__
-from ovr.cli.conf import COMMANDS, command_help, conf_dir, overview
+from ovr.cli.conf import COMMANDS, command_help, conf_dir, name_of, overview
 from ovr.cli.nearest import nearest
 from ovr.errors import ConfigError, OvrError
 
@@ -44,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ovr {__version__}")
         return 0
     command, *rest = args
+    if rest and f"{command} {rest[0]}" in COMMANDS:
+        command, *rest = f"{command} {rest[0]}", *rest[1:]
     try:
         if command not in COMMANDS:
             raise ConfigError(f"{command!r} is not a command of ovr; {nearest(command, COMMANDS) or 'see ovr --help'}")
@@ -77,18 +79,18 @@ def run_command(command: str, args: Sequence[str]) -> None:
     rank = ranks(os.environ) if command == "train" else None
     hydra_args = resumed(args) if command == "train" else list(args)
     options, hydra_args = parsed([*hydra_args, *own_record(command, rank)])
-    invocation = Invocation.from_options(command, options, conf_dir())
+    invocation = Invocation.from_options(name_of(command), options, conf_dir())
     existed_before = check(invocation, rank)
     program = sys.argv[0]
 
     def task(cfg: "DictConfig") -> Any:
         job = RunDirectory.current(existed_before=existed_before)
         # Launchers of several processes start them with this process's arguments and `hydra.run.dir`: both must mean this job.
-        sys.argv = [program, command, *job.single_run_args(args, options.config_dir)]
+        sys.argv = [program, *command.split(), *job.single_run_args(args, options.config_dir)]
         point_run_dir_here()
         try:
             with _own_processes():
-                return importlib.import_module(f"ovr.cli.{command}").run(cfg)
+                return importlib.import_module(f"ovr.cli.{name_of(command)}").run(cfg)
         except Exception as error:
             here = ranks(os.environ)
             if here is None or here.rank == 0:
@@ -99,7 +101,7 @@ def run_command(command: str, args: Sequence[str]) -> None:
                 raise  # Hydra says which of the jobs it was
             raise _JobError(error) from error
 
-    task.__module__ = f"ovr.cli.{command}"  # Hydra names the job and its log after it
+    task.__module__ = f"ovr.cli.{name_of(command)}"  # Hydra names the job and its log after it
     with _environment("HYDRA_FULL_ERROR", "1"), _argv([program, *hydra_args]):  # errors come here instead of being printed
         try:
             hydra.main(config_path=str(invocation.config_path), config_name=invocation.config_name, version_base="1.3")(task)()

@@ -10,7 +10,7 @@ from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue
 
 import ovr as package
 from ovr import __version__
-from ovr.cli.conf import COMMANDS, conf_dir
+from ovr.cli.conf import COMMANDS, conf_dir, name_of
 from ovr.cli.main import explain, main
 from ovr.errors import ConfigError, DataError
 
@@ -37,7 +37,7 @@ def test_help_names_every_command(capsys, args):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_help_of_a_command_shows_its_configuration(capsys, command):
-    assert main([command, "--help"]) == 0
+    assert main([*command.split(), "--help"]) == 0
     text = capsys.readouterr().out
     assert COMMANDS[command] in text
     assert "debug: false # true: errors come with a traceback" in text
@@ -52,8 +52,9 @@ def test_the_help_of_train_lists_the_options_of_its_groups(capsys):
 
 def test_every_command_has_a_configuration_and_a_module():
     modules = {path.stem for path in (conf_dir().parent / "ovr" / "cli").glob("*.py")}
-    assert set(COMMANDS) <= modules
-    assert {path.stem for path in conf_dir().glob("*.yaml")} == set(COMMANDS)
+    names = set(map(name_of, COMMANDS))
+    assert names <= modules
+    assert {path.stem for path in conf_dir().glob("*.yaml")} == names
 
 
 @pytest.mark.parametrize("args", [["--help"], ["train", "--help"], ["train", "loss=none"], ["train", "--cfg", "job"]])
@@ -75,6 +76,8 @@ def test_the_version_is_told(capsys):
 def test_an_unknown_command_is_refused_with_the_nearest(capsys):
     assert error_of(capsys, "trian") == "'trian' is not a command of ovr; nearest: train"
     assert "see ovr --help" in error_of(capsys, "xyzzy")
+    for args in (["data"], ["data", "chekc"]):
+        assert error_of(capsys, *args) == "'data' is not a command of ovr; nearest: data check"
 
 
 def test_values_that_are_not_given_are_named_together(capsys):
