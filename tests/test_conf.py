@@ -39,6 +39,7 @@ NOT_PLUG_INS = {
     "data/splits",
     "data/table_labels",
     "data/table_parquet",
+    "data/table_rows",
     "data/stream_files",
     "head/bank",
     "loss/even_odds",

@@ -7,7 +7,7 @@ N = rows, D = numbers of an encoded row
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,14 @@ from ovr.core.taxonomy import with_parents
 from ovr.data.compact import NUMBER, TEXT, TIME, Columns, Reading, read_delimited
 from ovr.data.delimited import Dialect, delimiter_of
 from ovr.data.labels import Labels
-from ovr.data.lazy import RowNumbers
+from ovr.data.origin import Origin, source_files
 from ovr.data.splits import SPLIT_NAMES, Splits, make_splits
 from ovr.data.splitting import SplitRule, split_rows
 from ovr.data.table_labels import LabelRule, class_ids, labels_of
 from ovr.data.table_parquet import read_parquet
+from ovr.data.table_rows import TableRows, encoded
 from ovr.errors import DataError
 from ovr.input.cells import Coded, Compact, cell_at, read_numbers
-from ovr.input.columns import UNREADABLE, Finding
 from ovr.input.table import TableEncoder
 from ovr.input.table_fit import ColumnSettings, TableSettings, fit_table
 
@@ -33,39 +33,8 @@ log = logging.getLogger(__name__)
 
 I64 = NDArray[np.int64]
 STORED = {"numeric": NUMBER, "date": TIME, "category": TEXT}
-BLOCK_ROWS = 1 << 14
 ROW_NUMBER = "the number of the row"
 MOSTLY = 9  # numbers for one text, from which the column is not taken for a category unless that is said
-
-
-@dataclass(frozen=True)
-class TableRows:
-    """Rows (N, D) that are encoded when they are asked for, of cells that are kept as they were read."""
-
-    encoder: TableEncoder
-    cells: Mapping[str, Compact]
-    row_N: I64
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(N, D)."""
-        return len(self.row_N), self.encoder.tensor.size
-
-    @property
-    def dtype(self) -> np.dtype[np.float32]:
-        """That of what is encoded."""
-        return np.dtype(np.float32)
-
-    def __len__(self) -> int:
-        return len(self.row_N)
-
-    def __getitem__(self, rows: RowNumbers) -> NDArray[np.float32]:
-        return self.read(rows)[0]
-
-    def read(self, rows: RowNumbers) -> tuple[NDArray[np.float32], list[Finding]]:
-        """Return these rows, and what is to be said of them, which counts them from 0."""
-        taken = self.row_N[rows]
-        return self.encoder.encode_all({name: cells[taken] for name, cells in self.cells.items()})
 
 
 def load_table(
@@ -143,22 +112,23 @@ def load_table(
         tables[name] = _read_like(source[name], dialect, reading, train, features, rule)
     taxonomy = with_parents(classes or class_ids(train, rule))
     labels_by_file = {name: labels_of(table, rule, taxonomy) for name, table in tables.items()}
-    own_rows = _split(
-        train, labels_by_file["train"], split, [name for name in SPLIT_NAMES if name not in source or name == "train"]
-    )
+    divided = [name for name in SPLIT_NAMES if name not in source or name == "train"]
+    split_rule = None if divided == ["train"] else _split_rule(split, divided)
+    own_rows = _split(train, labels_by_file["train"], split_rule, divided)
     encoder = _fit(
         train, features, own_rows["train"], settings, own, ignored=(*train.dropped, *([split_column] if split_column else []))
     )
-    parts = {}
+    parts, numbers = {}, {}
     total = sum(map(len, own_rows.values())) + sum(len(table) for name, table in tables.items() if name != "train")
     lazy = total * encoder.tensor.size * 4 > max_encoded_bytes
     for name in SPLIT_NAMES:
         of_train = name in own_rows
         table, of_table = (train, labels_by_file["train"]) if of_train else (tables[name], labels_by_file[name])
-        row_N = own_rows[name] if of_train else np.arange(len(table))
+        numbers[name] = row_N = own_rows[name] if of_train else np.arange(len(table))
         rows = TableRows(encoder, {column.name: table.cells[column.name] for column in encoder.columns}, row_N)
-        parts[name] = (_encoded(rows, table, name, lazy=lazy), of_table.take(row_N))
-    return make_splits(taxonomy, encoder.tensor, parts, encoder=encoder)
+        parts[name] = (encoded(rows, table, name, lazy=lazy), of_table.take(row_N))
+    origin = Origin(source_files(source.values()), split_rule, numbers)
+    return make_splits(taxonomy, encoder.tensor, parts, encoder=encoder, origin=origin)
 
 
 def _read(path: Path, dialect: Mapping[str, Any], reading: Reading) -> Columns:
@@ -175,28 +145,15 @@ def _read_like(
     kinds = {name: kind for name, kind in train.kinds().items() if name in features}
     empty = {name for name in features if kinds[name] == NUMBER and np.isnan(np.asarray(train.cells[name])).all()}
     kinds = {name: TEXT if name in empty and name not in reading.kinds else kind for name, kind in kinds.items()}
-    like = Reading(
-        marks=reading.marks,
-        drop=(),
-        kinds={name: reading.kinds[name] for name in rule.target if name in reading.kinds},
-        formats=reading.formats,
-        date_formats=reading.date_formats,
-        names=reading.names,
-        exact=reading.exact,
-    )
+    kinds |= {name: reading.kinds[name] for name in rule.target if name in reading.kinds}
     try:
-        table = _read(path, dialect, Reading(**{**_fields(like), "kinds": {**kinds, **like.kinds}}))
+        table = _read(path, dialect, replace(reading, drop=(), kinds=kinds))
     except DataError as error:
-        missing = [name for name in (*features, *rule.target) if f"has no column {name!r}" in str(error)]
-        raise (DataError(f"{error}; the train file {train.path} has it") if missing else error) from None
+        raise DataError(f"{error}; it is read as the train file {train.path} is") from None
     known = {*train.cells, *train.dropped}
     if extra := [name for name in table.cells if name not in known]:
         raise DataError(f"{path} has columns that the train file {train.path} has not: {', '.join(map(repr, extra[:5]))}")
     return table
-
-
-def _fields(reading: Reading) -> dict[str, Any]:
-    return {name: getattr(reading, name) for name in Reading.__slots__}
 
 
 def _check_columns(rule: LabelRule, drop: Sequence[str], own: Mapping[str, ColumnSettings], embedded: Sequence[str]) -> None:
@@ -208,18 +165,22 @@ def _check_columns(rule: LabelRule, drop: Sequence[str], own: Mapping[str, Colum
             raise DataError(f"column {name!r} is in data.embedded; it cannot be dropped or of another kind than category")
 
 
-def _split(table: Columns, labels: Labels, split: Mapping[str, Any], names: Sequence[str]) -> dict[str, I64]:
-    """Return the rows of the splits `names`, which this one file holds; their fractions are scaled to sum to 1."""
-    if list(names) == ["train"]:
-        return {"train": np.arange(len(table))}
+def _split_rule(split: Mapping[str, Any], names: Sequence[str]) -> SplitRule:
+    """Return the rule for the splits `names`, to which the fractions are scaled."""
     shares = {name: split["fractions"].get(name) for name in names}
     if not all(isinstance(share, int | float) and share > 0 for share in shares.values()):
         raise DataError(f"data.source.split.fractions must be positive for {', '.join(names)}, got {dict(split['fractions'])}")
     total = sum(shares.values())
-    fractions = {name: share / total for name, share in shares.items()}
     by_order = split["by"] == "time" and split["column"] is None
-    rule = SplitRule.of({**split, "column": ROW_NUMBER if by_order else split["column"], "fractions": fractions})
-    values = range(len(table)) if by_order else None if rule.column is None else _values(table, rule.column)
+    column = ROW_NUMBER if by_order else split["column"]
+    return SplitRule.of({**split, "column": column, "fractions": {name: share / total for name, share in shares.items()}})
+
+
+def _split(table: Columns, labels: Labels, rule: SplitRule | None, names: Sequence[str]) -> dict[str, I64]:
+    """Return the rows of the splits `names`, which this one file holds."""
+    if rule is None:
+        return {"train": np.arange(len(table))}
+    values = None if rule.column is None else range(len(table)) if rule.column == ROW_NUMBER else _values(table, rule.column)
     try:
         rows = split_rows(rule, labels, values)
     except DataError as error:
@@ -279,29 +240,3 @@ def _check_no_typos(name: str, cells: Coded, train: Columns, row_N: I64, setting
             "others, add what they hold to data.source.encoding.marks if they are missing, or read the column as text by "
             f"data.source.columns={{{name}: category}}"
         )
-
-
-def _encoded(rows: TableRows, table: Columns, split: str, *, lazy: bool) -> NDArray[np.float32] | TableRows:
-    """Return the rows, encoded unless `lazy`, after a look at every cell.
-
-    Raises:
-        DataError: a cell that is not of its column's kind. What else a column's policy refuses is logged: these rows are there.
-    """
-    x_ND = np.empty((0 if lazy else len(rows), rows.encoder.tensor.size), np.float32)
-    counts: dict[tuple[str, str], int] = {}
-    for start in range(0, len(rows), BLOCK_ROWS):
-        block, findings = rows.read(slice(start, start + BLOCK_ROWS))
-        for found in findings:
-            row = int(rows.row_N[start + int(found.row_P[0])])
-            if found.reason == UNREADABLE:
-                raise DataError(
-                    f"{table.where(row)}, column {found.column!r} holds {found.value!r}; expected {found.expected} "
-                    f"(data.source.columns={{{found.column}: category}} reads the column as text)"
-                )
-            if found.refused:
-                counts[found.column, found.reason] = counts.get((found.column, found.reason), 0) + len(found.row_P)
-        if not lazy:
-            x_ND[start : start + len(block)] = block
-    for (column, reason), count in counts.items():
-        log.warning("%s split: %d of %d rows would be refused: column %r, %s", split, count, len(rows), column, reason)
-    return rows if lazy else x_ND

@@ -10,7 +10,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from ovr.cli.conf import conf_dir
-from ovr.data.table import TableRows, load_table
+from ovr.data.table import load_table
+from ovr.data.table_rows import TableRows
 from ovr.errors import DataError, TaxonomyError
 from ovr.input.encoder import encoder_from_json
 
@@ -56,6 +57,8 @@ def test_one_file_is_split_and_its_ids_are_the_taxonomy(tmp_path):
     assert [spec.parent for spec in splits.taxonomy] == ["", "x", ""]
     assert splits.input.columns == ("u", "v")
     assert encoder_from_json(splits.input.encoder) == splits.encoder
+    assert [file.name for file in splits.origin.files] == ["a.csv"]
+    np.testing.assert_allclose(raw(splits.calib, splits, "u"), splits.origin.row_numbers["calib"], atol=1e-4)
     seen = np.concatenate([raw(rows, splits, "u") for rows in parts(splits)])
     np.testing.assert_allclose(np.sort(seen), np.arange(60), atol=1e-4)
     for rows in (splits.train, splits.test):
@@ -175,7 +178,9 @@ def test_missing_files_undecodable_files_and_other_columns_are_named(tmp_path):
         dialect={"encoding": "latin-1"},
     ).taxonomy.ids == ("b", "ÿ")
     other = write(tmp_path / "other.csv", [[1, "a"]], header=("u", "label"))
-    with pytest.raises(DataError, match=r"other\.csv has no column 'v'; its columns are .*; the train file .*good\.csv has it"):
+    with pytest.raises(
+        DataError, match=r"other\.csv has no column 'v'; its columns .*; it is read as the train file .*good\.csv is"
+    ):
         load(files={"train": good, "val": good, "calib": good, "test": other})
     more = write(tmp_path / "more.csv", [[1, 2, 3, "a"]], header=("u", "v", "w", "label"))
     with pytest.raises(DataError, match=r"more\.csv has columns that the train file .* has not: 'w'"):

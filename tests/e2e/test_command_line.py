@@ -179,6 +179,7 @@ def test_the_four_files_must_have_the_same_columns(here, table, capsys):
     files = {"train": "good.csv", "val": "good.csv", "calib": "good.csv", "test": "short.csv"}
     assert main(["train", *QUICK, *(f"data.files.{name}={file}" for name, file in files.items())]) == 1
     assert (
-        "short.csv has no column 'c'; its columns are 'a', 'b', 'label'; the train file good.csv has it" in capsys.readouterr().err
+        "short.csv has no column 'c'; its columns are 'a', 'b', 'label'; it is read as the train file good.csv is"
+        in capsys.readouterr().err
     )
     assert sorted(p.name for p in here.iterdir()) == ["good.csv", "short.csv"]
