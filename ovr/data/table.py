@@ -65,8 +65,8 @@ def load_table(
         dialect: of `Dialect`; a `delimiter` of None goes by the file's name.
         labels: `separator`, `strip` and `unlabelled` of `LabelRule`.
         encoding: of `TableSettings`.
-        split: of `SplitRule`, for the splits without a file; by time without a column is by the order of the rows. The column of
-            the split is no feature.
+        split: of `SplitRule`, for the splits without a file, to which its fractions are scaled; by time without a column is by the
+            order of the rows. The column of the split is no feature.
         max_encoded_bytes: rows that would be larger together are encoded when they are asked for.
 
     Raises:
@@ -166,11 +166,11 @@ def _check_columns(rule: LabelRule, drop: Sequence[str], own: Mapping[str, Colum
 
 
 def _split_rule(split: Mapping[str, Any], names: Sequence[str]) -> SplitRule:
-    """Return the rule for the splits `names`, to which the fractions are scaled."""
+    """Return the rule for the splits `names`; where others have files, the fractions are scaled to these."""
     shares = {name: split["fractions"].get(name) for name in names}
     if not all(isinstance(share, int | float) and share > 0 for share in shares.values()):
         raise DataError(f"data.source.split.fractions must be positive for {', '.join(names)}, got {dict(split['fractions'])}")
-    total = sum(shares.values())
+    total = 1 if list(names) == list(SPLIT_NAMES) else sum(shares.values())
     by_order = split["by"] == "time" and split["column"] is None
     column = ROW_NUMBER if by_order else split["column"]
     return SplitRule.of({**split, "column": column, "fractions": {name: share / total for name, share in shares.items()}})

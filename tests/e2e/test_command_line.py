@@ -151,7 +151,7 @@ def test_a_users_own_configuration_and_plug_in(here, tmp_path, table, monkeypatc
         (["data.path=inf.csv"], "inf.csv, line 3 (row 1), column 'b' holds 'inf'"),
         (["data.path={table}", "data.source.classes=[cat,dog]"], "labels outside the taxonomy of 2 classes: 'bird'"),
         (["data.path={table}", "data.source.classes=[cat,dog,bird,fish]"], "no training row of class 'fish'"),
-        (["data.path={table}", "data.source.split.fractions.train=0.9"], "must be positive and sum to 1"),
+        (["data.path={table}", "data.source.split.fractions.train=0.9"], "split.fractions must sum to 1"),
         (["data.path={table}", "backbone.hidden=[]"], "backbone.hidden"),
         (["data.path={table}", "backbone=cnn"], "needs rows of shape (H, W) or (C, H, W), got (3,)"),
         (["data.path={table}", "optimizer.lr=fast"], "cannot be made with lr='fast', weight_decay=0.01"),
