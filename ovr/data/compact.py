@@ -19,6 +19,7 @@ from ovr.input.cells import MICROSECONDS, MISSING, Coded, Compact, Hashed, read_
 
 NUMBER, TIME, TEXT = "number", "time", "text"
 CHUNK_CELLS = 1 << 17  # that are in memory as Python strings at a time
+BLOCK_ROWS = 1 << 17
 MAX_TEXTS = 1 << 17  # different texts of a column; of one that has more the hashes are kept
 EXPECTED = {NUMBER: "a finite number", TIME: "a time"}
 LIST_SEPARATOR = "\x1f"  # between the texts of a list in one Parquet cell; ASCII's own for the purpose
@@ -146,6 +147,7 @@ class ColumnReader:
         self.kind = kind or reading.kinds.get(name)
         self.failed = False  # whether it is of texts after all, so that it must be read once more
         self._chunks: list[NDArray[Any]] = []
+        self._first_small = self._num_small = 0  # the first chunk that is no block yet, and the rows from there
         self._num_missing = 0  # rows before the first cell that shows the kind
         self._code: dict[str, int] = {}  # of a text without the white space at its ends
         self._known: dict[str | None, int] = {}  # of a cell
@@ -182,7 +184,7 @@ class ColumnReader:
             if self.kind == TIME:
                 expected += f" of the form {' or '.join(self.formats)}" if self.formats else " of ISO 8601"
             raise DataError(f"{self.path}, {where}, column {self.name!r} holds {cells[row]!r}; expected {expected}")
-        self._chunks.append(value_B if self.kind == NUMBER else _times(value_B))
+        self._append(value_B if self.kind == NUMBER else _times(value_B))
 
     def _kind_of(self, cells: Sequence[str]) -> str | None:
         value_B, bad_P = read_numbers(cells, self.marks)
@@ -215,11 +217,19 @@ class ColumnReader:
         return code_B
 
     def _add_codes(self, code_B: NDArray[np.int64]) -> None:
-        self._chunks.append(code_B if self._hashed else code_B.astype(np.int32))
+        self._append(code_B if self._hashed else code_B.astype(np.int32))
         if not self._exact and len(self._known) > MAX_TEXTS:
             hash_V1 = np.array([*map(text_hash, self._code), MISSING], np.int64)
             self._chunks = [hash_V1[chunk] for chunk in self._chunks]
             self._code, self._known, self._hashed = {}, {}, True
+
+    def _append(self, chunk: NDArray[Any]) -> None:
+        """Keep a chunk; small ones are joined, because the allocator gives only large arrays back when they are let go of."""
+        self._chunks.append(chunk)
+        self._num_small += len(chunk)
+        if self._num_small >= BLOCK_ROWS:
+            self._chunks[self._first_small :] = [np.concatenate(self._chunks[self._first_small :])]
+            self._first_small, self._num_small = len(self._chunks), 0
 
     def add_values_of(self, texts: Sequence[str | None], index_B: NDArray[np.int64]) -> None:
         """Take cells as positions in a list of texts, -1 for missing."""
