@@ -43,6 +43,7 @@ class Bag(nn.Module):
         dropout: float,
         hidden: Sequence[int],
         activation: str,
+        normalize: str = "none",
     ) -> None:
         """Take the shape of one row, (L, 2), and what stands in conf/backbone/bag.yaml.
 
@@ -58,6 +59,7 @@ class Bag(nn.Module):
             dropout: the share of features left out in a training step.
             hidden: widths of layers after the sum, as those of backbone=mlp; with none, the sum is the features.
             activation: of those layers.
+            normalize: of the data; token numbers are no quantities, so it must be "none".
 
         Raises:
             ConfigError: rows of another shape, or a setting out of range.
@@ -68,6 +70,8 @@ class Bag(nn.Module):
                 f"backbone=bag needs rows of shape (tokens, 2), [number, weight] each, got {tuple(input_shape)}; use data=text or "
                 "data=xmc, or another backbone"
             )
+        if normalize != "none":
+            raise ConfigError(f"backbone=bag needs token numbers as they are, got data.normalize={normalize}; set it to none")
         for name, value in (("num_tokens", num_tokens), ("width", width), ("min_rows", min_rows)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"backbone.{name} must be a whole number above 0, got {value!r}")
@@ -108,7 +112,7 @@ class Bag(nn.Module):
                 row, place = (int(i) for i in np.argwhere(wrong_BL)[0])
                 raise ConfigError(
                     f"training row {start + row} has token {number_BL[row, place]:g} at place {place}; backbone.num_tokens="
-                    f"{num_tokens} needs whole numbers from 0 to {num_tokens - 1} (data.normalize must be none)"
+                    f"{num_tokens} needs whole numbers from 0 to {num_tokens - 1}"
                 )
             # A token counts once a row, however often it stands there.
             number_U = np.unique(np.nonzero(used_BL)[0] * num_tokens + number_BL[used_BL].astype(np.int64)) % num_tokens

@@ -176,6 +176,11 @@ def test_a_number_that_is_no_token_is_named(number):
         make().fit(x)
 
 
+def test_rows_that_are_normalised_are_refused():
+    with pytest.raises(ConfigError, match=r"needs token numbers as they are, got data\.normalize=feature; set it to none"):
+        make(normalize="feature")
+
+
 def test_half_precision_is_refused():
     with pytest.raises(ConfigError, match=r"needs token numbers in float32, got torch\.bfloat16"):
         make()(torch.zeros(1, PLACES, 2, dtype=torch.bfloat16))
