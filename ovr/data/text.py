@@ -17,6 +17,7 @@ from ovr.data.json_rows import Record, read_json, read_json_lines
 from ovr.data.label_cells import Ids, LabelRule, class_ids, labels_of
 from ovr.data.labels import Labels
 from ovr.data.lazy import RowNumbers
+from ovr.data.origin import Origin, source_files
 from ovr.data.splits import SPLIT_NAMES, Splits, make_splits
 from ovr.data.splitting import SplitRule, split_rows
 from ovr.errors import DataError
@@ -104,6 +105,11 @@ class _Part:
     ids: list[Ids] = field(default_factory=list)
     where: list[str] = field(default_factory=list)
     cells: list[Any] = field(default_factory=list)  # of the column to split by
+    numbers: list[int] = field(default_factory=list)  # of the rows in their files, from 0
+
+    def take(self, rows_B: NDArray[np.int64]) -> "_Part":
+        columns = (self.texts, self.ids, self.where, self.cells, self.numbers)
+        return _Part(*([column[n] for n in rows_B] for column in columns))
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +165,9 @@ def load_text(
     """
     if isinstance(classes, str):
         raise DataError(f"data.source.classes is {classes!r}; expected a list, such as [{classes}]")
-    parts = {}
+    parts, read = {}, []
     for name, sources in _sources(path, files, keys).items():
+        read += [file for file, _ in sources]
         part = parts[name] = _Part()
         column = split.get("column") if name in ("all", split.get("of")) else None
         for file, lists in sources:
@@ -169,6 +176,7 @@ def load_text(
                 part.texts.append(text)
                 part.ids.append(rule.ids(label, where))
                 part.cells.append(cell)
+        part.numbers = list(range(len(part.texts)))
         if not part.texts:
             raise DataError(f"{', '.join(str(file) for file, _ in sources)} holds no rows for {name}; expected at least one")
     seen = parts["train" if "train" in parts else "all"].ids
@@ -178,15 +186,16 @@ def load_text(
         found = labels_of(part.ids, taxonomy, rule, part.where.__getitem__)
         if len(found.kept) < len(part.ids):
             log.warning("%d of %d rows of %s are left out for their labels", len(part.ids) - len(found.kept), len(part.ids), name)
-        kept = _Part([part.texts[n] for n in found.kept], cells=[part.cells[n] for n in found.kept])
-        labelled[name] = (kept, found.labels)
-    divided = _divided(labelled, **split)
-    if empty := sum(not text.strip() for texts, _ in divided.values() for text in texts):
+        labelled[name] = (part.take(found.kept), found.labels)
+    divided, split_rule = _divided(labelled, **split)
+    if empty := sum(not text.strip() for part, _ in divided.values() for text in part.texts):
         log.warning("%d rows have an empty text; a model sees all of them alike", empty)
-    num_bytes = 4 * encoder.tensor.size * sum(len(texts) for texts, _ in divided.values())
+    num_bytes = 4 * encoder.tensor.size * sum(len(part.texts) for part, _ in divided.values())
     make = encoder.encode if num_bytes <= memory_mib << 20 else lambda texts: EncodedTexts(texts, encoder)
-    encoded = {name: (make(texts), labels) for name, (texts, labels) in divided.items()}
-    return make_splits(taxonomy, encoder.tensor, encoded, encoder=encoder)
+    encoded = {name: (make(part.texts), labels) for name, (part, labels) in divided.items()}
+    numbers = {name: np.array(part.numbers, np.int64) for name, (part, _) in divided.items()}
+    origin = Origin(source_files([*read, rule.names_file]), split_rule, numbers)
+    return make_splits(taxonomy, encoder.tensor, encoded, encoder=encoder, origin=origin)
 
 
 def _sources(
@@ -210,22 +219,22 @@ def _sources(
 
 
 def _divided(
-    parts: Mapping[str, tuple[_Part, Labels]], *, of: str, fractions: Mapping[str, float], **settings: Any
-) -> dict[str, tuple[list[str], Labels]]:
-    """Return texts and labels of the four splits; those that are not among `parts` come out of `of`, or out of "all" rows."""
-    divided = {name: (part.texts, labels) for name, (part, labels) in parts.items() if name != "all"}
+    parts: dict[str, tuple[_Part, Labels]], *, of: str, fractions: Mapping[str, float], **settings: Any
+) -> tuple[dict[str, tuple[_Part, Labels]], SplitRule | None]:
+    """Return the four splits, and the rule that made those of them that are not among `parts`: out of `of`, or of "all" rows."""
     absent = [name for name in SPLIT_NAMES if name not in parts]
     if not absent:
-        return divided
+        return parts, None
     whole = "all" if "all" in parts else of
     if whole not in parts:
         raise DataError(f"data.source.split.of is {of!r}, which has no rows of its own; expected one of {', '.join(parts)}")
     rule = SplitRule.of({**settings, "fractions": fractions if whole == "all" else _shares(fractions, of, absent)})
     part, labels = parts[whole]
+    divided = {name: other for name, other in parts.items() if name != whole}
     for name, rows_B in split_rows(rule, labels, None if rule.by == "stratified" else part.cells).items():
         # What stays of a split is what a rule calls train.
-        divided[of if name == "train" and whole == of else name] = ([part.texts[n] for n in rows_B], labels.take(rows_B))
-    return divided
+        divided[of if name == "train" and whole == of else name] = (part.take(rows_B), labels.take(rows_B))
+    return divided, rule
 
 
 def _shares(fractions: Mapping[str, float], of: str, absent: Sequence[str]) -> dict[str, float]:

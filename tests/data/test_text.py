@@ -11,7 +11,7 @@ from ovr.cli.instantiate import build
 from ovr.errors import DataError
 from ovr.input.text import HashedText
 
-CONF = Path(__file__).resolve().parents[2] / "conf" / "data" / "text.yaml"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 SPLITS = ("train", "val", "calib", "test")
 WORDS = {"pay": "bill money due", "play": "song music loud", "rain": "cloud wet sky"}
 ENCODER = HashedText(5000, 32, (1, 2), (3, 5))
@@ -20,7 +20,9 @@ ENCODER = HashedText(5000, 32, (1, 2), (3, 5))
 def load(path=None, *overrides, label="label", **files):
     """Load by the configuration that a user would use."""
     given = [f"path={path}"] if path else [f"files.{name}={file}" for name, file in files.items()]
-    cfg = OmegaConf.create({"data": OmegaConf.load(CONF)})
+    cfg = OmegaConf.create({"data": OmegaConf.load(CONF / "data" / "text.yaml")})
+    del cfg.data.defaults
+    cfg.data.source.encoder = OmegaConf.load(CONF / "encoder" / "hashed.yaml")
     small = ["num_tokens=5000", "max_tokens=32", f"label={label}"]
     cfg.merge_with_dotlist([f"data.{change}" for change in (*small, *given, *overrides)])
     return build(cfg.data.source)
@@ -65,6 +67,20 @@ def test_one_file_is_divided_and_its_ids_are_the_taxonomy(tmp_path):
     found = [known.pop(x.tobytes()) for part in of(splits) for x in part.x]
     assert found == [splits.taxonomy.ids[k] for part in of(splits) for k in columns(part)]
     assert not known, "every row is in one split"
+
+
+def test_the_data_card_is_told_of_files_rule_and_rows(tmp_path):
+    rows = [*some_rows(20), ["no label", ""], *some_rows(60)[20:]]
+    splits = load(write_csv(tmp_path / "a.csv", rows), "source.rule.no_label=leave_out")
+    assert [file.name for file in splits.origin.files] == ["a.csv"]
+    assert splits.origin.rule.by == "stratified"
+    for name, part in zip(SPLITS, of(splits), strict=True):
+        np.testing.assert_array_equal(part.x, encoded([rows[n][0] for n in splits.origin.row_numbers[name]]))
+    paths = {name: write_csv(tmp_path / f"{name}.csv", some_rows(12)) for name in SPLITS}
+    given = load(**paths)
+    assert [file.name for file in given.origin.files] == ["train.csv", "val.csv", "calib.csv", "test.csv"]
+    assert given.origin.rule is None
+    assert all(given.origin.row_numbers[name].tolist() == list(range(12)) for name in SPLITS)
 
 
 def test_every_format_gives_the_same_splits(tmp_path):
