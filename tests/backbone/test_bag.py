@@ -135,6 +135,16 @@ def test_onnx_gives_torchs_features_and_the_same_bits_at_any_batch_size(changes)
         np.testing.assert_array_equal(run(data, x, batch_size=batch_size), whole)
 
 
+def test_the_same_seed_gives_the_same_gradients():
+    x, grads = torch.from_numpy(some_rows(64)), []
+    for _ in range(2):
+        bag = make(token_dropout=0.3, dropout=0.2).train()
+        torch.manual_seed(1)
+        bag(x).square().sum().backward()
+        grads.append(bag.vector_VD.grad)
+    assert torch.equal(*grads)
+
+
 def test_hidden_layers_follow_the_sum():
     assert make(hidden=[24, 8]).num_features == 8
     with pytest.raises(ConfigError, match=r"backbone\.hidden must be one or more whole widths"):
