@@ -27,6 +27,7 @@ SERVER_SHA256 = "21f063ff93bb426d0c06b7a55e7eb9efcfe62c0dddd9a908e9877e18710128d
 NUMPY_VERSION = "1.26.4"
 ONNXRUNTIME_VERSION = "1.31.0"
 TOKENIZERS_VERSION = "0.23.3"  # for bundles whose texts are made into tokens
+PILLOW_VERSION = "13.0.0"  # for bundles of images
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 LIBPYTHON = f"libpython{PYTHON}.so.1.0"
 PIP_TIMEOUT_S = 900.0
@@ -50,7 +51,7 @@ class Embedded:
 
     @property
     def python(self) -> Path:
-        """The Python that models run in: numpy 1.26, onnxruntime and tokenizers, nothing of the training environment."""
+        """The Python that models run in: numpy 1.26, onnxruntime, tokenizers and pillow, nothing of the training environment."""
         return self.path / "venv/bin/python3"
 
     def environment(self) -> dict[str, str]:
@@ -109,7 +110,7 @@ def install(home: Path | None = None) -> Embedded:
 
 
 def _directory(home: Path) -> Path:
-    packages = f"numpy{NUMPY_VERSION}-onnxruntime{ONNXRUNTIME_VERSION}-tokenizers{TOKENIZERS_VERSION}"
+    packages = f"numpy{NUMPY_VERSION}-onnxruntime{ONNXRUNTIME_VERSION}-tokenizers{TOKENIZERS_VERSION}-pillow{PILLOW_VERSION}"
     return home / f"pytriton{SERVER_VERSION}-{packages}-python{PYTHON}"
 
 
@@ -119,8 +120,8 @@ def _install_into(staging: Path) -> None:
     log.info("1/3 an environment for the server's Python models")
     _run([sys.executable, "-m", "venv", str(staging / "venv")], "making a virtual environment")
     pip = [str(embedded.python), "-m", "pip", "--no-input", "--disable-pip-version-check"]
-    wanted = [f"numpy=={NUMPY_VERSION}", f"onnxruntime=={ONNXRUNTIME_VERSION}"]
-    _run([*pip, "install", "--only-binary=:all:", *wanted], f"installing {' and '.join(wanted)}")
+    wanted = [f"numpy=={NUMPY_VERSION}", f"onnxruntime=={ONNXRUNTIME_VERSION}", f"pillow=={PILLOW_VERSION}"]
+    _run([*pip, "install", "--only-binary=:all:", *wanted], f"installing {', '.join(wanted)}")
     # Without what it asks for: that is for downloads from the hub, and a bundle has its tokenizer whole.
     tokenizers = f"tokenizers=={TOKENIZERS_VERSION}"
     _run([*pip, "install", "--only-binary=:all:", "--no-deps", tokenizers], f"installing {tokenizers}")
@@ -134,7 +135,11 @@ def _install_into(staging: Path) -> None:
     shutil.rmtree(wheels)
     requirement.unlink()
     log.info("3/3 checking that it runs")
-    _run([str(embedded.python), "-c", "import numpy, onnxruntime, tokenizers"], "a trial import", env=embedded.environment())
+    _run(
+        [str(embedded.python), "-c", "import numpy, onnxruntime, tokenizers, PIL.Image"],
+        "a trial import",
+        env=embedded.environment(),
+    )
     for program in (embedded.tritonserver, embedded.python_backend / "triton_python_backend_stub"):
         _check_loads(program, embedded.environment())
 

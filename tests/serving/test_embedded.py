@@ -57,9 +57,9 @@ def test_an_installation_is_found_and_runs_models_with_an_old_numpy(monkeypatch)
     assert embedded.install() == embedded.find() == installed
     env = installed.environment()
     assert "PYTHONPATH" not in env
-    code = "import numpy, onnxruntime, tokenizers as t; print(numpy.__version__, onnxruntime.__version__, t.__version__)"
+    code = "import numpy, onnxruntime as o, tokenizers as t, PIL; print(*(m.__version__ for m in (numpy, o, t, PIL)))"
     versions = subprocess.run(["python3", "-c", code], env=env, capture_output=True, text=True, check=True).stdout.split()
-    assert versions == [embedded.NUMPY_VERSION, embedded.ONNXRUNTIME_VERSION, embedded.TOKENIZERS_VERSION]
+    assert versions == [embedded.NUMPY_VERSION, embedded.ONNXRUNTIME_VERSION, embedded.TOKENIZERS_VERSION, embedded.PILLOW_VERSION]
 
 
 @pytest.mark.triton
