@@ -52,6 +52,7 @@ def ovr_train(folder, *overrides, limit_bytes=None):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts all private memory on Linux alone")
 def test_more_rows_than_the_memory_that_is_allowed_are_trained_on(tmp_path):
     num_files, num_rows, width = 16, 20_000, 1024
