@@ -2,8 +2,8 @@
 wrong, rows that are almost equal. Knows splits; trains nothing that is kept.
 
 Rows that are equal to the model are found among all rows. The rest looks at `max_rows` of them at most, drawn at random, as vectors
-(see `ovr.data.sketch`): confident learning on out-of-fold probabilities of logistic regressions, which are one head a class at its
-exact optimum, and the nearest earlier row of each row.
+(see `ovr.data.sketch`): confident learning on out-of-fold probabilities of logistic regressions, one head a class at its
+optimum (of up to `MAX_WAVE_VALUES` values a row with random features of a Gaussian kernel), and each row's nearest earlier one.
 
 N = all rows, M = rows looked at, K = classes
 """
@@ -20,7 +20,7 @@ from ovr.data.entries import Entries
 from ovr.data.labels import Labels
 from ovr.data.leakage import Leakage, find_leakage, row_digests
 from ovr.data.near_duplicates import nearest_before
-from ovr.data.sketch import TOKEN_KINDS, token_sketch, value_sketch
+from ovr.data.sketch import TOKEN_KINDS, WIDTH, token_sketch, value_sketch, with_waves
 from ovr.data.splits import SPLIT_NAMES, Splits
 from ovr.data.support import small_classes
 from ovr.errors import ConfigError
@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 I64 = NDArray[np.int64]
 
 MAX_PROBS = 1 << 27  # rows times classes of out-of-fold probabilities: 0.5 GB
-TOKEN_C, VALUE_C = 10.0, 1.0  # inverse penalties, for rows of length 1 and for standardised values
+TOKEN_C, VALUE_C = 10.0 / WIDTH, 0.1  # inverse penalties, of values whose mean square is 1; the first is 10 for rows of length 1
+MAX_WAVE_VALUES = 256  # of a row to which random features are added: of wider ones linear heads make something
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +109,14 @@ def check_data(
     ids = splits.taxonomy.ids
 
     log.info("likely label errors among %d rows, %d folds", len(looked_M), folds)
-    ap_K, errors = _label_errors(sketch_MD, some, group_M, ids, folds=folds, C=TOKEN_C if is_tokens else VALUE_C, seed=seed)
+    with_random = not is_tokens and sketch_MD.shape[1] <= MAX_WAVE_VALUES
+    feature_MD = with_waves(sketch_MD, seed=seed) if with_random else sketch_MD
+    ap_K, errors = _label_errors(feature_MD, some, group_M, ids, folds=folds, C=TOKEN_C if is_tokens else VALUE_C, seed=seed)
     log.info("near-duplicates among %d rows", len(looked_M))
     if is_tokens:
         near = nearest_before(sketch_MD, group_M, max_distance=float(np.sqrt(2 - 2 * min_cosine)))
         score_I = 1 - near[2] ** 2 / 2
-        score_I, order_I = score_I, np.argsort(-score_I, kind="stable")
+        order_I = np.argsort(-score_I, kind="stable")
     else:
         root = float(np.sqrt(sketch_MD.shape[1]))
         near = nearest_before(sketch_MD, group_M, max_distance=max_difference * root)
