@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from ovr.core.schema import InputSchema
 from ovr.core.taxonomy import Taxonomy
 from ovr.data.labels import Labels
+from ovr.data.origin import Origin
 from ovr.data.splits import Splits, make_splits, stratified_split
+from ovr.data.splitting import SplitRule
 from ovr.errors import DataError
 
 
@@ -30,4 +32,5 @@ def load_digits(*, layout: str, fractions: Mapping[str, float], seed: int) -> Sp
     schema = InputSchema(shapes[layout], names if layout == "flat" else ())
     x = pixels.reshape(-1, *schema.shape)
     rows = stratified_split(column_N, fractions, seed=seed)
-    return make_splits(taxonomy, schema, {name: (x[r], Labels.from_columns(column_N[r], num_heads=10)) for name, r in rows.items()})
+    parts = {name: (x[r], Labels.from_columns(column_N[r], num_heads=10)) for name, r in rows.items()}
+    return make_splits(taxonomy, schema, parts, origin=Origin((), SplitRule("stratified", None, fractions, seed), rows))

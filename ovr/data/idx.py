@@ -12,8 +12,12 @@ from numpy.typing import NDArray
 from ovr.core.schema import InputSchema
 from ovr.core.taxonomy import ClassSpec, Taxonomy
 from ovr.data.labels import Labels
+from ovr.data.origin import Origin, source_files
 from ovr.data.splits import Splits, make_splits, stratified_split
+from ovr.data.splitting import SplitRule
 from ovr.errors import DataError
+
+KINDS = ("images-idx3", "labels-idx1")
 
 
 def load_idx(*, root: str, class_names: Sequence[str], fractions: Mapping[str, float], seed: int) -> Splits:
@@ -43,7 +47,9 @@ def load_idx(*, root: str, class_names: Sequence[str], fractions: Mapping[str, f
     rows = stratified_split(train_column_N, fractions, seed=seed)
     parts = {name: (train_x[r], Labels.from_columns(train_column_N[r], num_heads=num_heads)) for name, r in rows.items()}
     parts["test"] = (test_x, Labels.from_columns(test_column_N, num_heads=num_heads))
-    return make_splits(taxonomy, InputSchema((1, *train_x.shape[2:])), parts)
+    files = source_files(_file(folder / f"{part}-{kind}-ubyte") for part in ("train", "t10k") for kind in KINDS)
+    origin = Origin(files, SplitRule("stratified", None, fractions, seed), {**rows, "test": np.arange(len(test_x))})
+    return make_splits(taxonomy, InputSchema((1, *train_x.shape[2:])), parts, origin=origin)
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
@@ -52,7 +58,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     Raises:
         DataError: missing, empty, damaged, or not of unsigned bytes.
     """
-    file = path if path.is_file() else path.with_name(path.name + ".gz")
+    file = _file(path)
     if not file.is_file():
         raise DataError(f"{path} does not exist, nor does {file.name}")
     try:
@@ -68,9 +74,12 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     return values.reshape(shape)
 
 
+def _file(path: Path) -> Path:
+    return path if path.is_file() else path.with_name(path.name + ".gz")
+
+
 def _pair(folder: Path, name: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    images = read_idx(folder / f"{name}-images-idx3-ubyte")
-    labels = read_idx(folder / f"{name}-labels-idx1-ubyte")
+    images, labels = (read_idx(folder / f"{name}-{kind}-ubyte") for kind in KINDS)
     if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
         raise DataError(f"{folder}: {name} images {images.shape} and labels {labels.shape}; expected (N, H, W) and (N,)")
     return images[:, None].astype(np.float32), labels.astype(np.int64)

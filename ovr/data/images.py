@@ -17,6 +17,7 @@ from ovr.data.delimited import Dialect, delimiter_of, read_header, read_rows
 from ovr.data.label_cells import Ids, LabelRule, class_ids, labels_of
 from ovr.data.labels import Labels
 from ovr.data.lazy import Inputs, RowNumbers
+from ovr.data.origin import Origin, SourceFile, source_files, source_folder
 from ovr.data.splits import SPLIT_NAMES, Splits, make_splits
 from ovr.data.splitting import SplitRule, split_name, split_rows
 from ovr.errors import DataError, InputError
@@ -149,7 +150,17 @@ def load_images(
         in_memory = isinstance(own, np.ndarray) and own.dtype == np.float32
         x: Inputs = own if in_memory else EncodedRows(encoder, own)  # type: ignore[assignment]
         parts[name] = (x, labelled.labels.take(row_B))
-    return make_splits(taxonomy, encoder.tensor, parts, encoder=encoder)
+    # A row of a folder has no number of its own.
+    numbers = {} if source.is_dir() else {name: labelled.kept[row_B] for name, row_B in rows.items()}
+    return make_splits(taxonomy, encoder.tensor, parts, encoder=encoder, origin=Origin(_files(source, found), division, numbers))
+
+
+def _files(source: Path, found: _Found) -> tuple[SourceFile, ...]:
+    """Return the digests of a table or an npz, and one of all images that lie in files."""
+    own = () if source.is_dir() else source_files([source])
+    if isinstance(found.images, np.ndarray):
+        return own
+    return (*own, source_folder(source if source.is_dir() else source.parent, found.images))
 
 
 def _from_folder(root: Path, division: SplitRule) -> _Found:

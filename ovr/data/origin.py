@@ -3,6 +3,7 @@
 B = rows of one split
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +60,7 @@ def source_files(paths: Iterable[Path | str | None]) -> tuple[SourceFile, ...]:
 
 
 def source_folder(root: Path, files: Iterable[Path]) -> SourceFile:
-    """Return one digest of many files below `root`, whatever order they come in.
+    """Return one digest of many files, named as seen from `root`, whatever order they come in.
 
     Raises:
         DataError: a file cannot be read.
@@ -67,7 +68,7 @@ def source_folder(root: Path, files: Iterable[Path]) -> SourceFile:
     digests, size_bytes = {}, 0
     try:
         for file in sorted(set(files)):
-            digests[file.relative_to(root).as_posix()] = sha256_file(file)
+            digests[os.path.relpath(file, root)] = sha256_file(file)
             size_bytes += file.stat().st_size
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror or error}") from None

@@ -19,7 +19,9 @@ from ovr.core.taxonomy import ClassSpec, with_parents
 from ovr.data.csr import Csr, EncodedCsr
 from ovr.data.entries import Entries
 from ovr.data.labels import Labels
+from ovr.data.origin import Origin, source_files
 from ovr.data.splits import Splits, make_splits
+from ovr.data.splitting import SplitRule
 from ovr.errors import DataError
 from ovr.input.sparse import SparseRows
 
@@ -113,6 +115,11 @@ def load_xmc(
         encoder.tensor,
         {name: (EncodedCsr(csr, encoder), y) for name, (csr, y) in parts.items()},
         encoder=encoder,
+        origin=Origin(
+            source_files([train, test, label_names]),
+            SplitRule("stratified", None, fractions, seed),
+            rows if test_file is None else {**rows, "test": np.arange(len(test_file.rows))},
+        ),
     )
 
 

@@ -10,6 +10,8 @@ def test_both_layouts_hold_the_same_rows():
     flat, image = (load_digits(layout=layout, fractions=FRACTIONS, seed=0) for layout in ("flat", "image"))
     assert (flat.test.x.reshape(-1, 1, 8, 8) == image.test.x).all()
     assert flat.input.column_name(9) == "column 'pixel_1_1'"
+    assert sorted(n for numbers in flat.origin.row_numbers.values() for n in numbers) == list(range(1797))
+    assert flat.origin.rule.fractions == FRACTIONS
     assert sum(len(rows) for rows in (flat.train, flat.val, flat.calib, flat.test)) == 1797
 
 

@@ -36,6 +36,18 @@ def test_images_and_labels_are_read_gzipped_or_not(folder):
     np.testing.assert_array_equal(splits.test.labels.dense()[0].argmax(axis=1), np.arange(20) % 3)
 
 
+def test_the_files_and_the_rule_are_told(folder):
+    origin = load(folder).origin
+    assert [file.name for file in origin.files] == [
+        "train-images-idx3-ubyte.gz",
+        "train-labels-idx1-ubyte",
+        "t10k-images-idx3-ubyte.gz",
+        "t10k-labels-idx1-ubyte",
+    ]
+    assert (origin.rule.by, origin.rule.fractions) == ("stratified", FRACTIONS)
+    assert {name: len(numbers) for name, numbers in origin.row_numbers.items()} == {"train": 80, "val": 10, "calib": 10, "test": 20}
+
+
 def test_damaged_files_are_named(folder):
     with pytest.raises(DataError, match="label 2 at row 2 is outside the taxonomy of 2 classes"):
         load(folder, ["shirt", "bag"])

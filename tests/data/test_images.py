@@ -86,6 +86,15 @@ def test_rows_of_training_are_what_the_encoder_makes_of_the_same_files(folder):
     assert {row.tobytes() for row in made} == {row.tobytes() for row in kept}
 
 
+def test_what_images_were_made_from_is_told(folder, table, tmp_path):
+    (whole,) = load(folder).origin.files
+    assert (whole.name, whole.num_files) == (folder.name, len([file for file in folder.rglob("*") if file.is_file()]))
+    origin = load(table).origin
+    assert origin.files[0].name == table.name
+    assert origin.files[1].num_files > 1
+    assert all(len(numbers) for numbers in origin.row_numbers.values())
+
+
 def test_folders_in_folders_are_classes_below_classes(folder):
     shutil.move(folder / "cat", folder / "animal" / "cat")
     splits = load(folder)

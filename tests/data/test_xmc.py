@@ -135,6 +135,14 @@ def test_splits_hold_the_rows_of_the_files(files):
     assert encoder_from_json(splits.input.encoder) == splits.encoder
 
 
+def test_the_files_and_the_rows_of_each_split_are_told(files):
+    origin = load(files["train"], files["test"]).origin
+    assert [file.name for file in origin.files] == ["train.txt", "test.txt"]
+    numbers = np.concatenate([origin.row_numbers[name] for name in ("train", "val", "calib")])
+    np.testing.assert_array_equal(np.sort(numbers), np.arange(200))
+    np.testing.assert_array_equal(origin.row_numbers["test"], np.arange(50))
+
+
 def test_rows_stay_sparse(files):
     splits = load(files["train"], files["test"], max_tokens=10_000)
     x = splits.train.x
