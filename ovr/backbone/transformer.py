@@ -73,8 +73,8 @@ class Transformer(nn.Module):
         encoder: Any = load_encoder(path)
         config = encoder.config
         num_layers = int(config.num_hidden_layers)
-        longest = getattr(config, "max_position_embeddings", None)
-        if isinstance(longest, int) and 0 < longest < input_shape[0]:
+        longest = _most_tokens(encoder)
+        if longest is not None and longest < input_shape[0]:
             raise ConfigError(
                 f"rows have {input_shape[0]} tokens, and the encoder {path} takes at most {longest}; lower max_tokens"
             )
@@ -111,6 +111,11 @@ class Transformer(nn.Module):
         """Return features (B, D) of rows (B, L, 2)."""
         if torch.compiler.is_exporting():
             return self._features(x)
+        if (number := int(x[..., 0].max())) >= self.encoder.config.vocab_size:
+            raise ConfigError(
+                f"a row has token {number}, and the encoder knows {self.encoder.config.vocab_size} tokens: the tokenizer "
+                "(data.source.encoder.path) is not the one that belongs to backbone.path"
+            )
         if not self.encoder.training:
             return self._in_parts(x, EVAL_TOKENS)
         if x.device.type == "cpu":
@@ -163,6 +168,17 @@ class Transformer(nn.Module):
         # Weights of an encoder without adapters (of a bundle, whose are merged) are those that new adapters adapt.
         rename_to_adapted(self.encoder, state_dict, f"{prefix}encoder.")
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _most_tokens(encoder: Any) -> int | None:
+    """Return how long a row may be, None where the encoder says nothing."""
+    count = getattr(encoder.config, "max_position_embeddings", None)
+    if not isinstance(count, int) or count < 1:
+        return None
+    # RoBERTa and its kin count positions from behind the number of the padding token.
+    positions = getattr(getattr(encoder, "embeddings", None), "position_embeddings", None)
+    offset = getattr(positions, "padding_idx", None)
+    return count if offset is None else count - offset - 1
 
 
 def _checkpoint_activations(encoder: Any) -> None:

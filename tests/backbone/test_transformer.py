@@ -214,6 +214,27 @@ def test_the_seed_decides_what_is_drawn(folder):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_the_longest_row_that_is_taken_can_be_encoded(tmp_path):
+    """RoBERTa's positions begin behind the number of its padding token."""
+    special = {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}
+    folder = save_encoder(tmp_path, model_type="roberta", **special)
+    x = torch.ones(1, 38, 2)
+    x[..., 0] = 5
+    assert build(folder, input_shape=(38, 2))(x).isfinite().all()
+    with pytest.raises(ConfigError, match=r"rows have 39 tokens, and the encoder .* takes at most 38"):
+        build(folder, input_shape=(39, 2))
+
+
+def test_a_token_that_the_encoder_does_not_know_is_refused(folder):
+    x = rows()
+    x[1, 2, 0] = 64
+    for backbone in (build(folder).eval(), build(folder, frozen=False).train()):
+        with pytest.raises(
+            ConfigError, match=r"a row has token 64, and the encoder knows 64 tokens: the tokenizer .* is not the one"
+        ):
+            backbone(x)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
