@@ -29,7 +29,7 @@ def test_a_large_run_gives_what_a_small_one_gives_in_shards(tmp_path, table, con
     bundle = open_bundle(tmp_path / "large" / "bundle")
     assert len(bundle.shards) == 3
     assert large.test_prob_NK is None
-    prob_NK = EdgePredictor(bundle.path).predict(splits.test.x).prob_BK
+    prob_NK = EdgePredictor(bundle.path).predict(splits.test.x, encoded=True).prob_BK
     np.testing.assert_allclose(prob_NK, small.test_prob_NK, atol=1e-5)
     assert json.loads((bundle.path / "report" / "metrics.json").read_text()) == large.report
     for name, value in large.report.items():
