@@ -18,6 +18,8 @@ SETTINGS = {
     "min_rows": 1,
     "l2": True,
     "init": 0.5,
+    "latent": 0,
+    "latent_weight": 1.0,
     "token_dropout": 0.0,
     "dropout": 0.0,
     "hidden": [],
@@ -71,6 +73,23 @@ def test_with_unit_vectors_the_features_are_the_scaled_weights():
     bag.fit(train)
     expected = text.TfidfTransformer().fit(dense(train)).transform(dense(other)).toarray()
     np.testing.assert_allclose(features(bag, other), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_latent_features_are_those_of_a_truncated_svd():
+    text = pytest.importorskip("sklearn.feature_extraction.text")
+    train, other = some_rows(200), some_rows(31, seed=1)
+    bag = make(init="identity", width=NUM_TOKENS, latent=5, latent_weight=3.0)
+    assert bag.num_features == NUM_TOKENS + 5
+    bag.train().fit(train)
+    assert bag.training
+    tfidf = text.TfidfTransformer().fit(dense(train))
+    _, _, direction_VV = np.linalg.svd(tfidf.transform(dense(train)).toarray())
+    expected = tfidf.transform(dense(other)).toarray() @ direction_VV[:5].T
+    got = features(bag, other)
+    np.testing.assert_allclose(got[:, :-5], tfidf.transform(dense(other)).toarray(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(np.abs(got[:, -5:]), 3 * np.abs(expected), rtol=1e-4, atol=1e-5)
+    direction_VD = bag.vector_VD[:, -5:].detach().numpy()
+    assert (direction_VD.max(0) > -direction_VD.min(0)).all()  # the sign is chosen, so that it is the same everywhere
 
 
 def test_tokens_of_too_few_training_rows_weigh_nothing():
@@ -163,6 +182,9 @@ def test_hidden_layers_follow_the_sum():
         ({"dropout": -0.1}, r"backbone\.dropout must be a probability"),
         ({"init": 0.0}, r"backbone\.init must be a positive number or identity, got 0\.0"),
         ({"init": "eye"}, r"backbone\.init must be a positive number or identity, got eye"),
+        ({"latent": 40}, r"backbone\.latent must be a whole number from 0 to below the 40 tokens, got 40"),
+        ({"latent": 3}, r"backbone\.latent=3 stands beside unit vectors; add backbone\.init=identity"),
+        ({"latent_weight": 0.0}, r"backbone\.latent_weight must be a positive number, got 0\.0"),
         ({"init": "identity"}, r"backbone\.init=identity needs as wide a vector as there are tokens, 40, got width 16"),
     ],
 )
