@@ -24,7 +24,7 @@ class Bag(nn.Module):
 
     The scale of a token is no weight that is trained: `fit` sets it from the training rows, to the inverse document frequency or
     to 1, and to 0 for tokens that they lack, whose vectors would be noise. `l2` divides a row's scaled weights by their norm
-    (TF-IDF as in scikit-learn's TfidfTransformer, times a matrix that is trained). With `latent`, `fit` also puts the training rows'
+    (TF-IDF as in scikit-learn's TfidfTransformer, times a matrix that is trained). With `latent`, `fit` puts the training rows'
     leading directions beside unit vectors (latent semantic analysis, Deerwester et al. 1990).
     """
 
@@ -59,8 +59,8 @@ class Bag(nn.Module):
             init: standard deviation that the vectors are drawn with; or "identity", where the vector of token v is the v-th unit
                 vector, and the features of a row are its scaled weights as they are (which solver=convex can take).
             latent: with unit vectors, how many leading directions of the training rows' scaled weights are features too.
-            latent_weight: what these features are multiplied by: under a penalty on the heads' weights, directions of large features
-                are learnt before others, which is what few rows a class need.
+            latent_weight: what these features are multiplied by: under a penalty on the heads' weights, large features are learnt
+                before others, which is what few rows a class need.
             token_dropout: the share of tokens left out in a training step.
             dropout: the share of features left out in a training step.
             hidden: widths of layers after the sum, as those of backbone=mlp; with none, the sum is the features.
