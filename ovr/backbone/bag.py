@@ -148,7 +148,7 @@ class Bag(nn.Module):
             weight_BV = torch.zeros(len(block), num_tokens, dtype=torch.float64)
             weight_BV.scatter_add_(1, number_BL, weight_BL.double())
             product_VV.addmm_(weight_BV.T, weight_BV)
-        direction_VD = torch.linalg.eigh(product_VV).eigenvectors[:, -self.latent :].flip(1)  # values rise
+        direction_VD: Tensor = torch.linalg.eigh(product_VV).eigenvectors[:, -self.latent :].flip(1)  # values rise
         largest_D = direction_VD.gather(0, direction_VD.abs().argmax(0, keepdim=True))
         return direction_VD * largest_D.sign()
 
