@@ -3,7 +3,10 @@
 K = heads
 """
 
-from dataclasses import asdict, dataclass, field
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
 from typing import Any, Literal
 
 from ovr.core.schema import InputSchema
@@ -13,16 +16,26 @@ from ovr.errors import ArtifactError
 SCHEMA_VERSION = 1
 COLUMNS_SCHEMA_VERSION = 2  # of cards and manifests with their classes in columns, and of manifests with head shards
 
-CalibrationStatus = Literal["ok", "separable", "at_bound", "one_class", "no_rows"]
+CalibrationStatus = Literal["ok", "shrunk", "separable", "at_bound", "not_increasing", "one_class", "no_rows"]
+AFFINE_KINDS = ("identity", "temperature", "platt")
+CALIBRATION_KINDS = (*AFFINE_KINDS, "beta", "isotonic")
+MIN_KNOT_STEP = 2.0**-6  # of logits: it bounds how far an isotonic calibration magnifies the rounding of a logit
+MAX_KNOT = 2.0**17  # up to here float32 tells logits apart that are `MIN_KNOT_STEP` apart
 DecisionMode = Literal["argmax", "multilabel"]
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What turns a head's logit z into a probability: sigmoid(scale * z + bias).
+    """What turns a head's logit z into a probability, by its kind. Each rises with z, or at least never falls.
 
-    Temperature scaling is scale = 1/T, bias = 0 (Guo et al. 2017, "On Calibration of Modern Neural Networks").
-    `status` other than "ok" says why scale is not the unbounded optimum of the fitted rows.
+    identity, temperature, platt: sigmoid(scale * z + bias). Temperature scaling is scale = 1/T, bias = 0 (Guo et al. 2017, "On
+    Calibration of Modern Neural Networks").
+    beta: sigmoid(bias + scale * log p - scale_negative * log(1 - p)) with p = sigmoid(z) (Kull et al. 2017, "Beta calibration");
+    scale_negative = scale is Platt's.
+    isotonic: through the points (knot_logits, knot_probs), straight between them, constant outside.
+
+    `status` other than "ok" says why the parameters are not the unbounded optimum of the fitted rows. `details` says more of how
+    they were found, in plain values for JSON.
     """
 
     kind: str = "temperature"
@@ -31,6 +44,48 @@ class Calibration:
     status: CalibrationStatus = "no_rows"
     num_rows: int = 0
     num_positives: int = 0
+    scale_negative: float | None = None  # of beta alone
+    knot_logits: tuple[float, ...] = ()  # of isotonic alone: rising by `MIN_KNOT_STEP` or more, within `MAX_KNOT` of 0
+    knot_probs: tuple[float, ...] = ()  # as many; never falling, above 0 and below 1
+    details: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if self.kind not in CALIBRATION_KINDS:
+            raise ArtifactError(f"calibration kind is {self.kind!r}; expected one of {', '.join(map(repr, CALIBRATION_KINDS))}")
+        if (self.scale_negative is not None) != (self.kind == "beta"):
+            raise ArtifactError(
+                f"a {self.kind} calibration has scale_negative {self.scale_negative}; only beta has one, and always has"
+            )
+        if (self.kind == "isotonic") != bool(self.knot_logits or self.knot_probs):
+            raise ArtifactError(f"a {self.kind} calibration has {len(self.knot_logits)} knots; only isotonic has any")
+        if self.kind == "isotonic":
+            check_knots(self.knot_logits, self.knot_probs)
+
+    @property
+    def is_affine(self) -> bool:
+        """Whether it is sigmoid(scale * z + bias)."""
+        return self.kind in AFFINE_KINDS
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; those that its kind does not have are left out."""
+        value = {name: item for item, name in ((getattr(self, f.name), f.name) for f in fields(self))}
+        for name, absent in (("scale_negative", None), ("knot_logits", ()), ("knot_probs", ()), ("details", {})):
+            if value[name] == absent:
+                del value[name]
+            elif name.startswith("knot"):
+                value[name] = list(value[name])
+        return value
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Calibration":
+        """Return the calibration that `to_json` wrote.
+
+        Raises:
+            ArtifactError: an unknown kind, or parameters that are not those of its kind.
+            TypeError: unknown keys, or values of another type.
+        """
+        parts: dict[str, Any] = {name: tuple(item) if name.startswith("knot") else item for name, item in value.items()}
+        return cls(**parts)
 
     @property
     def temperature(self) -> float:
@@ -53,7 +108,7 @@ class HeadArtifact:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for `head.json`."""
-        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        return {"schema_version": SCHEMA_VERSION, **asdict(self), "calibration": self.calibration.to_json()}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "HeadArtifact":
@@ -64,9 +119,9 @@ class HeadArtifact:
         """
         check_schema_version(value, "head.json")
         try:
-            fields = {key: item for key, item in value.items() if key != "schema_version"}
-            fields["calibration"] = Calibration(**fields["calibration"])
-            return cls(**fields)
+            parts = {key: item for key, item in value.items() if key != "schema_version"}
+            parts["calibration"] = Calibration.from_json(parts["calibration"])
+            return cls(**parts)
         except (KeyError, TypeError) as error:
             raise ArtifactError(f"head.json cannot be read: {error}") from None
 
@@ -145,6 +200,16 @@ class ModelCard:
             )
         except (KeyError, TypeError) as error:
             raise ArtifactError(f"the model card cannot be read: {error}") from None
+
+
+def check_knots(logits: tuple[float, ...], probs: tuple[float, ...]) -> None:
+    """Raise ArtifactError unless these are the knots of an isotonic calibration."""
+    if len(logits) != len(probs):
+        raise ArtifactError(f"{len(logits)} knot_logits and {len(probs)} knot_probs; expected as many of each")
+    if not all(math.isfinite(z) and abs(z) <= MAX_KNOT for z in logits) or any(b - a < MIN_KNOT_STEP for a, b in pairwise(logits)):
+        raise ArtifactError(f"knot_logits must rise by {MIN_KNOT_STEP} or more, within {MAX_KNOT:.0f} of 0")
+    if not all(0.0 < p < 1.0 for p in probs) or any(b < a for a, b in pairwise(probs)):
+        raise ArtifactError("knot_probs must never fall, and lie above 0 and below 1")
 
 
 def schema_version_with(taxonomy: Any) -> int:

@@ -74,6 +74,7 @@ def shard_bytes(heads: HeadColumns, shard: Shard, weights: Mapping[str, NDArray[
             **{
                 _CALIBRATION + name: np.char.encode(value_S.astype(str), "utf-8") if value_S.dtype == object else value_S
                 for name, value_S in calibrations.columns.items()
+                if name != "details"  # would outweigh the heads; the status says the most of it
             },
             **{_WEIGHTS + name: value for name, value in weights.items()},
         }

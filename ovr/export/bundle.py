@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ovr.calibrator.apply import calibrated_prob, scale_and_bias
+from ovr.calibrator.apply import calibrated_prob
 from ovr.core.artifact import Calibration, DecisionPolicy, HeadArtifact, ModelCard
 from ovr.core.bundle import BACKBONE_ONNX, BACKBONE_WEIGHTS, ModelBundle, head_directory
 from ovr.core.bundle_writer import write_bundle
@@ -119,4 +119,4 @@ def torch_prob(
     finally:
         model.train(was_training)
     parts = zip(logits, blocks, strict=True)
-    return np.concatenate([calibrated_prob(logit_NC, *scale_and_bias(calibrations[here])) for logit_NC, here in parts], axis=1)
+    return np.concatenate([calibrated_prob(logit_NC, calibrations[here]) for logit_NC, here in parts], axis=1)

@@ -12,7 +12,9 @@ from ovr.errors import ArtifactError
 
 MAX_NODES = 2000
 MAX_MODEL_BYTES = 2**31 - 1  # protobuf's own limit
-HEAD_OPS = frozenset({"Gemm", "Relu", "Mul", "Add", "Sigmoid"})
+AFFINE_HEAD_OPS = frozenset({"Gemm", "Relu", "Mul", "Add", "Sigmoid"})
+# With those of beta and isotonic calibrations.
+HEAD_OPS = AFFINE_HEAD_OPS | {"Softplus", "Neg", "Sub", "Gather", "GreaterOrEqual", "Where", "Max", "Min", "Clip", "Div"}
 # No control flow (a few bytes of Loop hang a session), nothing that reads files, nothing random.
 _BACKBONE_OPS = """
 Abs And ArgMax ArgMin AveragePool BatchNormalization Cast Ceil Clip Concat Constant ConstantOfShape Conv ConvTranspose Cos

@@ -2,6 +2,7 @@
 
 Generated from the backbone's and the heads' own files. All heads of a kind are one Gemm. Its columns are padded to a fixed block,
 so that replacing a head, or adding one within the block, keeps every shape, and with it kernels and bits of all other answers.
+Affine calibrations are folded into it; the logits of heads with others are gathered from it, and go through nodes of their own.
 
 B = batch, D = features, K = heads, H = hidden units of one head, P = heads padded to blocks
 """
@@ -16,9 +17,10 @@ from onnx import TensorProto, helper
 from ovr.core.artifact import ModelCard
 from ovr.core.files import canonical_json
 from ovr.errors import ArtifactError
+from ovr.export.calibrated import beta_nodes, calibration_kind, isotonic_nodes, weights_of
 from ovr.export.graph import FEATURES, IR_VERSION, OPSET, PROB, renamed
 from ovr.export.head import head_constants, metadata_of
-from ovr.export.heads_graph import HeadsGraph, Stack, blank, folded
+from ovr.export.heads_graph import HeadsGraph, Stack, blank, folded, num_padded
 
 CARD_KEY = "ovr.card"
 _FEATURES = f"heads/{FEATURES}"
@@ -50,10 +52,20 @@ def fused_model(backbone: onnx.ModelProto, heads: Sequence[onnx.ModelProto], car
     logit = logits[0] if len(logits) == 1 else graph.node("Concat", logits, "logit", axis=1)
     # On the padded columns: the vectorised kernel may treat the end of an array otherwise than its middle.
     prob = graph.node("Sigmoid", [logit], "padded_prob")
-    if len(groups) == 1:
+    probs, calibrated_slots = [prob], slots.copy()
+    for kind, add_nodes in (("beta", beta_nodes), ("isotonic", isotonic_nodes)):
+        columns = [column for column, (_, constants) in enumerate(parts) if calibration_kind(constants) == kind]
+        if columns:
+            padded = columns + columns[:1] * (num_padded(len(columns)) - len(columns))
+            here = graph.node("Gather", [logit, graph.constant(f"{kind}/columns", slots[padded])], f"{kind}/logit", axis=1)
+            probs.append(add_nodes(graph.part(f"{kind}/"), here, [parts[column][1] for column in padded], "prob"))
+            calibrated_slots[columns] = offset + np.arange(len(columns))
+            offset += len(padded)
+    if len(groups) == 1 and len(probs) == 1:
         graph.first(prob, len(parts), PROB)
     else:
-        graph.nodes.append(helper.make_node("Gather", [prob, graph.constant("slots", slots)], [PROB], axis=1))
+        every = prob if len(probs) == 1 else graph.node("Concat", probs, "every_prob", axis=1)
+        graph.nodes.append(helper.make_node("Gather", [every, graph.constant("slots", calibrated_slots)], [PROB], axis=1))
     return _joined(backbone, graph, card)
 
 
@@ -100,9 +112,12 @@ def _checked_parts(backbone: onnx.ModelProto, heads: Sequence[onnx.ModelProto], 
 
 
 def _stack(heads: list[Constants]) -> Stack:
-    """Return the weights of the heads with their calibration folded in, padded to whole blocks."""
-    plain = {name: np.stack([head[name] for head in heads]) for name in heads[0] if name not in ("scale", "calibration_bias")}
-    scale_S, bias_S = (np.concatenate([head[name] for head in heads]) for name in ("scale", "calibration_bias"))
+    """Return the weights of the heads, with those calibrations folded in that are a scale and a bias, padded to whole blocks."""
+    every = [weights_of(head) for head in heads]
+    plain = {name: np.stack([weights[name] for weights in every]) for name in every[0]}
+    affine = [calibration_kind(head) == "affine" for head in heads]
+    scale_S = np.array([head["scale"][0] if is_affine else 1.0 for head, is_affine in zip(heads, affine, strict=True)])
+    bias_S = np.array([head["calibration_bias"][0] if is_affine else 0.0 for head, is_affine in zip(heads, affine, strict=True)])
     stack = blank(plain, len(heads))
     for name, value in folded(plain, scale_S, bias_S).items():
         stack[name][: len(heads)] = value

@@ -1,8 +1,12 @@
 """Names in an ONNX graph, and the versions that graphs are written in. Knows nothing of torch, heads or bundles."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import ArrayLike
+from onnx import helper, numpy_helper
 
 # Of the backbone and the fused graph. `onnx.helper` alone would write the newest, which current runtimes refuse.
 OPSET = 18
@@ -34,3 +38,23 @@ def renamed(model: onnx.ModelProto, name_of: Callable[[str], str]) -> onnx.Model
         value.doc_string = ""
         del value.metadata_props[:]
     return copy
+
+
+class Nodes:
+    """Nodes and initialisers of a part of a graph, under names that begin with a prefix."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+
+    def constant(self, name: str, value: ArrayLike) -> str:
+        """Add an initialiser, and return its name in the graph."""
+        array = np.asarray(value)
+        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), self.prefix + name))
+        return self.prefix + name
+
+    def node(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        """Add a node with inputs by their names in the graph, and return the name of its output there."""
+        self.nodes.append(helper.make_node(op, inputs, [self.prefix + output], **attributes))
+        return self.prefix + output

@@ -1,14 +1,14 @@
 """One head as an ONNX model: features (B, D) -> calibrated probability (B, 1). Knows nothing of torch or of other heads.
 
 Built node by node: well under a millisecond a head, where an exporter takes half a second. The initialisers are named, so that
-replacing `scale` and `calibration_bias` recalibrates a head without touching its weights.
+replacing `scale` and `calibration_bias` (those of another kind of calibration: see `calibrated`) recalibrates a head without
+touching its weights.
 
 B = batch, D = features, H = hidden units
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 
 import numpy as np
 import onnx
@@ -17,7 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ovr.core.artifact import Calibration, HeadArtifact
 from ovr.errors import ArtifactError
-from ovr.export.graph import FEATURES, PROB
+from ovr.export.calibrated import LOOKUP, beta_nodes, calibration_kind, constants_of, isotonic_nodes, weights_of
+from ovr.export.graph import FEATURES, PROB, Nodes
 
 OPSET = 17
 IR_VERSION = 8
@@ -31,7 +32,7 @@ def head_metadata(head: HeadArtifact) -> dict[str, str]:
         "ovr.class_id": head.class_id,
         "ovr.version": str(head.version),
         "ovr.backbone_sha256": head.backbone_sha256,
-        "ovr.calibration": json.dumps(asdict(head.calibration), sort_keys=True),
+        "ovr.calibration": json.dumps(head.calibration.to_json(), sort_keys=True),
         "ovr.threshold": repr(head.threshold),
         "ovr.output": "prob: calibrated probability in [0, 1] that the row is of this class",
     }
@@ -40,7 +41,7 @@ def head_metadata(head: HeadArtifact) -> dict[str, str]:
 def head_model(
     kind: str, weights: Mapping[str, NDArray[np.float32]], calibration: Calibration, metadata: Mapping[str, str]
 ) -> onnx.ModelProto:
-    """Return the model sigmoid(scale * logit + calibration_bias) of one head, with input `features` and output `prob`.
+    """Return the model of one head and its calibration, with input `features` and output `prob`.
 
     Args:
         kind: "linear" (one Gemm) or "mlp" (Gemm, Relu, Gemm).
@@ -51,13 +52,7 @@ def head_model(
         ArtifactError: another kind; weights that are missing, unknown, of the wrong shape or not finite; a calibration that is not.
     """
     check_weights(kind, weights)
-    if not (np.isfinite(calibration.scale) and calibration.scale > 0 and np.isfinite(calibration.bias)):
-        raise ArtifactError(f"calibration has scale {calibration.scale}, bias {calibration.bias}; expected finite, scale above 0")
-    constants = {
-        **weights,
-        "scale": np.array([calibration.scale], np.float32),
-        "calibration_bias": np.array([calibration.bias], np.float32),
-    }
+    constants = {**weights, **constants_of(calibration)}
     nodes, features = [], FEATURES
     if kind == "mlp":
         nodes += [
@@ -65,19 +60,27 @@ def head_model(
             helper.make_node("Relu", ["hidden_sum"], ["hidden"]),
         ]
         features = "hidden"
-    nodes += [
-        helper.make_node("Gemm", [features, "weight", "bias"], ["logit"], transB=1),
-        helper.make_node("Mul", ["logit", "scale"], ["scaled_logit"]),
-        helper.make_node("Add", ["scaled_logit", "calibration_bias"], ["calibrated_logit"]),
-        helper.make_node("Sigmoid", ["calibrated_logit"], [PROB]),
-    ]
+    nodes.append(helper.make_node("Gemm", [features, "weight", "bias"], ["logit"], transB=1))
+    initializers = [numpy_helper.from_array(np.ascontiguousarray(value, np.float32), name) for name, value in constants.items()]
+    if calibration.is_affine:
+        nodes += [
+            helper.make_node("Mul", ["logit", "scale"], ["scaled_logit"]),
+            helper.make_node("Add", ["scaled_logit", "calibration_bias"], ["calibrated_logit"]),
+            helper.make_node("Sigmoid", ["calibrated_logit"], [PROB]),
+        ]
+    else:
+        calibrated = Nodes("")
+        add_nodes = beta_nodes if calibration.kind == "beta" else isotonic_nodes
+        add_nodes(calibrated, "logit", [constants], PROB)
+        nodes += calibrated.nodes
+        initializers = initializers[: len(weights)] + calibrated.initializers
     num_features = constants[WEIGHT_NAMES[kind][0]].shape[1]
     graph = helper.make_graph(
         nodes,
         "ovr_head",
         [helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, ["batch", num_features])],
         [helper.make_tensor_value_info(PROB, TensorProto.FLOAT, ["batch", 1])],
-        [numpy_helper.from_array(np.ascontiguousarray(value, np.float32), name) for name, value in constants.items()],
+        initializers,
     )
     model = helper.make_model(graph, producer_name="ovr", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     helper.set_model_props(model, {"ovr.kind": kind, **metadata})
@@ -90,16 +93,17 @@ def metadata_of(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def head_constants(model: onnx.ModelProto) -> tuple[str, dict[str, NDArray[np.float32]]]:
-    """Return the kind and the initialisers of a model that `head_model` built: the weights, scale and calibration_bias.
+    """Return the kind of a model that `head_model` built, and what it is made of: the weights, and those of its calibration, which
+    are scale and calibration_bias, or what `calibrated.CONSTANTS` names.
 
     Raises:
         ArtifactError: it is no such model.
     """
     kind = metadata_of(model).get("ovr.kind", "")
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    check_weights(kind, {name: value for name, value in constants.items() if name not in ("scale", "calibration_bias")})
-    if any(name not in constants or constants[name].shape != (1,) for name in ("scale", "calibration_bias")):
-        raise ArtifactError("a head's model needs the initialisers scale and calibration_bias of shape (1,)")
+    constants = {name: value for name, value in constants.items() if not name.startswith(LOOKUP)}
+    check_weights(kind, weights_of(constants))
+    calibration_kind(constants)
     return kind, constants
 
 

@@ -3,13 +3,11 @@
 B = batch, D = features, S = heads, H = hidden units of one head, P = heads padded to blocks
 """
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
-import onnx
 from numpy.typing import ArrayLike, NDArray
-from onnx import helper, numpy_helper
+from onnx import helper
+
+from ovr.export.graph import Nodes
 
 COLUMN_BLOCK = 32  # columns that the widest CPU kernels (AVX-512) take at once; 64 costs 0.3 us more a row at K = 10
 
@@ -38,22 +36,19 @@ def blank(stack: Stack, num_heads: int) -> Stack:
     return {name: np.zeros((num_padded(num_heads), *value.shape[1:]), np.float32) for name, value in stack.items()}
 
 
-class HeadsGraph:
+class HeadsGraph(Nodes):
     """Nodes and initialisers of heads, under names that begin with `heads/`."""
 
     def __init__(self, features: str) -> None:
         """Take the name of the input (B, D)."""
+        super().__init__("heads/")
         self.features = features
-        self.nodes: list[onnx.NodeProto] = []
-        self.initializers: list[onnx.TensorProto] = []
 
-    def constant(self, name: str, value: NDArray[Any]) -> str:
-        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(value), f"heads/{name}"))
-        return f"heads/{name}"
-
-    def node(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(op, inputs, [f"heads/{output}"], **attributes))
-        return f"heads/{output}"
+    def part(self, prefix: str) -> Nodes:
+        """Return a part of this graph under a longer prefix: what is added to one is in both."""
+        part = Nodes(self.prefix + prefix)
+        part.nodes, part.initializers = self.nodes, self.initializers
+        return part
 
     def linear(self, heads: Stack) -> str:
         """Add calibrated logits (B, P) of linear heads."""

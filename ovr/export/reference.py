@@ -12,9 +12,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from ovr.calibrator.apply import scale_and_bias
 from ovr.core.artifact import Calibration
 from ovr.core.bundle import ModelBundle
+from ovr.core.calibrations import Calibrations
 from ovr.core.heads import HeadColumns
 from ovr.errors import ArtifactError
 from ovr.export.check import GRAPH_OPS, HEAD_OPS, check_structure, run
@@ -117,11 +117,22 @@ def load_reference(bundle: ModelBundle) -> Reference:
 
 
 def tolerances(calibrations: Sequence[Calibration]) -> NDArray[np.float64]:
-    """Return how far each head's probability may lie from torch's: 1e-5, times its scale where that is above 1.
+    """Return how far each head's probability may lie from torch's: 1e-5, times what its calibration magnifies rounding by.
 
-    A head with T below 1 magnifies the rounding of its logit by 1/T.
+    A plain sigmoid is at most 1/4 as steep as its logit, and 1e-5 is for that. An affine calibration is `scale` times as steep, a
+    beta calibration at most the larger of its two scales, an isotonic one 4 times its steepest line. Where that is below 1, as much
+    is allowed as for the plain sigmoid.
     """
-    return TOLERANCE * np.maximum(1.0, scale_and_bias(calibrations)[0])
+    columns = Calibrations.of(calibrations)
+    steep_K = columns.scale_K.copy()
+    for column in np.flatnonzero(~columns.affine_K).tolist():
+        calibration = columns[column]
+        if calibration.kind == "isotonic":
+            knots, probs = np.array(calibration.knot_logits), np.array(calibration.knot_probs)
+            steep_K[column] = 4.0 * (np.diff(probs) / np.diff(knots)).max(initial=0.0)
+        else:
+            steep_K[column] = max(calibration.scale, calibration.scale_negative or 0.0)
+    return TOLERANCE * np.maximum(1.0, steep_K)
 
 
 def npy_bytes(array: NDArray[Any]) -> bytes:

@@ -80,6 +80,7 @@ def export_sharded_bundle(
     for name, values in {"calibrations": calibrations, "thresholds": threshold_K, **figures}.items():
         if len(values) != num_heads:
             raise ArtifactError(f"{len(values)} {name} for {num_heads} classes; expected one a class")
+    calibrations.check_affine(where="a bundle with head shards")
     head_module: Any = model.head
     one_head = {name: value[None] for name, value in head_module.head_weights(0).items()}
     num_units = max(value.shape[1] for value in one_head.values())  # values that a logit is made from

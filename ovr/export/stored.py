@@ -14,6 +14,7 @@ from ovr.core.bundle import ModelBundle
 from ovr.core.heads import HeadColumns
 from ovr.core.shards import read_weights
 from ovr.errors import ArtifactError
+from ovr.export.calibrated import weights_of
 from ovr.export.head import head_constants, head_metadata, head_model
 
 Weights = dict[str, NDArray[np.float32]]
@@ -30,7 +31,7 @@ def stored_weights(bundle: ModelBundle, columns: Sequence[int]) -> Iterator[tupl
         for column in wanted.tolist():
             head = bundle.heads[column]
             kind, constants = head_constants(parsed(bundle.head_onnx(head).read_bytes(), what=f"head {head.class_id!r}"))
-            yield column, kind, {name: value for name, value in constants.items() if name not in ("scale", "calibration_bias")}
+            yield column, kind, weights_of(constants)
         return
     for shard in bundle.shards:
         here = wanted[slice(*np.searchsorted(wanted, (shard.columns.start, shard.columns.stop)))]

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ovr.calibrator.apply import calibrated_prob, scale_and_bias
+from ovr.calibrator.apply import calibrated_logit, calibrated_prob
 from ovr.core.artifact import Calibration, DecisionPolicy
+from ovr.core.calibrations import Calibrations
 from ovr.core.heads import Figures, figures_of, plain
 from ovr.core.taxonomy import Taxonomy
 from ovr.core.top import RunningTop
@@ -41,6 +42,7 @@ class Evaluation:
                 {
                     "class_id": spec.id,
                     "name": spec.name,
+                    "calibration_kind": calibrations[column].kind,
                     "calibration_status": calibrations[column].status,
                     **figures_of(self.figures, column),
                 }
@@ -66,10 +68,10 @@ def evaluate(
     the calibrated probabilities are told too; see `PrecisionAt`. Classes of `small_K` (K,) have too few rows for their
     figures to say much, and are marked.
     """
-    scale_K, bias_K = scale_and_bias(calibrations)
+    calibrations = Calibrations.of(calibrations)
     top = RunningTop(len(logits))
     for columns, logit_NC in logits:
-        top.update(calibrated_prob(logit_NC, scale_K[columns], bias_K[columns]).astype(np.float32), first_column=columns.start)
+        top.update(calibrated_prob(logit_NC, calibrations[columns]).astype(np.float32), first_column=columns.start)
     abstained_N = abstains(top.score_N, policy)
 
     accuracy, top_before, top_after = RowAccuracy(len(logits)), TopLabel(len(logits)), TopLabel(len(logits))
@@ -77,9 +79,9 @@ def evaluate(
     blocks: list[dict[str, NDArray[Any]]] = []
     for columns, logit_NC in logits:
         target_NC, mask_NC = labels.columns(columns)
-        scale_C, bias_C = scale_K[columns], bias_K[columns]
-        before_NC = calibrated_prob(logit_NC, np.ones_like(scale_C), np.zeros_like(bias_C))
-        prob_NC = calibrated_prob(logit_NC, scale_C, bias_C)
+        here = calibrations[columns]
+        before_NC = calibrated_prob(logit_NC, Calibrations.identity(len(here)))
+        prob_NC = calibrated_prob(logit_NC, here)
         label_NC = labels_decided(
             prob_NC.astype(np.float32),
             first_column=columns.start,
@@ -102,11 +104,11 @@ def evaluate(
                 "recall": counts.recall_K,
                 "f1": counts.f1_K,
                 "average_precision": average_precision(logit_NC, target_NC, mask_NC),
-                "temperature": 1 / scale_C,
+                "temperature": np.where(here.affine_K, 1 / here.scale_K, np.nan),
                 "ece_before": ece_equal_mass(before_NC, target_NC, mask_NC),
                 "ece_after": ece_equal_mass(prob_NC, target_NC, mask_NC),
                 "nll_before": nll(logit_NC, target_NC, mask_NC),
-                "nll_after": nll(logit_NC, target_NC, mask_NC, scale_K=scale_C, bias_K=bias_C),
+                "nll_after": nll(calibrated_logit(logit_NC, here), target_NC, mask_NC),
                 "brier_before": brier(before_NC, target_NC, mask_NC),
                 "brier_after": brier(prob_NC, target_NC, mask_NC),
                 "threshold": threshold_K[columns],

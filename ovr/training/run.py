@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ovr.calibrator.apply import calibrated_prob, scale_and_bias
+from ovr.calibrator.apply import calibrated_prob
 from ovr.core import scale
 from ovr.core.bundle import ModelBundle
 from ovr.core.calibrations import Calibrations
@@ -164,6 +164,8 @@ def _calibrate(recipe: Recipe, logits: LogitBlocks, rows: CalibRows) -> tuple[Ca
     for columns, logit_NC in logits:
         target_NC, mask_NC = rows.labels.columns(columns)
         parts.append(Calibrations.of(recipe.calibrator.fit(logit_NC, target_NC, mask_NC)))
+        if logits.num_heads >= scale.LARGE_K:
+            parts[-1].check_affine(where=f"a bundle of {scale.LARGE_K} heads or more")
         threshold_K[columns] = recipe.threshold.fit(_prob(logit_NC, parts[-1]), target_NC, mask_NC)
     calibrations = Calibrations.joined(parts)
     for status, count in calibrations.num_by_status().items():
@@ -177,7 +179,7 @@ def _probs(logits: LogitBlocks, calibrations: Calibrations) -> NDArray[np.float3
 
 
 def _prob(logit_NC: NDArray[Any], calibrations: Calibrations) -> NDArray[np.float32]:
-    return calibrated_prob(logit_NC, *scale_and_bias(calibrations)).astype(np.float32)
+    return calibrated_prob(logit_NC, calibrations).astype(np.float32)
 
 
 def _check(recipe: Recipe, run_dir: Path, resume: bool) -> None:

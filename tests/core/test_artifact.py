@@ -1,6 +1,7 @@
 """Heads, policies and cards as data."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -21,9 +22,41 @@ CARD = ModelCard(
 )
 
 
-@pytest.mark.parametrize("value", [HEAD, CARD])
+BETA = replace(HEAD, calibration=Calibration("beta", 0.4, scale_negative=1.5, details={"a": 1}))
+ISOTONIC = replace(HEAD, calibration=Calibration("isotonic", knot_logits=(0.0, 1.0), knot_probs=(0.25, 0.5)))
+
+
+@pytest.mark.parametrize("value", [HEAD, CARD, BETA, ISOTONIC])
 def test_json_gives_it_back(value):
     assert type(value).from_json(json.loads(json.dumps(value.to_json(), allow_nan=False))) == value
+
+
+def test_heads_with_affine_calibrations_have_the_keys_they_always_had():
+    keys = ["kind", "scale", "bias", "status", "num_rows", "num_positives"]
+    assert list(HEAD.to_json()["calibration"]) == keys
+    assert list(BETA.to_json()["calibration"]) == [*keys, "scale_negative", "details"]
+    assert list(ISOTONIC.to_json()["calibration"]) == [*keys, "knot_logits", "knot_probs"]
+
+
+KNOTS = {"kind": "isotonic", "knot_logits": (0.0, 1.0), "knot_probs": (0.25, 0.5)}
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"kind": "tree"}, "calibration kind is 'tree'; expected one of 'identity', 'temperature'"),
+    ({"kind": "beta"}, "a beta calibration has scale_negative None"),
+    ({"scale_negative": 1.0}, "a temperature calibration has scale_negative 1.0; only beta has one"),
+    ({"kind": "isotonic"}, "an? isotonic calibration has 0 knots"),
+    ({"knot_probs": (0.5,)}, "a temperature calibration has 0 knots; only isotonic has any"),
+    ({**KNOTS, "knot_probs": (0.25,)}, "2 knot_logits and 1 knot_probs; expected as many of each"),
+    ({**KNOTS, "knot_logits": (0.0, 0.015)}, "knot_logits must rise by 0.015625 or more, within 131072 of 0"),
+    ({**KNOTS, "knot_logits": (0.0, 2e5)}, "knot_logits must rise"),
+    ({**KNOTS, "knot_logits": (0.0, float("nan"))}, "knot_logits must rise"),
+    ({**KNOTS, "knot_probs": (0.5, 0.25)}, "knot_probs must never fall, and lie above 0 and below 1"),
+    ({**KNOTS, "knot_probs": (0.5, 1.0)}, "knot_probs must never fall"),
+])  # fmt: skip
+def test_parameters_that_are_not_those_of_the_kind_are_refused(changes, message):
+    with pytest.raises(ArtifactError, match=message):
+        Calibration(**changes)
 
 
 def test_the_temperature_is_one_over_the_scale():

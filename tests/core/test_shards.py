@@ -19,7 +19,7 @@ def columns(**changes):
         "version_K": np.array([1, 2, 3, 4, 5]),
         "threshold_K": np.linspace(0, 1, 5),
         "calibrations": Calibrations.of(
-            [Calibration("größe" if k else "temperature", 1 + k, status="ok" if k % 2 else "one_class") for k in range(5)]
+            [Calibration("platt" if k else "temperature", 1 + k, status="ok" if k % 2 else "one_class") for k in range(5)]
         ),
         "figures": lambda: {"f1": np.array([0.5, np.nan, 1, 0, 0]), "rows": np.arange(5)},
     }

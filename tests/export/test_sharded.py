@@ -7,6 +7,7 @@ import pytest
 
 from ovr import EdgePredictor
 from ovr.core import scale
+from ovr.core.artifact import Calibration
 from ovr.core.bundle import open_bundle
 from ovr.core.calibrations import Calibrations
 from ovr.core.schema import InputSchema
@@ -195,3 +196,11 @@ def test_a_model_that_onnx_does_not_follow_is_not_written(tmp_path):
 def test_counts_that_differ_are_refused(tmp_path, changes):
     with pytest.raises(ArtifactError, match=r"2 (calibrations|thresholds|f1) for 150 classes; expected one a class"):
         sample_sharded_bundle(tmp_path / "bundle", sample_model(num_heads=K), IDS, **changes)
+
+
+def test_calibrations_that_are_no_scale_and_bias_are_refused(tmp_path):
+    calibrations = sample_calibrations(5)
+    calibrations[2] = Calibration("beta", scale_negative=0.5)
+    with pytest.raises(ArtifactError, match=r"a bundle with head shards keeps .* calibrations only; that of head column 2 is beta"):
+        sample_sharded_bundle(tmp_path / "b", sample_model(), list("abcde"), calibrations=Calibrations.of(calibrations))
+    assert not (tmp_path / "b").exists()

@@ -6,6 +6,7 @@ from sklearn.metrics import brier_score_loss, log_loss
 
 from ovr.calibrator.apply import calibrated_prob
 from ovr.core import ranking
+from ovr.core.artifact import Calibration
 from ovr.errors import ConfigError, DataError
 from ovr.metric.calibration import brier, ece_equal_mass, ece_equal_width, nll, top_label, top_label_ece
 
@@ -87,7 +88,8 @@ def test_brier_and_likelihood_are_those_of_scikit_learn(rng):
     logit_NK = rng.normal(size=(200, 4)) * 4
     target_NK, mask_NK = rng.random((200, 4)) < 0.3, rng.random((200, 4)) < 0.7
     scale_K, bias_K = np.array([0.5, 1.0, 2.0, 0.1]), np.array([0.0, -1.0, 0.5, 0.0])
-    prob_NK = calibrated_prob(logit_NK, scale_K, bias_K)
+    calibrations = [Calibration("platt", scale, bias) for scale, bias in zip(scale_K, bias_K, strict=True)]
+    prob_NK = calibrated_prob(logit_NK, calibrations)
     brier_K, nll_K = brier(prob_NK, target_NK, mask_NK), nll(logit_NK, target_NK, mask_NK, scale_K=scale_K, bias_K=bias_K)
     for k in range(4):
         known = mask_NK[:, k]

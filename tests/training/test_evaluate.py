@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ovr.calibrator.apply import calibrated_prob
+from ovr.calibrator.apply import calibrated_logit, calibrated_prob
 from ovr.core import scale
 from ovr.core.artifact import Calibration, DecisionPolicy
 from ovr.core.taxonomy import Taxonomy
@@ -56,8 +56,7 @@ def report(case, policy):
 def test_the_report_is_what_the_whole_matrix_gives(case, policy):
     logits, target_NK, mask_NK, calibrations, threshold_K = case
     ((_, logit_NK),) = logits
-    scale_K, bias_K = (np.array([getattr(c, name) for c in calibrations]) for name in ("scale", "bias"))
-    prob_NK = calibrated_prob(logit_NK, scale_K, bias_K)
+    prob_NK = calibrated_prob(logit_NK, calibrations)
     decision = decide(prob_NK.astype(np.float32), threshold_K=threshold_K, policy=policy)
     got = report(case, policy)
     assert (got["num_rows"], got["abstained"]) == (N, decision.abstained_B.sum())
@@ -75,7 +74,7 @@ def test_the_report_is_what_the_whole_matrix_gives(case, policy):
         "positives": counts.num_positives_K,
         "recall": counts.recall_K,
         "ece_after": ece_equal_mass(prob_NK, target_NK, mask_NK),
-        "nll_after": nll(logit_NK, target_NK, mask_NK, scale_K=scale_K, bias_K=bias_K),
+        "nll_after": nll(calibrated_logit(logit_NK, calibrations), target_NK, mask_NK),
         "threshold": threshold_K,
     }
     for name, value_K in columns.items():
