@@ -16,15 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ovr.core.ranking import ranked_blocks
 from ovr.core.targets import check_probs, check_targets
 from ovr.core.top import RunningTop
-from ovr.errors import ConfigError
+from ovr.metric.bins import NUM_BINS, check_num_bins, mass_bins
 
 F64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
-
-NUM_BINS = 15  # Guo et al. 2017
 
 
 def ece_equal_mass(prob_NK: Any, target_NK: Any, mask_NK: Any, *, num_bins: int = NUM_BINS) -> F64:
@@ -34,26 +31,12 @@ def ece_equal_mass(prob_NK: Any, target_NK: Any, mask_NK: Any, *, num_bins: int 
         ConfigError: `num_bins` below 1.
         DataError: probabilities outside [0, 1] or NaN, shapes that differ, targets or mask other than 0 and 1.
     """
-    prob_NK, target_NK, mask_NK = _checked(prob_NK, target_NK, mask_NK, num_bins)
-    ece_K = np.full(prob_NK.shape[1], np.nan)
-    rank_G = np.arange(num_bins + 1)
-    for ranked in ranked_blocks(prob_NK, target_NK, mask_NK):
-        num_rows = ranked.score_CN.shape[1]
-        if num_rows == 0:
-            continue
-        # Ranks count from the lowest score; here scores fall, so the bin that starts at rank r of n ends before place n - r, moved
-        # to the end of its run of ties.
-        place_CG = ranked.num_known_C[:, None] - rank_G * ranked.num_known_C[:, None] // num_bins
-        tie_end_CN = np.where(ranked.tie_end_CN, np.arange(1, num_rows + 1), num_rows)
-        end_CN = np.minimum.accumulate(tie_end_CN[:, ::-1], axis=1)[:, ::-1]
-        end_CG = np.where(place_CG > 0, np.take_along_axis(end_CN, np.maximum(place_CG - 1, 0), axis=1), 0)
-        known_CN = np.arange(num_rows) < ranked.num_known_C[:, None]
-        gap_CN = np.where(known_CN, ranked.target_CN - ranked.score_CN.astype(np.float64), 0.0)
-        sum_CN = np.pad(np.cumsum(gap_CN, axis=1), ((0, 0), (1, 0)))
-        bin_CG = np.diff(np.take_along_axis(sum_CN, end_CG, axis=1), axis=1)
+    error_parts = []
+    for bins in mass_bins(prob_NK, target_NK, mask_NK, num_bins=num_bins):
+        gap_CG = bins.sums(bins.ranked.target_CN - bins.ranked.score_CN.astype(np.float64))
         with np.errstate(invalid="ignore"):
-            ece_K[ranked.columns] = np.abs(bin_CG).sum(axis=1) / ranked.num_known_C
-    return ece_K
+            error_parts.append(np.abs(gap_CG).sum(axis=1) / bins.ranked.num_known_C)
+    return np.concatenate(error_parts)
 
 
 def ece_equal_width(prob_NK: Any, target_NK: Any, mask_NK: Any, *, num_bins: int = NUM_BINS) -> F64:
@@ -159,6 +142,5 @@ def _mean(sum_K: F64, mask_NK: Bool) -> F64:
 
 
 def _checked(prob_NK: Any, target_NK: Any, mask_NK: Any, num_bins: int) -> tuple[NDArray[np.floating[Any]], Bool, Bool]:
-    if num_bins < 1:
-        raise ConfigError(f"num_bins is {num_bins}; expected at least 1")
+    check_num_bins(num_bins)
     return check_probs(prob_NK, target_NK, mask_NK)
