@@ -25,44 +25,100 @@ NUM_BINS = 15  # Guo et al. 2017
 
 
 @dataclass(frozen=True, slots=True)
-class MassBins:
-    """What the bins of the heads `columns` hold; an empty bin holds 0."""
+class RankedRows:
+    """The rows of some heads by falling probability, ready to be cut into bins."""
 
-    columns: slice
     ranked: Ranked
-    end_CG: I64  # with the rows by falling probability, bin g holds places end_CG[:, g + 1] to end_CG[:, g]; (C, G + 1)
+    run_end_CN: I64  # the place behind each row's run of equal scores
+
+    def ends(self, num_bins: int) -> I64:
+        """Return end_CG (C, G + 1): bin g holds the places end_CG[:, g + 1] to end_CG[:, g]."""
+        rank_G = np.arange(num_bins + 1)
+        # Ranks count from the lowest score; here scores fall, so the bin that starts at rank r of n ends before place n - r, moved
+        # to the end of its run of ties.
+        place_CG = self.ranked.num_known_C[:, None] - rank_G * self.ranked.num_known_C[:, None] // num_bins
+        if self.run_end_CN.shape[1] == 0:
+            return place_CG
+        end_CG: I64 = np.where(place_CG > 0, np.take_along_axis(self.run_end_CN, np.maximum(place_CG - 1, 0), axis=1), 0)
+        return end_CG
+
+    def totals(self, value_CN: NDArray[Any]) -> F64:
+        """Return the sums (C, N + 1) over the known rows before each place; `value_CN` is in the order of `ranked`."""
+        known_CN = np.arange(value_CN.shape[1]) < self.ranked.num_known_C[:, None]
+        return np.pad(np.cumsum(np.where(known_CN, value_CN, 0.0), axis=1), ((0, 0), (1, 0)))
+
+
+def ranked_rows(prob_NK: Any, target_NK: Any, mask_NK: Any) -> Iterator[RankedRows]:
+    """Yield the rows of all heads, some heads at a time, in column order.
+
+    Raises:
+        DataError: probabilities outside [0, 1] or NaN, shapes that differ, targets or mask other than 0 and 1.
+    """
+    for ranked in ranked_blocks(*check_probs(prob_NK, target_NK, mask_NK)):
+        num_rows = ranked.score_CN.shape[1]
+        end_CN = np.where(ranked.tie_end_CN, np.arange(1, num_rows + 1), num_rows)
+        yield RankedRows(ranked, np.minimum.accumulate(end_CN[:, ::-1], axis=1)[:, ::-1])
+
+
+def in_bins(total_CN: F64, end_CG: I64) -> F64:
+    """Return what each bin (C, G) adds to the totals of `RankedRows.totals`."""
+    return -np.diff(np.take_along_axis(total_CN, end_CG, axis=1), axis=1)
+
+
+@dataclass(frozen=True, slots=True)
+class BinSums:
+    """What the known rows of each bin (K, G) come to; an empty bin has 0 throughout."""
+
+    count_KG: I64
+    positive_KG: F64  # their number
+    prob_KG: F64  # the sum of the probabilities
+    prob2_KG: F64  # of their squares
+    both_KG: F64  # of the probabilities of positives
 
     @property
-    def count_CG(self) -> I64:
-        """The known rows of each bin."""
-        return -np.diff(self.end_CG, axis=1)
+    def num_rows_K(self) -> I64:
+        """The known rows of each head."""
+        num_K: I64 = self.count_KG.sum(axis=1)
+        return num_K
 
-    def sums(self, value_CN: NDArray[Any]) -> F64:
-        """Return the sums (C, G) over the known rows of each bin; `value_CN` is in the order of `ranked`."""
-        known_CN = np.arange(value_CN.shape[1]) < self.ranked.num_known_C[:, None]
-        sum_CN = np.pad(np.cumsum(np.where(known_CN, value_CN, 0.0), axis=1), ((0, 0), (1, 0)))
-        return -np.diff(np.take_along_axis(sum_CN, self.end_CG, axis=1), axis=1)
+    @property
+    def mean_prob_KG(self) -> F64:
+        """The mean probability, NaN in an empty bin."""
+        return np.clip(self._mean(self.prob_KG), 0.0, 1.0)
+
+    @property
+    def share_KG(self) -> F64:
+        """The share of positives, NaN in an empty bin."""
+        return self._mean(self.positive_KG)
+
+    @property
+    def part_KG(self) -> F64:
+        """The share of the head's rows that each bin holds; NaN without a known row."""
+        with np.errstate(invalid="ignore"):
+            part_KG: F64 = self.count_KG / self.num_rows_K[:, None]
+        return part_KG
+
+    def _mean(self, sum_KG: F64) -> F64:
+        with np.errstate(invalid="ignore"):
+            mean_KG: F64 = sum_KG / self.count_KG
+        return mean_KG
 
 
-def mass_bins(prob_NK: Any, target_NK: Any, mask_NK: Any, *, num_bins: int = NUM_BINS) -> Iterator[MassBins]:
-    """Yield the bins of all heads, some at a time, in column order.
+def bin_sums(prob_NK: Any, target_NK: Any, mask_NK: Any, *, num_bins: int = NUM_BINS) -> BinSums:
+    """Return the sums of the bins of all heads.
 
     Raises:
         ConfigError: `num_bins` below 1.
         DataError: probabilities outside [0, 1] or NaN, shapes that differ, targets or mask other than 0 and 1.
     """
     check_num_bins(num_bins)
-    rank_G = np.arange(num_bins + 1)
-    for ranked in ranked_blocks(*check_probs(prob_NK, target_NK, mask_NK)):
-        num_rows = ranked.score_CN.shape[1]
-        # Ranks count from the lowest score; here scores fall, so the bin that starts at rank r of n ends before place n - r, moved
-        # to the end of its run of ties.
-        place_CG = ranked.num_known_C[:, None] - rank_G * ranked.num_known_C[:, None] // num_bins
-        if num_rows:
-            tie_end_CN = np.where(ranked.tie_end_CN, np.arange(1, num_rows + 1), num_rows)
-            end_CN = np.minimum.accumulate(tie_end_CN[:, ::-1], axis=1)[:, ::-1]
-            place_CG = np.where(place_CG > 0, np.take_along_axis(end_CN, np.maximum(place_CG - 1, 0), axis=1), 0)
-        yield MassBins(ranked.columns, ranked, place_CG)
+    parts = []
+    for rows in ranked_rows(prob_NK, target_NK, mask_NK):
+        end_CG, target_CN = rows.ends(num_bins), rows.ranked.target_CN
+        prob_CN = rows.ranked.score_CN.astype(np.float64)
+        values = (target_CN, prob_CN, prob_CN**2, np.where(target_CN, prob_CN, 0.0))
+        parts.append((-np.diff(end_CG, axis=1), *(in_bins(rows.totals(value_CN), end_CG) for value_CN in values)))
+    return BinSums(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
 def check_num_bins(num_bins: int) -> None:

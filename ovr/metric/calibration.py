@@ -18,10 +18,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from ovr.core.targets import check_probs, check_targets
 from ovr.core.top import RunningTop
-from ovr.metric.bins import NUM_BINS, check_num_bins, mass_bins
+from ovr.metric.binned import ece
+from ovr.metric.bins import NUM_BINS, bin_sums, check_num_bins, ranked_rows
 
 F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
 Bool = NDArray[np.bool_]
+
+MAX_BINS = 100  # of `ece_adaptive`
 
 
 def ece_equal_mass(prob_NK: Any, target_NK: Any, mask_NK: Any, *, num_bins: int = NUM_BINS) -> F64:
@@ -31,12 +35,42 @@ def ece_equal_mass(prob_NK: Any, target_NK: Any, mask_NK: Any, *, num_bins: int 
         ConfigError: `num_bins` below 1.
         DataError: probabilities outside [0, 1] or NaN, shapes that differ, targets or mask other than 0 and 1.
     """
-    error_parts = []
-    for bins in mass_bins(prob_NK, target_NK, mask_NK, num_bins=num_bins):
-        gap_CG = bins.sums(bins.ranked.target_CN - bins.ranked.score_CN.astype(np.float64))
+    return ece(bin_sums(prob_NK, target_NK, mask_NK, num_bins=num_bins))
+
+
+def ece_adaptive(prob_NK: Any, target_NK: Any, mask_NK: Any, *, max_bins: int = MAX_BINS) -> tuple[F64, I64]:
+    """Return the class-wise calibration error (K,) and the number of bins of equal mass (K,) that it was measured with.
+
+    Each head has as many bins, `max_bins` or its rows at most, as leave no share of positives below that of the bin before: the
+    "monotonic sweep" of Roelofs et al. 2022, "Mitigating Bias in Calibration Error Estimation". Fewer bins have less noise, and more hide less.
+
+    Raises:
+        ConfigError: `max_bins` below 1.
+        DataError: probabilities outside [0, 1] or NaN, shapes that differ, targets or mask other than 0 and 1.
+    """
+    check_num_bins(max_bins)
+    parts = []
+    for rows in ranked_rows(prob_NK, target_NK, mask_NK):
+        num_C, target_CN = rows.ranked.num_known_C, rows.ranked.target_CN
+        hits_CN, gap_CN = rows.totals(target_CN), rows.totals(target_CN - rows.ranked.score_CN.astype(np.float64))
+        gap_C, bins_C, rising_C = np.full(len(num_C), np.nan), np.ones(len(num_C), np.int64), num_C > 0
+        for num_bins in range(1, max_bins + 1):
+            rising_C = rising_C & (num_bins <= num_C)
+            if not rising_C.any():
+                break
+            heads_R = np.flatnonzero(rising_C)
+            end_RG = rows.ends(num_bins)[heads_R]
+            count_RG = -np.diff(end_RG, axis=1)
+            share_RG = np.where(count_RG > 0, -np.diff(hits_CN[heads_R[:, None], end_RG]) / np.maximum(count_RG, 1), -1.0)
+            rising_R = ((share_RG == np.maximum.accumulate(share_RG, axis=1)) | (count_RG == 0)).all(axis=1)
+            rising_C[heads_R] = rising_R
+            heads_R, end_RG = heads_R[rising_R], end_RG[rising_R]
+            gap_C[heads_R] = np.abs(np.diff(gap_CN[heads_R[:, None], end_RG])).sum(axis=1)
+            bins_C[heads_R] = num_bins
         with np.errstate(invalid="ignore"):
-            error_parts.append(np.abs(gap_CG).sum(axis=1) / bins.ranked.num_known_C)
-    return np.concatenate(error_parts)
+            parts.append((gap_C / num_C, bins_C))
+    ece_K, num_bins_K = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return ece_K, num_bins_K
 
 
 def ece_equal_width(prob_NK: Any, target_NK: Any, mask_NK: Any, *, num_bins: int = NUM_BINS) -> F64:

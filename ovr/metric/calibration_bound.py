@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovr.errors import ConfigError
-from ovr.metric.bins import NUM_BINS, MassBins, mass_bins
+from ovr.metric.binned import ece
+from ovr.metric.bins import NUM_BINS, BinSums, bin_sums
 from ovr.metric.intervals import CONFIDENCE
 
 F64 = NDArray[np.float64]
@@ -44,18 +45,32 @@ def ece_upper_bound(
         DataError: probabilities outside [0, 1] or NaN, shapes that differ, targets or mask other than 0 and 1.
     """
     doubt = _doubt(confidence)
-    ece_parts, upper_parts = [], []
-    for bins in mass_bins(prob_NK, target_NK, mask_NK, num_bins=num_bins):
-        prob_CN, num_C = bins.ranked.score_CN.astype(np.float64), bins.ranked.num_known_C
-        with np.errstate(invalid="ignore", divide="ignore"):
-            variance_C = _variance(bins).sum(axis=1)
-            ece_C = np.abs(bins.sums(bins.ranked.target_CN - prob_CN)).sum(axis=1) / num_C
-            upper_C = np.ones(len(num_C))
-            for _ in range(NUM_STEPS):
-                upper_C = np.minimum(ece_C + _fall(variance_C + upper_C, num_C, doubt), 1.0)
-        ece_parts.append(ece_C)
-        upper_parts.append(np.where(num_C > 0, upper_C, 1.0))
-    return np.concatenate(ece_parts), np.concatenate(upper_parts)
+    sums = bin_sums(prob_NK, target_NK, mask_NK, num_bins=num_bins)
+    return ece(sums), _upper(sums, doubt)
+
+
+def ece_interval(sums: BinSums, *, confidence: float = CONFIDENCE) -> tuple[F64, F64]:
+    """Return (low_K, high_K), which hold the true error of each head with at least `confidence`; NaN without a known row.
+
+    The high end is that of `ece_upper_bound`. The low one takes off how far f may rise above its mean, by the same inequality, and
+    what noise adds to the mean: sum over bins of sqrt(m (1 - m) rows of the bin) / n, and sqrt(G c / n), at most.
+
+    Raises:
+        ConfigError: `confidence` outside (0, 1).
+    """
+    _doubt(confidence)
+    doubt = _doubt((1 + confidence) / 2)
+    num_K, variance_KG = sums.num_rows_K, _variance(sums)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        noise_K, variance_K = np.sqrt(variance_KG / num_K[:, None]).sum(axis=1), variance_KG.sum(axis=1)
+        ece_K, low_K, high_K = ece(sums), np.zeros(len(num_K)), np.ones(len(num_K))
+        for _ in range(NUM_STEPS):
+            middle_K = (low_K + high_K) / 2
+            most_K = middle_K + noise_K + np.sqrt(variance_KG.shape[1] * middle_K / num_K)
+            possible_K = most_K + _fall(variance_K + middle_K, num_K, doubt) >= ece_K
+            low_K, high_K = np.where(possible_K, low_K, middle_K), np.where(possible_K, middle_K, high_K)
+    known_K = num_K > 0
+    return np.where(known_K, low_K, np.nan), np.where(known_K, _upper(sums, doubt), np.nan)
 
 
 def rows_needed(
@@ -63,7 +78,7 @@ def rows_needed(
     prob_NK: Any,
     mask_NK: Any,
     *,
-    ece: float = 0.0,
+    assumed: float = 0.0,
     power: float = 0.8,
     confidence: float = CONFIDENCE,
     num_bins: int = NUM_BINS,
@@ -71,48 +86,53 @@ def rows_needed(
     """Return about how many known rows (K,) it takes to bound the error of each head by `limit`.
 
     That many rows, with probabilities like these, give an `ece_upper_bound` of at most `limit` with probability `power` if the true
-    error is `ece`, spread over the bins: by default, if the head is perfectly calibrated. A head without a known row is taken to be
-    as hard as one can be. More than 2^40 are not counted.
+    error is `assumed`, spread over the bins: by default, if the head is perfectly calibrated. A head without a known row is taken
+    to be as hard as one can be. More than 2^40 are not counted.
 
     Raises:
-        ConfigError: `limit` outside (0, 1], `ece` outside [0, limit), `power` or `confidence` outside (0, 1), `num_bins` below 1.
+        ConfigError: `limit` outside (0, 1], `assumed` outside [0, limit), `power` or `confidence` outside (0, 1), `num_bins` below
+            1.
         DataError: probabilities outside [0, 1] or NaN, shapes that differ, a mask other than 0 and 1.
     """
     doubt = _doubt(confidence)
     if not 0 < limit <= 1:
         raise ConfigError(f"the limit of a calibration error is {limit!r}; expected above 0 and at most 1")
-    if not 0 <= ece < limit:
-        raise ConfigError(f"the assumed calibration error is {ece!r}; expected at least 0 and below the limit of {limit}")
+    if not 0 <= assumed < limit:
+        raise ConfigError(f"the assumed calibration error is {assumed!r}; expected at least 0 and below the limit of {limit}")
     if not 0 < power < 1:
         raise ConfigError(f"power is {power!r}; expected a number above 0 and below 1")
     z = NormalDist().inv_cdf(power)
-    parts = []
-    for bins in mass_bins(prob_NK, np.zeros(np.shape(prob_NK), dtype=np.bool_), mask_NK, num_bins=num_bins):
-        num_C = bins.ranked.num_known_C
-        variance_CG = _variance(bins)
-        empty_C = num_C == 0
-        variance_CG[empty_C] = 0.25 / num_bins
-        part_CG = np.where(empty_C[:, None], 1 / num_bins, bins.count_CG / np.maximum(num_C, 1)[:, None])
-        variance_C = variance_CG.sum(axis=1)
-        low_C, high_C = np.zeros(len(num_C)), np.full(len(num_C), float(MOST_ROWS))
-        while (high_C - low_C > 0.5).any():
-            middle_C = (low_C + high_C) / 2
-            # The mean of |error + noise|: exact where either is absent, and hardly off between.
-            seen_CG = np.sqrt((ece * part_CG) ** 2 + 2 / math.pi * variance_CG / middle_C[:, None])
-            seen_C = seen_CG.sum(axis=1) + z * np.sqrt(variance_C / middle_C)
-            enough_C = seen_C + _fall(variance_C + limit, middle_C, doubt) <= limit
-            low_C, high_C = np.where(enough_C, low_C, middle_C), np.where(enough_C, middle_C, high_C)
-        parts.append(np.ceil(high_C).astype(np.int64))
-    return np.concatenate(parts)
+    sums = bin_sums(prob_NK, np.zeros(np.shape(prob_NK), dtype=np.bool_), mask_NK, num_bins=num_bins)
+    empty_K1 = sums.num_rows_K[:, None] == 0
+    part_KG = np.where(empty_K1, 1 / num_bins, sums.part_KG)
+    variance_KG = np.where(empty_K1, 0.25 / num_bins, _variance(sums))
+    variance_K = variance_KG.sum(axis=1)
+    low_K, high_K = np.zeros(len(variance_K)), np.full(len(variance_K), float(MOST_ROWS))
+    while (high_K - low_K > 0.5).any():
+        middle_K = (low_K + high_K) / 2
+        # The mean of |error + noise|: exact where either is absent, and hardly off between.
+        seen_KG = np.sqrt((assumed * part_KG) ** 2 + 2 / math.pi * variance_KG / middle_K[:, None])
+        seen_K = seen_KG.sum(axis=1) + z * np.sqrt(variance_K / middle_K)
+        enough_K = seen_K + _fall(variance_K + limit, middle_K, doubt) <= limit
+        low_K, high_K = np.where(enough_K, low_K, middle_K), np.where(enough_K, middle_K, high_K)
+    num_K: I64 = np.ceil(high_K).astype(np.int64)
+    return num_K
 
 
-def _variance(bins: MassBins) -> F64:
-    """Return what each bin (C, G) adds to the mean variance of a target if the head is calibrated."""
-    count_CG = bins.count_CG
+def _upper(sums: BinSums, doubt: float) -> F64:
+    num_K, variance_K, ece_K = sums.num_rows_K, _variance(sums).sum(axis=1), ece(sums)
+    upper_K = np.ones(len(num_K))
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean_CG = np.clip(bins.sums(bins.ranked.score_CN.astype(np.float64)) / count_CG, 0.0, 1.0)
-        variance_CG: F64 = np.where(count_CG > 0, count_CG / bins.ranked.num_known_C[:, None] * mean_CG * (1 - mean_CG), 0.0)
-    return variance_CG
+        for _ in range(NUM_STEPS):
+            upper_K = np.minimum(ece_K + _fall(variance_K + upper_K, num_K, doubt), 1.0)
+    return np.where(num_K > 0, upper_K, 1.0)
+
+
+def _variance(sums: BinSums) -> F64:
+    """Return what each bin (K, G) adds to the mean variance of a target if the head is calibrated."""
+    mean_KG = sums.mean_prob_KG
+    variance_KG: F64 = np.where(sums.count_KG > 0, sums.part_KG * mean_KG * (1 - mean_KG), 0.0)
+    return variance_KG
 
 
 def _fall(variance_K: F64, num_K: NDArray[Any], doubt: float) -> F64:

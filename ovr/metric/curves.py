@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ovr.core.ranking import ranked_blocks
 from ovr.core.targets import check_targets
 from ovr.errors import ConfigError
-from ovr.metric.bins import NUM_BINS, mass_bins
+from ovr.metric.bins import NUM_BINS, bin_sums
 from ovr.metric.intervals import CONFIDENCE, wilson
 
 F64 = NDArray[np.float64]
@@ -41,13 +41,9 @@ def reliability(
         ConfigError: `num_bins` below 1, `confidence` outside (0, 1).
         DataError: probabilities outside [0, 1] or NaN, shapes that differ, targets or mask other than 0 and 1.
     """
-    parts = []
-    for bins in mass_bins(prob_NK, target_NK, mask_NK, num_bins=num_bins):
-        parts.append((bins.count_CG, bins.sums(bins.ranked.score_CN.astype(np.float64)), bins.sums(bins.ranked.target_CN)))
-    count_KG, prob_KG, positive_KG = (np.concatenate(part) for part in zip(*parts, strict=True))
-    with np.errstate(invalid="ignore"):
-        mean_KG, share_KG = np.clip(prob_KG / count_KG, 0.0, 1.0), positive_KG / count_KG
-    return Reliability(count_KG, mean_KG, share_KG, *wilson(positive_KG, count_KG, confidence=confidence))
+    sums = bin_sums(prob_NK, target_NK, mask_NK, num_bins=num_bins)
+    interval = wilson(sums.positive_KG, sums.count_KG, confidence=confidence)
+    return Reliability(sums.count_KG, sums.mean_prob_KG, sums.share_KG, *interval)
 
 
 def precision_recall(score_NK: Any, target_NK: Any, mask_NK: Any, *, max_points: int = 200) -> list[tuple[F64, F64, F64]]:

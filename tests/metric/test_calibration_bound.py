@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ovr.errors import ConfigError, DataError
-from ovr.metric.bins import mass_bins
+from ovr.metric.bins import bin_sums
 from ovr.metric.calibration import ece_equal_mass
-from ovr.metric.calibration_bound import ece_upper_bound, rows_needed
+from ovr.metric.calibration_bound import ece_interval, ece_upper_bound, rows_needed
 
 NUM_DRAWS = 500
 PROBS = {
@@ -26,9 +26,9 @@ def rng():
 
 def true_error(prob_N, truth_N):
     """Return the error in the bins of these probabilities, if `truth_N` is how likely the targets are."""
-    (bins,) = mass_bins(prob_N[:, None], np.zeros((len(prob_N), 1)), np.ones((len(prob_N), 1)))
-    falling = np.argsort(-prob_N)
-    return np.abs(bins.sums((truth_N - prob_N)[falling][None])).sum() / len(prob_N)
+    count_G = bin_sums(prob_N[:, None], np.zeros((len(prob_N), 1)), np.ones((len(prob_N), 1))).count_KG[0]
+    gap_N = (truth_N - prob_N)[np.argsort(prob_N)]
+    return sum(abs(part.sum()) for part in np.split(gap_N, np.cumsum(count_G)[:-1])) / len(prob_N)
 
 
 @pytest.mark.parametrize("num_rows", [30, 2000])
@@ -38,9 +38,16 @@ def test_the_true_error_is_below_the_bound_as_often_as_promised(rng, probs, trut
     prob_N = PROBS[probs](rng, num_rows)
     truth_N = TRUTHS[truth](prob_N)
     prob_ND = np.repeat(prob_N[:, None], NUM_DRAWS, axis=1)
-    _, upper_D = ece_upper_bound(prob_ND, rng.random(prob_ND.shape) < truth_N[:, None], np.ones(prob_ND.shape), confidence=0.8)
-    assert (upper_D >= true_error(prob_N, truth_N)).mean() >= 0.8
-    assert np.median(upper_D) <= true_error(prob_N, truth_N) + 4 / math.sqrt(num_rows)  # and says something
+    drawn = prob_ND, rng.random(prob_ND.shape) < truth_N[:, None], np.ones(prob_ND.shape)
+    _, upper_D = ece_upper_bound(*drawn, confidence=0.8)
+    error = true_error(prob_N, truth_N)
+    assert (upper_D >= error).mean() >= 0.8
+    assert np.median(upper_D) <= error + 4 / math.sqrt(num_rows)  # and says something
+    low_D, high_D = ece_interval(bin_sums(*drawn), confidence=0.6)
+    np.testing.assert_array_equal(high_D, upper_D)
+    assert (low_D <= error).mean() >= 0.8
+    if error > 10 / math.sqrt(num_rows):
+        assert np.median(low_D) > 0
 
 
 def test_the_bound_solves_its_equation(rng):
@@ -68,13 +75,14 @@ def test_a_head_without_a_known_row_may_be_as_wrong_as_can_be():
     assert ece_K[0] == 0.5
     assert np.isnan(ece_K[1])
     assert upper_K[1] == 1
+    assert np.isnan(np.array(ece_interval(bin_sums([[0.5, 0.5]], [[1, 1]], [[1, 0]])))[:, 1]).all()
     assert rows_needed(0.05, [[0.5, 0.5]], [[1, 0]])[1] > rows_needed(0.05, np.full((9, 1), 0.01), np.ones((9, 1)))[0]
 
 
 @pytest.mark.parametrize(("probs", "ece"), [("rare", 0.0), ("flat", 0.0), ("sharp", 0.0), ("flat", 0.02)])
 def test_the_rows_asked_for_are_enough(rng, probs, ece):
     prob_N = PROBS[probs](rng, 1000)
-    (num_rows,) = rows_needed(0.05, prob_N[:, None], np.ones((1000, 1)), ece=ece)
+    (num_rows,) = rows_needed(0.05, prob_N[:, None], np.ones((1000, 1)), assumed=ece)
     prob_ND = np.repeat(rng.choice(prob_N, num_rows)[:, None], NUM_DRAWS, axis=1)
     target_ND = rng.random(prob_ND.shape) < prob_ND + ece
     assert (ece_upper_bound(prob_ND, target_ND, np.ones(prob_ND.shape))[1] <= 0.05).mean() >= 0.7
@@ -84,7 +92,7 @@ def test_the_rows_asked_for_are_enough(rng, probs, ece):
 
 def test_a_limit_just_above_the_assumed_error_takes_many_rows():
     prob_NK, mask_NK = np.full((9, 1), 0.3), np.ones((9, 1))
-    assert rows_needed(0.05, prob_NK, mask_NK, ece=0.0499)[0] > 10**6
+    assert rows_needed(0.05, prob_NK, mask_NK, assumed=0.0499)[0] > 10**6
     assert rows_needed(0.05, prob_NK, mask_NK, power=0.2)[0] < rows_needed(0.05, prob_NK, mask_NK, power=0.9)[0]
 
 
@@ -92,7 +100,10 @@ def test_a_limit_just_above_the_assumed_error_takes_many_rows():
     ("settings", "message"),
     [
         ({"limit": 0.0}, r"the limit of a calibration error is 0.0; expected above 0 and at most 1"),
-        ({"limit": 0.05, "ece": 0.05}, r"the assumed calibration error is 0.05; expected at least 0 and below the limit of 0.05"),
+        (
+            {"limit": 0.05, "assumed": 0.05},
+            r"the assumed calibration error is 0.05; expected at least 0 and below the limit of 0.05",
+        ),
         ({"limit": 0.05, "power": 1.0}, r"power is 1.0; expected a number above 0 and below 1"),
         ({"limit": 0.05, "confidence": 1.0}, r"confidence is 1.0; expected a number above 0 and below 1"),
         ({"limit": 0.05, "num_bins": 0}, r"num_bins is 0; expected at least 1"),
@@ -106,5 +117,7 @@ def test_settings_that_cannot_be_are_refused(settings, message):
 def test_a_bound_takes_probabilities_and_a_confidence():
     with pytest.raises(ConfigError, match=r"confidence is 0; expected a number above 0 and below 1"):
         ece_upper_bound([[0.5]], [[1]], [[1]], confidence=0)
+    with pytest.raises(ConfigError, match=r"confidence is 1.5; expected a number above 0 and below 1"):
+        ece_interval(bin_sums([[0.5]], [[1]], [[1]]), confidence=1.5)
     with pytest.raises(DataError, match=r"probability of row 0, head column 0 is 2.0; expected 0 to 1"):
         ece_upper_bound([[2.0]], [[1]], [[1]])
