@@ -23,6 +23,7 @@ class Ranked:
     tie_end_CN: NDArray[np.bool_]  # the last known row of each run of equal scores
     num_known_C: NDArray[np.int64]
     num_positives_C: NDArray[np.int64]
+    order_CN: NDArray[np.int64]  # the row at each place
 
 
 def ranked_blocks(
@@ -45,4 +46,4 @@ def ranked_blocks(
             tie_end_CN[:, :-1] = key_CN[:, :-1] != key_CN[:, 1:]
             tie_end_CN[:, -1] = True
             tie_end_CN &= np.arange(num_rows) < num_known_C[:, None]
-        yield Ranked(columns, -key_CN, target_CN, tie_end_CN, num_known_C, target_CN.sum(axis=1, dtype=np.int64))
+        yield Ranked(columns, -key_CN, target_CN, tie_end_CN, num_known_C, target_CN.sum(axis=1, dtype=np.int64), order_CN)

@@ -28,8 +28,9 @@ def ece(sums: BinSums) -> F64:
 def debiased_ece(sums: BinSums) -> F64:
     """Return the error (K,) less what noise is expected to add to it.
 
-    Kumar, Liang and Ma 2019, "Verified Uncertainty Calibration". The share of each bin is taken as normal around the observed one, with variance share (1 - share) / rows: the L1 form, in closed
-    form instead of the paper's simulation. Bins whose rows are all positive or all negative are not corrected.
+    It is the L1 form of Kumar, Liang and Ma 2019, "Verified Uncertainty Calibration", in closed form instead of a simulation:
+    the share of each bin is taken as normal around the observed one, with variance share (1 - share) / rows. Bins whose rows are
+    all positive or all negative are not corrected.
     """
     gap_KG = np.abs(sums.share_KG - sums.mean_prob_KG)
     with np.errstate(invalid="ignore", divide="ignore"):

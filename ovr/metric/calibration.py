@@ -42,7 +42,8 @@ def ece_adaptive(prob_NK: Any, target_NK: Any, mask_NK: Any, *, max_bins: int = 
     """Return the class-wise calibration error (K,) and the number of bins of equal mass (K,) that it was measured with.
 
     Each head has as many bins, `max_bins` or its rows at most, as leave no share of positives below that of the bin before: the
-    "monotonic sweep" of Roelofs et al. 2022, "Mitigating Bias in Calibration Error Estimation". Fewer bins have less noise, and more hide less.
+    "monotonic sweep" of Roelofs et al. 2022, "Mitigating Bias in Calibration Error Estimation". Fewer bins have less
+    noise, more hide less.
 
     Raises:
         ConfigError: `max_bins` below 1.

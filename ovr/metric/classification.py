@@ -40,6 +40,35 @@ class Counts:
         return _ratio(self.true_positives_K, self.num_positives_K)
 
     @property
+    def num_negatives_K(self) -> I64:
+        """The known rows that are not of the class."""
+        return self.num_rows_K - self.num_positives_K
+
+    @property
+    def false_positives_K(self) -> I64:
+        """The negatives that were decided on."""
+        return self.num_decided_K - self.true_positives_K
+
+    @property
+    def false_positive_rate_K(self) -> F64:
+        """The share of negatives that were decided on."""
+        return _ratio(self.false_positives_K, self.num_negatives_K)
+
+    @property
+    def false_negative_rate_K(self) -> F64:
+        """The share of positives that were not decided on."""
+        return _ratio(self.num_positives_K - self.true_positives_K, self.num_positives_K)
+
+    def proportions(self) -> dict[str, tuple[I64, I64]]:
+        """Return successes and trials (K,) of each figure that is a share of rows."""
+        return {
+            "precision": (self.true_positives_K, self.num_decided_K),
+            "recall": (self.true_positives_K, self.num_positives_K),
+            "false_positive_rate": (self.false_positives_K, self.num_negatives_K),
+            "false_negative_rate": (self.num_positives_K - self.true_positives_K, self.num_positives_K),
+        }
+
+    @property
     def f1_K(self) -> F64:
         """2 TP / (decided + positives): the harmonic mean of precision and recall, and 0 where no decision was right."""
         return _ratio(2 * self.true_positives_K, self.num_decided_K + self.num_positives_K)
@@ -56,7 +85,7 @@ def confusion(label_NK: Any, target_NK: Any, mask_NK: Any) -> Counts:
     Raises:
         DataError: not (N, K), shapes that differ, or entries other than 0 and 1.
     """
-    label_NK, target_NK, mask_NK = _checked(label_NK, target_NK, mask_NK)
+    label_NK, target_NK, mask_NK = check_decisions(label_NK, target_NK, mask_NK)
     label_NK, target_NK = label_NK & mask_NK, target_NK & mask_NK
     return Counts(*(array.sum(axis=0, dtype=np.int64) for array in (mask_NK, target_NK, label_NK, label_NK & target_NK)))
 
@@ -103,7 +132,7 @@ class RowAccuracy:
         Raises:
             DataError: not (N, C), shapes that differ, or entries other than 0 and 1.
         """
-        label_NC, target_NC, mask_NC = _checked(label_NC, target_NC, mask_NC)
+        label_NC, target_NC, mask_NC = check_decisions(label_NC, target_NC, mask_NC)
         self._known_N &= mask_NC.all(axis=1)
         self._right_N &= (label_NC == target_NC).all(axis=1)
 
@@ -136,7 +165,12 @@ def _ratio(top_K: NDArray[Any], bottom_K: I64) -> F64:
     return ratio_K
 
 
-def _checked(label_NK: Any, target_NK: Any, mask_NK: Any) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+def check_decisions(label_NK: Any, target_NK: Any, mask_NK: Any) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return decisions, targets and mask as bool, all (N, K).
+
+    Raises:
+        DataError: not (N, K), shapes that differ, or entries other than 0 and 1.
+    """
     shape_NK = np.shape(label_NK)
     if len(shape_NK) != 2:
         raise DataError(f"decisions have shape {shape_NK}; expected (rows, heads)")

@@ -2,7 +2,14 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, average_precision_score, f1_score, precision_score, recall_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    f1_score,
+    multilabel_confusion_matrix,
+    precision_score,
+    recall_score,
+)
 
 from ovr.core import ranking
 from ovr.errors import DataError
@@ -97,3 +104,13 @@ def test_arrays_that_do_not_belong_together_are_refused():
         confusion([[1]], [[1, 0]], [[1]])
     with pytest.raises(DataError, match="score of row 0, head column 0 is nan"):
         average_precision([[np.nan]], [[1]], [[1]])
+
+
+def test_rates_of_wrong_decisions_are_those_of_the_confusion_matrix(rng):
+    label_NK, target_NK = rng.random((200, 6)) < 0.4, rng.random((200, 6)) < 0.3
+    counts = confusion(label_NK, target_NK, np.ones_like(label_NK))
+    (tn_K, fp_K), (fn_K, tp_K) = multilabel_confusion_matrix(target_NK, label_NK).transpose(1, 2, 0)
+    np.testing.assert_array_equal(counts.false_positive_rate_K, fp_K / (fp_K + tn_K))
+    np.testing.assert_array_equal(counts.false_negative_rate_K, fn_K / (fn_K + tp_K))
+    for name, (successes_K, trials_K) in counts.proportions().items():
+        np.testing.assert_array_equal(successes_K / trials_K, getattr(counts, f"{name}_K"))

@@ -1,0 +1,142 @@
+"""How well a head's scores rank its positives: average precision and area under the ROC curve, with intervals. Knows no thresholds.
+
+N = rows, K = heads, C = heads of one block
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovr.core.ranking import Ranked, ranked_blocks
+from ovr.core.targets import check_targets
+from ovr.metric.intervals import CONFIDENCE, normal_quantile, wilson
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+NUM_STEPS = 50  # bisections of an interval's end
+
+
+@dataclass(frozen=True, slots=True)
+class RankFigures:
+    """Figures of each head (K,); NaN where the rows do not define them."""
+
+    average_precision_K: F64  # NaN without a positive
+    roc_auc_K: F64  # the chance that a positive row scores above a negative one; NaN without one of either
+    num_positives_K: I64
+    num_negatives_K: I64
+
+    def average_precision_interval(self, *, confidence: float = CONFIDENCE) -> tuple[F64, F64]:
+        """Return (low_K, high_K) of the average precision: Wilson's with the positives as trials.
+
+        Boyd, Eng and Page 2013, "Area under the Precision-Recall Curve: Point Estimates and Confidence Intervals", find binomial
+        intervals to hold where positives are few, and the bootstrap's not to.
+
+        Raises:
+            ConfigError: `confidence` outside (0, 1).
+        """
+        return wilson(np.nan_to_num(self.average_precision_K) * self.num_positives_K, self.num_positives_K, confidence=confidence)
+
+    def roc_auc_interval(self, *, confidence: float = CONFIDENCE) -> tuple[F64, F64]:
+        """Return (low_K, high_K) of the area: the score interval of Newcombe 2006, "Confidence intervals for an effect size measure
+        based on the Mann-Whitney statistic, part 2", method 5.
+
+        Unlike DeLong's it has width at an area of 1, and holds with three positives: see docs/metrics.md.
+
+        Raises:
+            ConfigError: `confidence` outside (0, 1).
+        """
+        z, auc_K = normal_quantile(confidence), self.roc_auc_K
+        pairs_K, half_K = self.num_positives_K * self.num_negatives_K, (self.num_positives_K + self.num_negatives_K) / 2 - 1
+        ends = []
+        with np.errstate(divide="ignore", invalid="ignore"):
+            for end in (0.0, 1.0):
+                inner_K, outer_K = auc_K, np.full(len(auc_K), end)
+                for _ in range(NUM_STEPS):
+                    t_K = (inner_K + outer_K) / 2
+                    variance_K = t_K * (1 - t_K) * (1 + half_K * ((1 - t_K) / (2 - t_K) + t_K / (1 + t_K))) / pairs_K
+                    holds_K = np.abs(t_K - auc_K) <= z * np.sqrt(variance_K)
+                    inner_K, outer_K = np.where(holds_K, t_K, inner_K), np.where(holds_K, outer_K, t_K)
+                ends.append(np.where(np.isnan(auc_K), np.nan, inner_K))
+        return ends[0], ends[1]
+
+
+def rank_figures(score_NK: Any, target_NK: Any, mask_NK: Any) -> RankFigures:
+    """Return average precision and ROC AUC of every head; only their order matters of the scores, and ties count as ties.
+
+    Raises:
+        DataError: scores that are not finite, shapes that differ, targets or mask other than 0 and 1.
+    """
+    score_NK, target_NK, mask_NK = check_targets(score_NK, target_NK, mask_NK, score_name="score")
+    parts = []
+    for ranked in ranked_blocks(score_NK, target_NK, mask_NK):
+        runs, num_pos_C = _Runs.of(ranked), ranked.num_positives_C
+        num_neg_C = ranked.num_known_C - num_pos_C
+        # Of a positive row, the negatives above it; those of its own run count half.
+        above_CN = ((runs.start_CN - runs.hits_start_CN) + (runs.end_CN - runs.hits_end_CN)) / 2
+        with np.errstate(divide="ignore", invalid="ignore"):
+            auc_C = 1 - np.where(ranked.target_CN, above_CN, 0.0).sum(axis=1) / (num_pos_C * num_neg_C)
+            ap_C = np.where(ranked.target_CN, runs.precision_CN, 0.0).sum(axis=1) / num_pos_C
+        parts.append((ap_C, auc_C, num_pos_C, num_neg_C))
+    return RankFigures(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+def average_precision_influence(score_NK: Any, target_NK: Any, mask_NK: Any) -> F64:
+    """Return the derivative (N, K) of each head's average precision by the weight of each row; 0 where the label is unknown.
+
+    Its sum over rows is 0, and that of its squares the variance over draws of rows (the infinitesimal jackknife, Efron 1982). Two
+    models on the same rows differ by what differs row by row.
+
+    Raises:
+        DataError: scores that are not finite, shapes that differ, targets or mask other than 0 and 1.
+    """
+    score_NK, target_NK, mask_NK = check_targets(score_NK, target_NK, mask_NK, score_name="score")
+    influence_KN = np.zeros(score_NK.shape[::-1])
+    for ranked in ranked_blocks(score_NK, target_NK, mask_NK):
+        runs, target_CN, num_pos_C1 = _Runs.of(ranked), ranked.target_CN, ranked.num_positives_C[:, None]
+        known_CN = np.arange(target_CN.shape[1]) < ranked.num_known_C[:, None]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ap_C1 = np.where(target_CN, runs.precision_CN, 0.0).sum(axis=1, keepdims=True) / num_pos_C1
+            # A row raises or lowers the precision at its own run and at all below it: sums from the start of the run on.
+            inverse_CN = np.where(target_CN, 1 / runs.end_CN, 0.0)
+            gained_CN, lost_CN = (_from(value_CN, runs.start_CN) for value_CN in (inverse_CN, inverse_CN * runs.precision_CN))
+            slope_CN = np.where(target_CN, runs.precision_CN + gained_CN - ap_C1, 0.0) - lost_CN
+            slope_CN = np.where(known_CN & (num_pos_C1 > 0), slope_CN / num_pos_C1, 0.0)
+        np.put_along_axis(influence_KN[ranked.columns], ranked.order_CN, slope_CN, axis=1)
+    return influence_KN.T
+
+
+@dataclass(frozen=True, slots=True)
+class _Runs:
+    """Of each row, by falling score, the places before its run of equal scores and up to its end, and the positives there."""
+
+    start_CN: I64
+    end_CN: I64
+    hits_start_CN: I64
+    hits_end_CN: I64
+
+    @classmethod
+    def of(cls, ranked: Ranked) -> "_Runs":
+        num_rows = ranked.target_CN.shape[1]
+        place_N = np.arange(num_rows)
+        end_CN = np.minimum.accumulate(np.where(ranked.tie_end_CN, place_N + 1, num_rows)[:, ::-1], axis=1)[:, ::-1]
+        begins_CN = np.pad(ranked.tie_end_CN[:, :-1], ((0, 0), (1, 0)))[:, :num_rows]
+        start_CN = np.maximum.accumulate(np.where(begins_CN, place_N, 0), axis=1)
+        hits_CN = np.pad(np.cumsum(ranked.target_CN, axis=1, dtype=np.int64), ((0, 0), (1, 0)))
+        hits_start_CN, hits_end_CN = (np.take_along_axis(hits_CN, place_CN, axis=1) for place_CN in (start_CN, end_CN))
+        return cls(start_CN, end_CN, hits_start_CN, hits_end_CN)
+
+    @property
+    def precision_CN(self) -> F64:
+        """The share of positives among the rows that score as high as this one or higher."""
+        precision_CN: F64 = self.hits_end_CN / np.maximum(self.end_CN, 1)
+        return precision_CN
+
+
+def _from(value_CN: F64, start_CN: I64) -> F64:
+    """Return the sum of each row of `value_CN` from place `start_CN` on."""
+    before_CN = np.pad(np.cumsum(value_CN, axis=1), ((0, 0), (1, 0)))
+    sum_CN: F64 = before_CN[:, -1:] - np.take_along_axis(before_CN, start_CN, axis=1)
+    return sum_CN

@@ -1,0 +1,88 @@
+"""Average precision and ROC AUC, their intervals and derivatives, against scikit-learn and simulation."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from ovr.core import ranking
+from ovr.errors import ConfigError, DataError
+from ovr.metric.intervals import wilson
+from ovr.metric.ranking import average_precision_influence, rank_figures
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(5)
+
+
+def sample(rng, num_rows=150, num_heads=4, num_levels=10):
+    score_NK = np.round(rng.normal(size=(num_rows, num_heads)) * num_levels) / num_levels
+    return score_NK, rng.random(score_NK.shape) < 0.3, rng.random(score_NK.shape) < 0.8
+
+
+@pytest.mark.parametrize("num_levels", [1, 10, 10**6])
+def test_figures_are_those_of_scikit_learn(rng, monkeypatch, num_levels):
+    score_NK, target_NK, mask_NK = sample(rng, num_levels=num_levels)
+    monkeypatch.setattr(ranking, "BLOCK_VALUES", 300)
+    got = rank_figures(score_NK, target_NK, mask_NK)
+    for k in range(4):
+        target_n, score_n = target_NK[mask_NK[:, k], k], score_NK[mask_NK[:, k], k]
+        assert got.average_precision_K[k] == pytest.approx(average_precision_score(target_n, score_n), rel=1e-12)
+        assert got.roc_auc_K[k] == pytest.approx(roc_auc_score(target_n, score_n), rel=1e-12)
+        assert (got.num_positives_K[k], got.num_negatives_K[k]) == (target_n.sum(), (~target_n).sum())
+
+
+@pytest.mark.parametrize("num_levels", [1, 10**6])
+def test_the_influence_of_a_row_is_the_derivative_by_its_weight(rng, num_levels):
+    score_NK, target_NK, mask_NK = sample(rng, num_rows=40, num_heads=2, num_levels=num_levels)
+    got_NK = average_precision_influence(score_NK, target_NK, mask_NK)
+    assert (got_NK[~mask_NK] == 0).all()
+    np.testing.assert_allclose(got_NK.sum(axis=0), 0, atol=1e-12)
+    for k in range(2):
+        rows = np.flatnonzero(mask_NK[:, k])
+        for i, row in enumerate(rows):
+            ap = []
+            for step in (-1e-4, 1e-4):
+                weight_n = np.ones(len(rows))
+                weight_n[i] += step
+                ap.append(average_precision_score(target_NK[rows, k], score_NK[rows, k], sample_weight=weight_n))
+            assert got_NK[row, k] == pytest.approx((ap[1] - ap[0]) / 2e-4, abs=1e-6)
+
+
+def test_figures_that_the_rows_do_not_define_are_nan():
+    got = rank_figures([[0.1, 0.2, 0.3], [0.2, 0.1, 0.4]], [[1, 0, 0], [1, 0, 1]], [[1, 1, 0], [1, 1, 0]])
+    assert np.isnan(got.average_precision_K).tolist() == [False, True, True]
+    assert np.isnan(got.roc_auc_K).all()
+    for ends in (*got.roc_auc_interval(), got.average_precision_interval()[0][1:]):
+        assert np.isnan(ends).all()
+    assert (average_precision_influence([[0.1], [0.2]], [[0], [0]], [[1], [1]]) == 0).all()
+    with pytest.raises(DataError, match="score of row 0, head column 0 is nan"):
+        rank_figures([[np.nan]], [[1]], [[1]])
+    with pytest.raises(DataError, match="score of row 0, head column 0 is nan"):
+        average_precision_influence([[np.nan]], [[1]], [[1]])
+    for interval in (got.roc_auc_interval, got.average_precision_interval):
+        with pytest.raises(ConfigError, match=r"confidence is 2; expected a number above 0 and below 1"):
+            interval(confidence=2)
+
+
+@pytest.mark.parametrize(("num_positives", "shift"), [(3, 1.5), (5, 3.0), (30, 0.5), (100, 2.0)])
+def test_intervals_hold_the_truth_about_as_often_as_they_say(rng, num_positives, shift):
+    num_draws, num_rows = 400, 1000
+    target_ND = np.repeat(np.arange(num_rows)[:, None] < num_positives, num_draws, axis=1)
+    got = rank_figures(rng.normal(size=target_ND.shape) + shift * target_ND, target_ND, np.ones(target_ND.shape))
+    many_N = np.arange(200_000) < 200_000 * num_positives // num_rows
+    score_N = rng.normal(size=200_000) + shift * many_N
+    low_D, high_D = got.roc_auc_interval()
+    auc = roc_auc_score(many_N, score_N)
+    assert ((low_D <= auc) & (auc <= high_D)).mean() >= 0.93
+    assert (low_D <= got.roc_auc_K).all()
+    assert (got.roc_auc_K <= high_D).all()
+    low_D, high_D = got.average_precision_interval()
+    ap = average_precision_score(many_N, score_N)
+    assert ((low_D <= ap) & (ap <= high_D)).mean() >= 0.8
+
+
+def test_an_interval_of_average_precision_counts_positives_as_trials():
+    got = rank_figures([[0.9], [0.8], [0.1]], [[1], [1], [0]], [[1], [1], [1]])
+    low_K, high_K = got.average_precision_interval(confidence=0.9)
+    assert (low_K[0], high_K[0]) == tuple(map(float, wilson(2, 2, confidence=0.9)))
