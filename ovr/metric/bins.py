@@ -121,6 +121,30 @@ def bin_sums(prob_NK: Any, target_NK: Any, mask_NK: Any, *, num_bins: int = NUM_
     return BinSums(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
+def width_sums(prob_NK: Any, target_NK: Any, mask_NK: Any, *, num_bins: int = NUM_BINS) -> BinSums:
+    """Return the sums of bins of equal width: bin g holds g / G <= prob < (g + 1) / G; the last one holds 1 too.
+
+    Raises:
+        ConfigError: `num_bins` below 1.
+        DataError: probabilities outside [0, 1] or NaN, shapes that differ, targets or mask other than 0 and 1.
+    """
+    check_num_bins(num_bins)
+    prob_NK, target_NK, mask_NK = check_probs(prob_NK, target_NK, mask_NK)
+    prob_NK, num_heads = prob_NK.astype(np.float64), prob_NK.shape[1]
+    edge_G = np.arange(num_bins + 1) / num_bins
+    bin_NK = np.minimum((prob_NK * num_bins).astype(np.int64), num_bins - 1)
+    # The product may be rounded over the edge that the bin is defined by.
+    bin_NK -= prob_NK < edge_G[bin_NK]
+    bin_NK += (prob_NK >= edge_G[bin_NK + 1]) & (bin_NK < num_bins - 1)
+    bin_E = (bin_NK + num_bins * np.arange(num_heads))[mask_NK]
+    prob_E, target_E = prob_NK[mask_NK], target_NK[mask_NK]
+
+    def total(weight_E: NDArray[Any] | None) -> Any:
+        return np.bincount(bin_E, weight_E, minlength=num_bins * num_heads).reshape(num_heads, num_bins)
+
+    return BinSums(total(None), *(total(value_E) for value_E in (target_E, prob_E, prob_E**2, np.where(target_E, prob_E, 0.0))))
+
+
 def check_num_bins(num_bins: int) -> None:
     """Check a number of bins.
 

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from ovr.core.targets import check_probs, check_targets
 from ovr.core.top import RunningTop
 from ovr.metric.binned import ece
-from ovr.metric.bins import NUM_BINS, bin_sums, check_num_bins, ranked_rows
+from ovr.metric.bins import NUM_BINS, bin_sums, check_num_bins, ranked_rows, width_sums
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -81,13 +81,7 @@ def ece_equal_width(prob_NK: Any, target_NK: Any, mask_NK: Any, *, num_bins: int
         ConfigError: `num_bins` below 1.
         DataError: probabilities outside [0, 1] or NaN, shapes that differ, targets or mask other than 0 and 1.
     """
-    prob_NK, target_NK, mask_NK = _checked(prob_NK, target_NK, mask_NK, num_bins)
-    num_heads = prob_NK.shape[1]
-    inner_edges = np.arange(1, num_bins) / num_bins
-    bin_NK = np.searchsorted(inner_edges, prob_NK.astype(np.float64), side="right") + num_bins * np.arange(num_heads)
-    gap_NK = np.where(mask_NK, target_NK - prob_NK.astype(np.float64), 0.0)
-    gap_KG = np.bincount(bin_NK.ravel(), gap_NK.ravel(), minlength=num_bins * num_heads).reshape(num_heads, num_bins)
-    return _mean(np.abs(gap_KG).sum(axis=1), mask_NK)
+    return ece(width_sums(prob_NK, target_NK, mask_NK, num_bins=num_bins))
 
 
 class TopLabel:
@@ -161,12 +155,23 @@ def nll(logit_NK: Any, target_NK: Any, mask_NK: Any, *, scale_K: ArrayLike = 1.0
     Raises:
         DataError: logits that are not finite, shapes that differ, targets or mask other than 0 and 1.
     """
-    logit_NK, target_NK, mask_NK = check_targets(logit_NK, target_NK, mask_NK, score_name="logit")
+    logit_NK = check_targets(logit_NK, target_NK, mask_NK, score_name="logit")[0]
     with np.errstate(over="ignore"):
         scaled_NK = logit_NK * np.asarray(scale_K, dtype=np.float64) + np.asarray(bias_K, dtype=np.float64)
-    signed_NK = np.where(target_NK, -scaled_NK, scaled_NK)
+    losses_NK = log_losses(np.nan_to_num(scaled_NK), target_NK, mask_NK)
+    return _mean(losses_NK.sum(axis=0), np.asarray(mask_NK) != 0)
+
+
+def log_losses(logit_NK: Any, target_NK: Any, mask_NK: Any) -> F64:
+    """Return the negative log-likelihood (N, K) in nats of every target; 0 where it is unknown.
+
+    Raises:
+        DataError: logits that are not finite, shapes that differ, targets or mask other than 0 and 1.
+    """
+    logit_NK, target_NK, mask_NK = check_targets(logit_NK, target_NK, mask_NK, score_name="logit")
+    signed_NK = np.where(target_NK, -logit_NK.astype(np.float64), logit_NK)
     softplus_NK = np.maximum(signed_NK, 0.0) + np.log1p(np.exp(-np.abs(signed_NK)))
-    return _mean(np.where(mask_NK, softplus_NK, 0.0).sum(axis=0), mask_NK)
+    return np.where(mask_NK, softplus_NK, 0.0)
 
 
 def _mean(sum_K: F64, mask_NK: Bool) -> F64:
@@ -174,8 +179,3 @@ def _mean(sum_K: F64, mask_NK: Bool) -> F64:
     with np.errstate(invalid="ignore"):
         mean_K: F64 = np.where(num_known_K > 0, sum_K / num_known_K, np.nan)
     return mean_K
-
-
-def _checked(prob_NK: Any, target_NK: Any, mask_NK: Any, num_bins: int) -> tuple[NDArray[np.floating[Any]], Bool, Bool]:
-    check_num_bins(num_bins)
-    return check_probs(prob_NK, target_NK, mask_NK)

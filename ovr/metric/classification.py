@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from ovr.core.ranking import ranked_blocks
 from ovr.core.targets import check_flags, check_targets
 from ovr.errors import DataError
+from ovr.metric.intervals import CONFIDENCE, wilson
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -72,6 +73,19 @@ class Counts:
     def f1_K(self) -> F64:
         """2 TP / (decided + positives): the harmonic mean of precision and recall, and 0 where no decision was right."""
         return _ratio(2 * self.true_positives_K, self.num_decided_K + self.num_positives_K)
+
+
+def f1_interval(counts: Counts, *, confidence: float = CONFIDENCE) -> tuple[F64, F64]:
+    """Return (low_K, high_K) of F1: 2 J / (1 + J) of Wilson's interval of J, the share of right rows among all decided or positive.
+
+    Of these rows each is right or not, so that J is a plain share, and F1 rises with it.
+
+    Raises:
+        ConfigError: `confidence` outside (0, 1).
+    """
+    either_K = counts.num_decided_K + counts.num_positives_K - counts.true_positives_K
+    low_K, high_K = wilson(counts.true_positives_K, either_K, confidence=confidence)
+    return 2 * low_K / (1 + low_K), 2 * high_K / (1 + high_K)
 
 
 def confusion(label_NK: Any, target_NK: Any, mask_NK: Any) -> Counts:
@@ -135,6 +149,10 @@ class RowAccuracy:
         label_NC, target_NC, mask_NC = check_decisions(label_NC, target_NC, mask_NC)
         self._known_N &= mask_NC.all(axis=1)
         self._right_N &= (label_NC == target_NC).all(axis=1)
+
+    def rows(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return which rows (N,) are right, and of which that is known."""
+        return self._right_N & self._known_N, self._known_N
 
     def result(self) -> float:
         """Return the share; NaN where no row is known throughout."""

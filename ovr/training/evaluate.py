@@ -3,7 +3,7 @@
 N = rows, K = heads, C = heads of one block
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovr.calibrator.apply import calibrated_logit, calibrated_prob
+from ovr.core import scale
 from ovr.core.artifact import Calibration, DecisionPolicy
 from ovr.core.calibrations import Calibrations
 from ovr.core.heads import Figures, figures_of, plain
@@ -19,11 +20,19 @@ from ovr.core.top import RunningTop
 from ovr.data.labels import Labels
 from ovr.decision.decide import abstains, labels_decided
 from ovr.metric.at_k import PrecisionAt
-from ovr.metric.calibration import TopLabel, brier, ece_equal_mass, nll
-from ovr.metric.classification import RowAccuracy, average_precision, confusion, mean_defined
+from ovr.metric.binned import ece
+from ovr.metric.bins import bin_sums
+from ovr.metric.calibration import TopLabel
+from ovr.metric.calibration_bound import ece_interval
+from ovr.metric.classification import RowAccuracy, mean_defined
+from ovr.metric.cohort_report import CohortFigures
+from ovr.metric.figures import HeadFigures, ends
+from ovr.metric.intervals import wilson
+from ovr.metric.pairs import ConfusedPairs, Confusions, Pairs
 from ovr.training.blocks import LogitBlocks
 
 AT = (1, 3, 5)  # top classes that multi-label reports tell of
+MAX_PAIRS = 1000  # confused pairs that a report tells of: all of 32 classes
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +42,19 @@ class Evaluation:
 
     summary: dict[str, Any]
     figures: Figures
+    confusions: Confusions | None = None  # None from `LARGE_K` heads on
+    cohorts: CohortFigures | None = None  # likewise, and without cohorts
 
     def report(self, taxonomy: Taxonomy, calibrations: Sequence[Calibration]) -> dict[str, Any]:
-        """Return the summary with a dictionary a class."""
+        """Return the summary with a dictionary a class, the confused pairs and the cohorts; see docs/metrics.md."""
+        parts: dict[str, Any] = {}
+        if self.confusions is not None:
+            parts["confused_pairs"] = _pairs(self.confusions, taxonomy.ids, self.figures)
+        if self.cohorts is not None:
+            parts["cohorts"] = self.cohorts.report(taxonomy.ids)
         return {
             **self.summary,
+            **parts,
             "classes": [
                 {
                     "class_id": spec.id,
@@ -60,15 +77,25 @@ def evaluate(
     policy: DecisionPolicy,
     small_K: NDArray[np.bool_],
     propensity_K: NDArray[np.float64],
+    cohorts: Mapping[str, NDArray[Any]] | None = None,
+    seed: int = 0,
 ) -> Evaluation:
-    """Return the figures of all rows.
+    """Return the figures of all rows; docs/metrics.md tells what each is.
 
     "before" is the sigmoid of the logit itself, "after" is with the head's calibration. Precision, recall and F1 are of the
-    policy's decisions, the ECE is class-wise with 15 bins of equal mass, NLL is in nats. With a multilabel policy P@k and PSP@k of
-    the calibrated probabilities are told too; see `PrecisionAt`. Classes of `small_K` (K,) have too few rows for their
-    figures to say much, and are marked.
+    policy's decisions. With a multilabel policy P@k and PSP@k of the calibrated probabilities are told too; see `PrecisionAt`.
+    Classes of `small_K` (K,) have too few rows for their figures to say much, and are marked. From `LARGE_K` heads on there are no
+    intervals, confused pairs and cohorts.
+
+    Args:
+        cohorts: name of a column -> the cohort of each row (N,).
+        seed: of the draws that some intervals come from.
+
+    Raises:
+        DataError: a cohort column that has not one value a row.
     """
     calibrations = Calibrations.of(calibrations)
+    detailed = logits.num_heads < scale.LARGE_K
     top = RunningTop(len(logits))
     for columns, logit_NC in logits:
         top.update(calibrated_prob(logit_NC, calibrations[columns]).astype(np.float32), first_column=columns.start)
@@ -76,6 +103,9 @@ def evaluate(
 
     accuracy, top_before, top_after = RowAccuracy(len(logits)), TopLabel(len(logits)), TopLabel(len(logits))
     at = PrecisionAt(len(logits), propensity_K, most=max(AT)) if policy.mode == "multilabel" else None
+    heads = HeadFigures(len(logits), detailed=detailed, seed=seed)
+    pairs = ConfusedPairs(len(logits)) if detailed else None
+    sliced = CohortFigures(cohorts, num_rows=len(logits)) if detailed and cohorts else None
     blocks: list[dict[str, NDArray[Any]]] = []
     for columns, logit_NC in logits:
         target_NC, mask_NC = labels.columns(columns)
@@ -95,38 +125,61 @@ def evaluate(
         top_after.update(prob_NC, target_NC, mask_NC)
         if at is not None:
             at.update(prob_NC, target_NC, mask_NC, first_column=columns.start)
-        counts = confusion(label_NC, target_NC, mask_NC)
-        blocks.append(
-            {
-                "rows": counts.num_rows_K,
-                "positives": counts.num_positives_K,
-                "precision": counts.precision_K,
-                "recall": counts.recall_K,
-                "f1": counts.f1_K,
-                "average_precision": average_precision(logit_NC, target_NC, mask_NC),
-                "temperature": np.where(here.affine_K, 1 / here.scale_K, np.nan),
-                "ece_before": ece_equal_mass(before_NC, target_NC, mask_NC),
-                "ece_after": ece_equal_mass(prob_NC, target_NC, mask_NC),
-                "nll_before": nll(logit_NC, target_NC, mask_NC),
-                "nll_after": nll(calibrated_logit(logit_NC, here), target_NC, mask_NC),
-                "brier_before": brier(before_NC, target_NC, mask_NC),
-                "brier_after": brier(prob_NC, target_NC, mask_NC),
-                "threshold": threshold_K[columns],
-            }
+        if pairs is not None:
+            pairs.update(label_NC, target_NC, mask_NC)
+        if sliced is not None:
+            sliced.update(label_NC, prob_NC, target_NC, mask_NC)
+        figures = heads.update(
+            logit_NC=logit_NC,
+            calibrated_NC=calibrated_logit(logit_NC, here),
+            before_NC=before_NC,
+            prob_NC=prob_NC,
+            label_NC=label_NC,
+            target_NC=target_NC,
+            mask_NC=mask_NC,
         )
+        figures |= {"temperature": np.where(here.affine_K, 1 / here.scale_K, np.nan), "threshold": threshold_K[columns]}
+        blocks.append(figures)
     figures_K = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]} | {"small": small_K}
-    means = ("f1", "average_precision", "ece_before", "ece_after", "nll_before", "nll_after", "brier_before", "brier_after")
-    names = {"f1": "macro_f1", "average_precision": "macro_average_precision"}
+    means = ("ece_before", "ece_after", "nll_before", "nll_after", "brier_before", "brier_after")
     summary = {
         "num_rows": len(logits),
         "accuracy": plain(accuracy.result()),
         "abstained": int(abstained_N.sum()),
         "num_small_classes": int(small_K.sum()),
-        **{names.get(name, name): plain(mean_defined(figures_K[name])) for name in means},
-        "top_label_ece_before": plain(ece_equal_mass(*top_before.result())[0]),
-        "top_label_ece_after": plain(ece_equal_mass(*top_after.result())[0]),
+        **{name: plain(mean_defined(figures_K[name])) for name in means},
+        **{name: plain(value) for name, value in heads.summary(figures_K).items()},
     }
+    for name, (confidence_N1, right_N1, known_N1) in (("before", top_before.result()), ("after", top_after.result())):
+        sums = bin_sums(confidence_N1, right_N1, known_N1)
+        intervals = {f"top_label_ece_{name}": ece_interval(sums)} if name == "after" and detailed else {}
+        found = {f"top_label_ece_{name}": ece(sums), **ends(intervals)}
+        summary |= {figure: plain(value_1[0]) for figure, value_1 in found.items()}
+    if detailed:
+        right_N, known_N = accuracy.rows()
+        low, high = wilson(right_N.sum(), known_N.sum())
+        summary |= {"accuracy_low": plain(low), "accuracy_high": plain(high)}
     if at is not None:
         summary |= {f"precision_at_{k}": plain(at.precision(k)) for k in AT}
         summary |= {f"ps_precision_at_{k}": plain(at.ps_precision(k)) for k in AT}
-    return Evaluation(summary, figures_K)
+    return Evaluation(summary, figures_K, None if pairs is None else pairs.result(), sliced)
+
+
+def _pairs(confusions: Confusions, class_ids: Sequence[str], figures: Figures) -> dict[str, Any]:
+    positives_K, found_K = figures["positives"], figures["true_positives"]
+
+    def told(pairs: Pairs, whole_K: NDArray[np.int64]) -> list[dict[str, Any]]:
+        top = pairs.top(MAX_PAIRS)
+        return [
+            {"class_id": class_ids[k], "decided_id": class_ids[other], "rows": rows, "share": rows / int(whole_K[k])}
+            for k, other, rows in zip(top.true_P.tolist(), top.decided_P.tolist(), top.count_P.tolist(), strict=True)
+        ]
+
+    return {
+        "instead": told(confusions.instead, positives_K),
+        "num_instead": len(confusions.instead),
+        "beside": told(confusions.beside, found_K),
+        "num_beside": len(confusions.beside),
+        "nothing": int(confusions.nothing_K.sum()),
+        "num_rows_left_out": confusions.num_left_out,
+    }

@@ -37,7 +37,7 @@ def case(rng):
     return LogitBlocks(heads, z_ND, num_heads=K), target_NK, mask_NK, calibrations, rng.random(K)
 
 
-def report(case, policy):
+def report(case, policy, **settings):
     logits, target_NK, mask_NK, calibrations, threshold_K = case
     labels = Labels.from_dense(target_NK, mask_NK)
     evaluation = evaluate(
@@ -48,6 +48,7 @@ def report(case, policy):
         policy=policy,
         small_K=np.arange(K) < 2,
         propensity_K=PROPENSITY_K,
+        **settings,
     )
     return evaluation.report(Taxonomy.from_ids(map(str, range(K))), calibrations)
 
@@ -89,8 +90,38 @@ def test_the_report_does_not_depend_on_the_size_of_a_block(case, policy, monkeyp
     blocks = report(case, policy)
     assert whole.keys() == blocks.keys()
     for name, value in whole.items():
-        if name != "classes":
+        if name in ("confused_pairs", "cohorts"):
+            assert str(blocks[name]) == str(value)
+        elif name != "classes":
             assert blocks[name] == pytest.approx(value, abs=1e-6)
     for one, other in zip(whole["classes"], blocks["classes"], strict=True):
         assert [one[name] for name in ("rows", "positives", "recall")] == [other[name] for name in ("rows", "positives", "recall")]
         assert one["nll_after"] == pytest.approx(other["nll_after"], abs=1e-6)
+
+
+def test_confused_pairs_and_cohorts_are_told_by_class_id(case):
+    cohort_N = np.where(np.arange(N) % 3 == 0, "old", "new")
+    got = report(case, POLICIES[0], cohorts={"age": cohort_N})
+    pairs = got["confused_pairs"]
+    positives = {row["class_id"]: row["positives"] for row in got["classes"]}
+    missed = sum(row["positives"] - row["true_positives"] for row in got["classes"])
+    assert sum(pair["rows"] for pair in pairs["instead"]) + pairs["nothing"] == missed  # one class is decided on a row
+    assert all(pair["share"] == pair["rows"] / positives[pair["class_id"]] for pair in pairs["instead"])
+    assert (len(pairs["instead"]), pairs["num_rows_left_out"]) == (pairs["num_instead"], 0)
+    assert [cohort["cohort"] for cohort in got["cohorts"]["age"]["cohorts"]] == ["new", "old"]
+    assert sum(cohort["classes"][3]["rows"] for cohort in got["cohorts"]["age"]["cohorts"]) == got["classes"][3]["rows"]
+    assert got["cohorts"]["age"]["gaps"][3]["class_id"] == "3"
+    assert "cohorts" not in report(case, POLICIES[0])
+
+
+def test_very_many_heads_have_no_intervals(case, monkeypatch):
+    full = report(case, POLICIES[0])
+    monkeypatch.setattr(scale, "LARGE_K", K)
+    got = report(case, POLICIES[0])
+    assert "confused_pairs" not in got
+    assert not [name for name in (*got, *got["classes"][0]) if name.endswith(("_low", "_high"))]
+    assert {name: full[name] for name in got if name != "classes"} == {
+        name: value for name, value in got.items() if name != "classes"
+    }
+    assert full["accuracy_low"] <= full["accuracy"] <= full["accuracy_high"]
+    assert full["top_label_ece_after_low"] <= full["top_label_ece_after"] <= full["top_label_ece_after_high"]
