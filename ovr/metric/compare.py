@@ -18,12 +18,14 @@ N = rows, K = heads, C = heads of one block
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ovr.core.heads import figures_of
 from ovr.core.scale import column_blocks
 from ovr.core.targets import check_probs
 from ovr.metric.classification import check_decisions
@@ -69,6 +71,21 @@ class Comparison:
     brier: Difference  # less is better
     average_precision: Difference  # more is better
     verdict_K: NDArray[np.str_]  # "better", "same" or "worse": the second
+
+    def report(self, class_ids: Sequence[str]) -> dict[str, Any]:
+        """Return how many classes have each verdict, and a dictionary a class; what is not defined is None."""
+        figures: dict[str, NDArray[Any]] = {"first_only": self.first_only_K, "second_only": self.second_only_K}
+        figures |= {"decision_p": self.decision_p_K, "nll_p": self.nll_p_K}
+        for name, found in (("nll", self.nll), ("brier", self.brier), ("average_precision", self.average_precision)):
+            figures |= {f"{name}_first": found.first_K, f"{name}_second": found.second_K, f"{name}_difference": found.value_K}
+            figures |= {f"{name}_difference_low": found.low_K, f"{name}_difference_high": found.high_K}
+        return {
+            **{verdict: int((self.verdict_K == verdict).sum()) for verdict in ("better", "same", "worse")},
+            "classes": [
+                {"class_id": class_id, "verdict": str(self.verdict_K[k]), **figures_of(figures, k)}
+                for k, class_id in enumerate(class_ids)
+            ],
+        }
 
 
 def compare(

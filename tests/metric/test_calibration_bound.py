@@ -10,7 +10,7 @@ from ovr.metric.bins import bin_sums
 from ovr.metric.calibration import ece_equal_mass
 from ovr.metric.calibration_bound import ece_interval, ece_upper_bound, rows_needed
 
-NUM_DRAWS = 500
+NUM_DRAWS = 300
 PROBS = {
     "rare": lambda rng, n: rng.beta(0.1, 9.9, n),
     "flat": lambda rng, n: rng.uniform(0.099, 0.101, n),

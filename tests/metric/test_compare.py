@@ -67,25 +67,29 @@ def test_intervals_of_differences_are_about_those_of_resampled_rows(rng):
     target_N1, first_N1, second_N1 = pair(rng, [0.1], (0.3, 1.0), num_rows=400)
     got = compared(target_N1, first_N1, second_N1)
     drawn = []
-    for _ in range(400):
+    for _ in range(120):
         rows = rng.integers(0, 400, 400)
         y, p, q = (array_N1[rows, 0] for array_N1 in (target_N1, first_N1, second_N1))
         drawn.append([average_precision_score(y, q) - average_precision_score(y, p), log_loss(y, q) - log_loss(y, p)])
     for figure, values in zip((got.average_precision, got.nll), np.array(drawn).T, strict=True):
         low, high = np.quantile(values, [0.025, 0.975])
-        assert figure.low_K[0] == pytest.approx(low, abs=0.25 * (high - low))
-        assert figure.high_K[0] == pytest.approx(high, abs=0.25 * (high - low))
+        assert figure.low_K[0] == pytest.approx(low, abs=0.3 * (high - low))
+        assert figure.high_K[0] == pytest.approx(high, abs=0.3 * (high - low))
 
 
 def test_equally_good_models_are_rarely_told_apart_and_a_better_one_is_found(rng):
     wrong = 0
-    for _ in range(30):
-        wrong += (compared(*pair(rng, np.repeat([0.005, 0.02, 0.2], 3), (1.0, 1.0), num_rows=1000)).verdict_K != "same").any()
-    assert wrong <= 4  # 1.5 expected at most; 5 or more have a chance of 1.6 percent
+    for _ in range(20):
+        wrong += (compared(*pair(rng, np.repeat([0.005, 0.02, 0.2], 3), (1.0, 1.0), num_rows=600)).verdict_K != "same").any()
+    assert wrong <= 4  # 1 expected at most; 5 or more have a chance of 0.3 percent
     target_NK, good_NK, bad_NK = pair(rng, [0.3, 0.3], (0.0, 3.0))
     bad_NK[:, 1] = good_NK[:, 1]
     assert compared(target_NK, bad_NK, good_NK).verdict_K.tolist() == ["better", "same"]
     assert compared(target_NK, good_NK, bad_NK).verdict_K.tolist() == ["worse", "same"]
+    report = compared(target_NK, bad_NK, good_NK).report(["a", "b"])
+    assert (report["better"], report["same"], report["worse"]) == (1, 1, 0)
+    assert report["classes"][0]["class_id"] == "a"
+    assert report["classes"][0]["nll_difference"] == report["classes"][0]["nll_second"] - report["classes"][0]["nll_first"] < 0
 
 
 def test_a_class_that_gains_in_one_test_and_loses_in_the_other_is_worse(rng):
