@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ovr.metric.bin_draws import BinDraws
 from ovr.metric.binned import brier_parts, debiased_ece, debiased_squared_ece, ece
-from ovr.metric.bins import bin_sums, width_sums
+from ovr.metric.bins import NUM_BINS, bin_sums, width_sums
 from ovr.metric.calibration import ece_adaptive, log_losses
 from ovr.metric.calibration_bound import ece_interval
 from ovr.metric.classification import Counts, confusion, f1_interval
@@ -51,6 +52,7 @@ class HeadFigures:
             seed: of the draws that some intervals come from.
         """
         self._draws = RowDraws(num_rows, seed=seed) if detailed else None
+        self._cells = BinDraws(NUM_BINS, seed=seed)
         self._micro = np.zeros(3)  # right, decided, positives
         self._micro_R3: Any = 0.0
         self._sum_R: dict[str, Any] = dict.fromkeys(DRAWN, 0.0)
@@ -123,6 +125,7 @@ class HeadFigures:
             "roc_auc": ranks.roc_auc_interval(),
             "ece_after": ece_interval(sums),
             "ece_equal_width": ece_interval(widths),
+            **self._cells.intervals(sums),
             **self._drawn(self._draws, counts, label_NC, target_NC, mask_NC, losses, squares),
         }
         return figures | ends(intervals)

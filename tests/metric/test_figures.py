@@ -9,6 +9,7 @@ from ovr.metric.classification import confusion, f1_interval
 from ovr.metric.figures import HeadFigures
 
 N, K = 400, 5
+CELLS = {"ece_debiased_squared", "brier_resolution", "brier_uncertainty"}
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def test_every_interval_holds_its_figure(case):
     figures_K, summary = figures(case)
     names = {name.removesuffix("_low") for name in figures_K if name.endswith("_low")}
     shares = {"precision", "recall", "false_positive_rate", "false_negative_rate", "f1", "average_precision", "roc_auc"}
-    assert names == shares | {"ece_after", "ece_equal_width", "nll_after", "brier_after"}
+    assert names == shares | {"ece_after", "ece_equal_width", "nll_after", "brier_after"} | CELLS
     for name in names:
         assert (figures_K[f"{name}_low"] < figures_K[name]).all()
         assert (figures_K[name] < figures_K[f"{name}_high"]).all()
@@ -75,7 +76,7 @@ def test_blocks_change_nothing_and_a_seed_changes_draws_only(case):
     assert in_blocks == pytest.approx(summary, abs=1e-6)
     other_K, other = figures(case, seed=1)
     changed = {name for name in figures_K if not np.array_equal(figures_K[name], other_K[name])}
-    assert changed == {"nll_after_low", "nll_after_high", "brier_after_low", "brier_after_high"}
+    assert changed == {f"{name}_{end}" for name in ("nll_after", "brier_after", *CELLS) for end in ("low", "high")}
     assert other["macro_f1"] == summary["macro_f1"]
     assert other["macro_f1_low"] != summary["macro_f1_low"]
 

@@ -8,6 +8,7 @@ import pytest
 from ovr import EdgePredictor
 from ovr.core import scale
 from ovr.core.bundle import open_bundle
+from ovr.metric.figures import DETAILS
 from ovr.training.run import run_training
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*GPU available but not used.*")
@@ -34,7 +35,8 @@ def test_a_large_run_gives_what_a_small_one_gives_in_shards(tmp_path, table, con
     assert json.loads((bundle.path / "report" / "metrics.json").read_text()) == large.report
     for name, value in large.report.items():
         assert value == pytest.approx(small.report[name], abs=1e-5)
-    assert set(small.report) == {*large.report, "classes"}
+    intervals = {name for name in small.report if name.endswith(("_low", "_high"))}
+    assert set(small.report) == {*large.report, "classes", "confused_pairs", *DETAILS, *intervals}
     for one, other in zip(small.bundle.heads, bundle.heads, strict=True):
         assert (one.class_id, one.version, one.kind) == (other.class_id, other.version, other.kind)
         assert other.threshold == pytest.approx(one.threshold, abs=1e-5)
