@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ovr.core.heads import plain
+from ovr.core.heads import figures_of, plain
 from ovr.errors import DataError
 from ovr.metric.binned import ece
 from ovr.metric.bins import bin_sums
 from ovr.metric.calibration_bound import ece_interval
 from ovr.metric.figures import ends
-from ovr.metric.slices import Slices, gaps, joined, slices
+from ovr.metric.slices import Slices, gap_intervals, gaps, joined, slices
 
 MAX_COHORTS = 50  # of a column that are told of: those with most rows
 
@@ -77,7 +77,8 @@ class CohortFigures:
             **ends({"ece": (error_A3K[:, 1], error_A3K[:, 2])}),
         }
         gap = gaps(found)
-        names = [name for name in type(gap).__slots__ if name.endswith("_K")]
+        gap_figures = {name.removesuffix("_K"): getattr(gap, name) for name in type(gap).__slots__}
+        gap_figures |= ends(gap_intervals(found))
         return {
             "cohorts": [
                 {
@@ -89,9 +90,6 @@ class CohortFigures:
                 }
                 for a, name in enumerate(found.names)
             ],
-            "gaps": [
-                {"class_id": class_id, **{name.removesuffix("_K"): plain(getattr(gap, name)[k]) for name in names}}
-                for k, class_id in enumerate(class_ids)
-            ],
+            "gaps": [{"class_id": class_id, **figures_of(gap_figures, k)} for k, class_id in enumerate(class_ids)],
             "num_left_out": self._cohorts[column][2],
         }

@@ -17,7 +17,7 @@ from ovr.core.targets import check_probs
 from ovr.errors import DataError
 from ovr.metric.classification import Counts, check_decisions
 from ovr.metric.draws import ratio
-from ovr.metric.intervals import wilson
+from ovr.metric.intervals import CONFIDENCE, wilson
 
 F64 = NDArray[np.float64]
 
@@ -97,6 +97,37 @@ def gaps(found: Slices) -> Gaps:
         for value_AK in (found.shares()[name][0] for name in ("decided_rate", "recall", "false_positive_rate"))
     )
     return Gaps(*decided, np.fmax(recall[0], fpr[0]), np.fmin(recall[1], fpr[1]), recall[0], fpr[0])
+
+
+def gap_intervals(found: Slices, *, confidence: float = CONFIDENCE) -> dict[str, tuple[F64, F64]]:
+    """Return (low_K, high_K) of the differences of `Gaps` that are of one rate; NaN where fewer than two cohorts have it.
+
+    The interval of each pair's difference is Newcombe's (1998, "Interval estimation for the difference between independent
+    proportions", method 10), corrected for the number of pairs (Bonferroni); the gap is at least the largest low end and at most
+    the largest high end. A small cohort with a wide interval so widens that of the gap, also if its rate is not at an end.
+
+    Raises:
+        ConfigError: `confidence` outside (0, 1).
+    """
+    proportions = {"demographic_parity": (found.counts.num_decided_K, found.counts.num_rows_K), **found.counts.proportions()}
+    names = ("demographic_parity", "recall", "false_positive_rate")
+    return {f"{name}_difference": _gap_interval(*proportions[name], confidence) for name in names}
+
+
+def _gap_interval(top_AK: NDArray[Any], bottom_AK: NDArray[Any], confidence: float) -> tuple[F64, F64]:
+    num_cohorts, num_heads = top_AK.shape
+    num_pairs = max(1, num_cohorts * (num_cohorts - 1) // 2)
+    low_AK, high_AK = wilson(top_AK, bottom_AK, confidence=1 - (1 - confidence) / num_pairs)
+    rate_AK = ratio(top_AK, bottom_AK)
+    low_K, high_K = np.full(num_heads, np.nan), np.full(num_heads, np.nan)
+    for a in range(num_cohorts):
+        for b in range(num_cohorts):
+            if a != b:
+                difference_K = rate_AK[a] - rate_AK[b]
+                low_ab = difference_K - np.hypot(rate_AK[a] - low_AK[a], high_AK[b] - rate_AK[b])
+                high_ab = difference_K + np.hypot(high_AK[a] - rate_AK[a], rate_AK[b] - low_AK[b])
+                low_K, high_K = np.fmax(low_K, np.maximum(low_ab, 0.0)), np.fmax(high_K, high_ab)
+    return low_K, np.minimum(high_K, 1.0)
 
 
 def joined(parts: list[Slices]) -> Slices:

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from ovr.errors import DataError
-from ovr.metric.classification import confusion
+from ovr.errors import ConfigError, DataError
+from ovr.metric.classification import Counts, confusion
 from ovr.metric.intervals import wilson
-from ovr.metric.slices import gaps, joined, slices
+from ovr.metric.slices import Slices, gap_intervals, gaps, joined, slices
 
 
 @pytest.fixture
@@ -60,6 +60,28 @@ def test_gaps_are_those_of_fairlearn(case):
         for theirs, ours in zip(rates, ("recall", "false_positive_rate", "decided_rate"), strict=True):
             np.testing.assert_allclose(found.shares()[ours][0][:, k], frame[theirs].loc[list(found.names)], rtol=1e-12)
         assert got.recall_difference_K[k] == pytest.approx(frame["true_positive_rate"].max() - frame["true_positive_rate"].min())
+
+
+def test_the_interval_of_two_cohorts_is_newcombes():
+    counts = Counts(*(np.array([[n], [m]]) for n, m in ((70, 80), (70, 80), (56, 48), (56, 48))))
+    low_K, high_K = gap_intervals(Slices(("a", "b"), counts, np.zeros((2, 1))))["recall_difference"]
+    assert (low_K[0], high_K[0]) == pytest.approx((0.0524, 0.3339), abs=5e-5)  # the paper's first example
+    with pytest.raises(ConfigError, match=r"confidence is 2.0; expected a number above 0 and below 1"):
+        gap_intervals(Slices(("a", "b"), counts, np.zeros((2, 1))), confidence=2)
+
+
+@pytest.mark.parametrize("rates", [(0.3, 0.3, 0.3, 0.3), (0.1, 0.2, 0.9, 0.5)])
+def test_intervals_of_gaps_hold_the_truth_as_often_as_they_say(rates):
+    rng, num_A1 = np.random.default_rng(5), np.array([[20], [300], [40], [1000]])
+    hits_AD = rng.binomial(num_A1, np.array(rates)[:, None], (4, 1000))
+    num_AD = np.broadcast_to(num_A1, hits_AD.shape)
+    found = Slices(("a", "b", "c", "d"), Counts(num_AD, num_AD, hits_AD, hits_AD), hits_AD * 0.0)
+    low_D, high_D = gap_intervals(found)["recall_difference"]
+    gap = max(rates) - min(rates)
+    assert ((low_D <= gap) & (gap <= high_D)).mean() >= 0.95
+    value_D = gaps(found).recall_difference_K
+    assert ((low_D <= value_D) & (value_D <= high_D)).all()
+    assert np.isnan(gap_intervals(found)["false_positive_rate_difference"]).all()
 
 
 def test_cohorts_without_a_rate_are_left_out_of_its_gap():
