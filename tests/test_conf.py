@@ -18,6 +18,7 @@ NOT_PLUG_INS = {
     "backbone/pretrained",
     "data/delimited",
     "data/compact",
+    "data/cohorts",
     "data/csr",
     "data/card",
     "data/entries",

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovr.core.schema import InputSchema, check_rows
+from ovr.data.cohorts import check_columns, check_names, cohort_of_cells, take
 from ovr.data.labels import Labels
 from ovr.data.lazy import ArrayRows, LazyArray, SomeRows, in_memory
 from ovr.data.named_labels import LabelReader, NamedLabels, labels_of_array, labels_of_lines
@@ -49,12 +50,14 @@ def load_features(
     classes: Sequence[str],
     label_numbers: str,
     split: Mapping[str, Any],
+    cohorts: Sequence[str] = (),
 ) -> Splits:
     """Return the rows of `path`, split by rule, or of a file for each split; a split without one is split off the training file.
 
     An npy file stays on the disk, and a row is read when it is asked for; npz and Parquet are read into memory. Values of 16 and 64
     bits become float32. Labels are in `labels` or `label_files` (npy, npz, Parquet or JSON lines), or where these are not given in
-    the file of the rows: the array `target` of an npz, the column `target` of a Parquet.
+    the file of the rows: the array `target` of an npz, the column `target` of a Parquet. `cohorts` names arrays (rows,) of the npz,
+    or columns of the Parquet, whose cells are kept beside the rows, as texts.
 
     Raises:
         DataError: neither or both of `path` and `files`; a file that cannot be read; rows that differ in shape from the training
@@ -68,7 +71,8 @@ def load_features(
             "data=features takes data.path=FILE, or data.files.train=FILE and files for other splits; "
             f"got path={path!r} and files for {', '.join(given) or 'none'}"
         )
-    others = () if split.get("column") is None else (split["column"],)
+    cohorts = check_names(cohorts)
+    others = (*cohorts, *(() if split.get("column") is None else (split["column"],)))
     source = _Source(embedding, target, classes, label_numbers, others)
     read = (
         {"train": _read(path, labels, source)}
@@ -86,6 +90,7 @@ def load_features(
     taxonomy = named.taxonomy(classes)
     parts = {name: (other, other_named.of(taxonomy)) for name, (_, other, other_named) in read.items()}
     numbers = {name: np.arange(len(x)) for name, (_, x, _) in read.items()}
+    whole = {name: _cohorts(Path(given.get(name) or str(path)).expanduser(), cohorts, len(parts[name][0])) for name in read}
     rule = None
     if missing := [name for name in SPLIT_NAMES if name not in parts]:
         rule = rule_of(split, ["train", *missing])
@@ -94,7 +99,8 @@ def load_features(
         parts |= {name: (_some(x, row_B), parts["train"][1].take(row_B)) for name, row_B in rows.items()}
         numbers |= rows
     read_files = source_files([path, labels, *given.values(), *(label_files.get(name) for name in given)])
-    return make_splits(taxonomy, schema, parts, origin=Origin(read_files, rule, numbers))
+    cohorts_of = {name: take(whole[name if name in whole else "train"], row_N) for name, row_N in numbers.items()}
+    return make_splits(taxonomy, schema, parts, origin=Origin(read_files, rule, numbers), cohorts=cohorts_of)
 
 
 def rule_of(split: Mapping[str, Any], names: Sequence[str]) -> SplitRule:
@@ -182,6 +188,29 @@ def _cells(file: Path, column: str) -> Sequence[Any]:
         cells: list[Any] = _array(file, column).tolist()
         return cells
     raise DataError(f"{file} has no column {column!r} to split by; expected split.by=stratified, a Parquet or an npz file")
+
+
+def _cohorts(file: Path, columns: Sequence[str], num_rows: int) -> dict[str, NDArray[np.str_]]:
+    """Return the cohorts of all rows of a file."""
+    if not columns:
+        return {}
+    cells: dict[str, Sequence[Any]]
+    if file.suffix == ".parquet":
+        rows = ParquetRows(file, ())
+        check_columns(columns, rows.file.schema_arrow.names, file)
+        cells = {name: rows.values(name) for name in columns}
+    elif file.suffix == ".npz":
+        with np.load(file, allow_pickle=False) as arrays:  # it was read before
+            check_columns(columns, arrays.files, file)
+        array_of = {name: _array(file, name) for name in columns}
+        if wrong := [name for name, array in array_of.items() if array.shape != (num_rows,)]:
+            raise DataError(
+                f"{file}: array {wrong[0]!r} of data.source.cohorts has shape {array_of[wrong[0]].shape}; expected ({num_rows},)"
+            )
+        cells = {name: array.tolist() for name, array in array_of.items()}
+    else:
+        raise DataError(f"{file} has no column {columns[0]!r} (data.source.cohorts); expected a Parquet or an npz file")
+    return {name: cohort_of_cells(column, name, lambda row: f"{file}, row {row}") for name, column in cells.items()}
 
 
 def _array(file: Path, name: str | None) -> NDArray[Any]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ovr.core.schema import InputSchema, check_rows
 from ovr.core.taxonomy import Taxonomy
+from ovr.data.cohorts import Cohorts
 from ovr.data.labels import Labels
 from ovr.data.lazy import ArrayRows, CheckedRows, Inputs, LazyArray, blocks, in_memory
 from ovr.data.moments import Moments
@@ -26,10 +27,14 @@ SPLIT_NAMES = ("train", "val", "calib", "test")
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Raw inputs x (N, *shape) float32, not normalised, with their labels; `x` may be read row by row, see `ovr.data.lazy`."""
+    """Raw inputs x (N, *shape) float32, not normalised, with their labels; `x` may be read row by row, see `ovr.data.lazy`.
+
+    `cohorts` has a text a row (N,) for each cohort column that the source was asked for; "" where the cell holds nothing.
+    """
 
     x: Inputs
     labels: Labels
+    cohorts: Cohorts = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -74,16 +79,19 @@ def make_splits(
     *,
     encoder: Encoder | None = None,
     origin: Origin | None = None,
+    cohorts: Mapping[str, Cohorts] | None = None,
 ) -> Splits:
     """Return checked splits from raw (x, labels) of train, val, calib and test, where `encoder`, if any, made the rows.
 
-    `origin` tells of the files that they came from and how they were split, for the bundle's data card.
+    `origin` tells of the files that they came from and how they were split, for the bundle's data card. `cohorts` are those of each
+    split's rows.
     A memory-mapped array, or any other x that is not a NumPy array, stays as it is: its values are checked when they are read.
 
     Raises:
         DataError: there are other splits than these four; a split is empty, has another row shape than `input`, or holds NaN or
             infinity; a class has no training row; no class has a validation row. All problems are named in one error.
     """
+    cohorts = cohorts or {}
     if set(parts) != set(SPLIT_NAMES):
         raise DataError(f"the rows are split into {', '.join(parts)}; expected {', '.join(SPLIT_NAMES)}")
     problems = []
@@ -110,10 +118,10 @@ def make_splits(
     return Splits(
         taxonomy,
         input if encoder is None else replace(input, encoder=encoder.to_json()),
-        TrainRows(checked["train"], parts["train"][1]),
-        ValRows(checked["val"], parts["val"][1]),
-        CalibRows(checked["calib"], parts["calib"][1]),
-        TestRows(checked["test"], parts["test"][1]),
+        TrainRows(checked["train"], parts["train"][1], cohorts.get("train", {})),
+        ValRows(checked["val"], parts["val"][1], cohorts.get("val", {})),
+        CalibRows(checked["calib"], parts["calib"][1], cohorts.get("calib", {})),
+        TestRows(checked["test"], parts["test"][1], cohorts.get("test", {})),
         encoder,
         origin or Origin(),
     )

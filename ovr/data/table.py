@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovr.core.taxonomy import with_parents
+from ovr.data.cohorts import check_columns, check_names, cohort_of_compact
 from ovr.data.compact import NUMBER, TEXT, TIME, Columns, Reading, read_delimited
 from ovr.data.delimited import Dialect, delimiter_of
 from ovr.data.labels import Labels
@@ -51,6 +52,7 @@ def load_table(
     encoding: Mapping[str, Any],
     split: Mapping[str, Any],
     max_encoded_bytes: int,
+    cohorts: Sequence[str] = (),
 ) -> Splits:
     """Return a table's splits, from one file or from a file for some of the splits.
 
@@ -68,6 +70,7 @@ def load_table(
         split: of `SplitRule`, for the splits without a file, to which its fractions are scaled; by time without a column is by the
             order of the rows. The column of the split is no feature.
         max_encoded_bytes: rows that would be larger together are encoded when they are asked for.
+        cohorts: columns whose cells, as texts, are kept beside the rows; they are features too, unless they are dropped.
 
     Raises:
         DataError: settings that cannot be used; files that cannot be read, or differ in their columns; a cell that is not of its
@@ -83,42 +86,46 @@ def load_table(
         )
     rule = LabelRule.of(target, **labels)
     own = {name: ColumnSettings.of(name, value) for name, value in columns.items()}
+    cohorts = check_names(cohorts)
+    no_features = {*rule.target, *([split["column"]] if split["column"] else []), *(name for name in cohorts if name in drop)}
     made: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in encoding.items()}
     settings = TableSettings(**made)
     source = given or {"train": Path(str(path)).expanduser()}
     split_column = split["column"]
     reading = Reading(
         marks=settings.marks,
-        drop=drop,
+        drop=[name for name in drop if name not in cohorts],
         kinds=dict.fromkeys(settings.embedded, TEXT)
         | {name: STORED[column.kind] for name, column in own.items() if column.kind}
         | ({} if rule.columns else {rule.target[0]: TEXT})
-        | ({split_column: TEXT} if split_column and split["by"] in ("column", "group") else {}),
+        | ({split_column: TEXT} if split_column and split["by"] in ("column", "group") else {})
+        | {name: TEXT for name in cohorts if name in drop},
         formats={name: column.formats for name, column in own.items() if column.formats is not None},
         date_formats=settings.date_formats,
         names=names,
-        exact=(*rule.target, *([split_column] if split_column else [])),
+        exact=(*rule.target, *([split_column] if split_column else []), *cohorts),
     )
     _check_columns(rule, drop, own, settings.embedded)
     tables = {"train": _read(source["train"], dialect, reading)}
     train = tables["train"]
     if split_column and split_column not in train.cells:
         raise DataError(f"{train.path} has no column {split_column!r} (data.source.split.column)")
-    no_features = {*rule.target, *([split_column] if split_column else [])}
+    check_columns(cohorts, list(train.cells), train.path)
     features = [name for name in train.cells if name not in no_features]
     if not features:
         raise DataError(f"{train.path} has no column beside {', '.join(map(repr, sorted(no_features)))}; expected a feature")
     for name in (name for name in SPLIT_NAMES if name in source and name != "train"):
-        tables[name] = _read_like(source[name], dialect, reading, train, features, rule)
+        tables[name] = _read_like(source[name], dialect, reading, train, features, (*rule.target, *cohorts))
+        check_columns(cohorts, list(tables[name].cells), source[name])
     taxonomy = with_parents(classes or class_ids(train, rule))
     labels_by_file = {name: labels_of(table, rule, taxonomy) for name, table in tables.items()}
     divided = [name for name in SPLIT_NAMES if name not in source or name == "train"]
     split_rule = None if divided == ["train"] else _split_rule(split, divided)
     own_rows = _split(train, labels_by_file["train"], split_rule, divided)
     encoder = _fit(
-        train, features, own_rows["train"], settings, own, ignored=(*train.dropped, *([split_column] if split_column else []))
+        train, features, own_rows["train"], settings, own, ignored=(*train.dropped, *sorted(no_features - {*rule.target}))
     )
-    parts, numbers = {}, {}
+    parts, numbers, cohorts_of = {}, {}, {}
     total = sum(map(len, own_rows.values())) + sum(len(table) for name, table in tables.items() if name != "train")
     lazy = total * encoder.tensor.size * 4 > max_encoded_bytes
     for name in SPLIT_NAMES:
@@ -127,8 +134,9 @@ def load_table(
         numbers[name] = row_N = own_rows[name] if of_train else np.arange(len(table))
         rows = TableRows(encoder, {column.name: table.cells[column.name] for column in encoder.columns}, row_N)
         parts[name] = (encoded(rows, table, name, lazy=lazy), of_table.take(row_N))
+        cohorts_of[name] = {column: cohort_of_compact(table.cells[column][row_N]) for column in cohorts}
     origin = Origin(source_files(source.values()), split_rule, numbers)
-    return make_splits(taxonomy, encoder.tensor, parts, encoder=encoder, origin=origin)
+    return make_splits(taxonomy, encoder.tensor, parts, encoder=encoder, origin=origin, cohorts=cohorts_of)
 
 
 def _read(path: Path, dialect: Mapping[str, Any], reading: Reading) -> Columns:
@@ -139,13 +147,13 @@ def _read(path: Path, dialect: Mapping[str, Any], reading: Reading) -> Columns:
 
 
 def _read_like(
-    path: Path, dialect: Mapping[str, Any], reading: Reading, train: Columns, features: Sequence[str], rule: LabelRule
+    path: Path, dialect: Mapping[str, Any], reading: Reading, train: Columns, features: Sequence[str], others: Sequence[str]
 ) -> Columns:
-    """Return a file with its columns as those of the train file were read."""
+    """Return a file with its columns as those of the train file were read; `others` are columns beside the features."""
     kinds = {name: kind for name, kind in train.kinds().items() if name in features}
     empty = {name for name in features if kinds[name] == NUMBER and np.isnan(np.asarray(train.cells[name])).all()}
     kinds = {name: TEXT if name in empty and name not in reading.kinds else kind for name, kind in kinds.items()}
-    kinds |= {name: reading.kinds[name] for name in rule.target if name in reading.kinds}
+    kinds |= {name: reading.kinds[name] for name in others if name in reading.kinds and name not in kinds}
     try:
         table = _read(path, dialect, replace(reading, drop=(), kinds=kinds))
     except DataError as error:

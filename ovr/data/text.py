@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ovr.data.cohorts import check_columns, check_names, cohort_of_cells
 from ovr.data.delimited import Dialect, delimiter_of, read_header, read_rows
 from ovr.data.json_rows import Record, read_json, read_json_lines
 from ovr.data.label_cells import Ids, LabelRule, class_ids, labels_of
@@ -51,8 +52,10 @@ class TextFiles:
         if isinstance(self.names, str):
             raise DataError(f"data.source.reader.names is {self.names!r}; expected a list, such as [{self.names}]")
 
-    def rows(self, path: Path, keys: Sequence[str] | None, column: str | None) -> Iterator[tuple[str, str, Any, Any]]:
-        """Yield (file and row, text, label cell, cell of `column`) of each row.
+    def rows(
+        self, path: Path, keys: Sequence[str] | None, column: str | None, cohorts: Sequence[str] = ()
+    ) -> Iterator[tuple[str, str, Any, Any, list[Any]]]:
+        """Yield (file and row, text, label cell, cell of `column`, cells of `cohorts`) of each row.
 
         Raises:
             DataError: what the readers refuse; a missing column; a text that is none.
@@ -60,6 +63,7 @@ class TextFiles:
         text_columns = tuple(map(str, [self.text] if isinstance(self.text, str | int) else self.text))
         label_column = str(self.label)
         for where, record in self._records(path, keys):
+            check_columns(cohorts, list(record), where)
             if absent := [name for name in (*text_columns, label_column, *([column] if column else [])) if name not in record]:
                 raise DataError(
                     f"{where} has no column {', '.join(map(repr, absent))}; it has {', '.join(map(repr, list(record)[:8]))} "
@@ -69,7 +73,8 @@ class TextFiles:
             for name, cell in zip(text_columns, cells, strict=True):
                 if not isinstance(cell, str):
                     raise DataError(f"{where}, column {name!r} holds {cell!r}; expected a text")
-            yield where, self.joiner.join(cells), record[label_column], record[column] if column else None
+            more = [record[name] for name in cohorts]
+            yield where, self.joiner.join(cells), record[label_column], record[column] if column else None, more
 
     def _records(self, path: Path, keys: Sequence[str] | None) -> Iterator[tuple[str, Record]]:
         kind = FORMATS.get(path.suffix.lower()) if self.format is None else self.format
@@ -105,10 +110,11 @@ class _Part:
     ids: list[Ids] = field(default_factory=list)
     where: list[str] = field(default_factory=list)
     cells: list[Any] = field(default_factory=list)  # of the column to split by
+    cohorts: list[list[Any]] = field(default_factory=list)  # a cell for each cohort column
     numbers: list[int] = field(default_factory=list)  # of the rows in their files, from 0
 
     def take(self, rows_B: NDArray[np.int64]) -> "_Part":
-        columns = (self.texts, self.ids, self.where, self.cells, self.numbers)
+        columns: tuple[list[Any], ...] = (self.texts, self.ids, self.where, self.cells, self.cohorts, self.numbers)
         return _Part(*([column[n] for n in rows_B] for column in columns))
 
 
@@ -148,6 +154,7 @@ def load_text(
     split: Mapping[str, Any],
     encoder: Encoder,
     memory_mib: int,
+    cohorts: Sequence[str] = (),
 ) -> Splits:
     """Return the splits of texts as rows that `encoder` makes: now where they take at most `memory_mib`, else when asked for.
 
@@ -159,23 +166,26 @@ def load_text(
             rows where one file is divided).
         split: the settings of a `SplitRule`, and `of`. All rows of one file are divided; or else those of the split `of`, out of
             which come the splits without a file, and then the fractions of these splits count, whatever their sum.
+        cohorts: columns whose cells, as texts, are kept beside the rows.
 
     Raises:
         DataError: settings that contradict each other; what the reader and the rule refuse; and what `make_splits` refuses.
     """
     if isinstance(classes, str):
         raise DataError(f"data.source.classes is {classes!r}; expected a list, such as [{classes}]")
+    cohorts = check_names(cohorts)
     parts, read = {}, []
     for name, sources in _sources(path, files, keys).items():
         read += [file for file, _ in sources]
         part = parts[name] = _Part()
         column = split.get("column") if name in ("all", split.get("of")) else None
         for file, lists in sources:
-            for where, text, label, cell in reader.rows(file, lists, column):
+            for where, text, label, cell, more in reader.rows(file, lists, column, cohorts):
                 part.where.append(where)
                 part.texts.append(text)
                 part.ids.append(rule.ids(label, where))
                 part.cells.append(cell)
+                part.cohorts.append(more)
         part.numbers = list(range(len(part.texts)))
         if not part.texts:
             raise DataError(f"{', '.join(str(file) for file, _ in sources)} holds no rows for {name}; expected at least one")
@@ -195,7 +205,14 @@ def load_text(
     encoded = {name: (make(part.texts), labels) for name, (part, labels) in divided.items()}
     numbers = {name: np.array(part.numbers, np.int64) for name, (part, _) in divided.items()}
     origin = Origin(source_files([*read, rule.names_file]), split_rule, numbers)
-    return make_splits(taxonomy, encoder.tensor, encoded, encoder=encoder, origin=origin)
+    cohorts_of = {
+        name: {
+            column: cohort_of_cells([cells[c] for cells in part.cohorts], column, part.where.__getitem__)
+            for c, column in enumerate(cohorts)
+        }
+        for name, (part, _) in divided.items()
+    }
+    return make_splits(taxonomy, encoder.tensor, encoded, encoder=encoder, origin=origin, cohorts=cohorts_of)
 
 
 def _sources(
