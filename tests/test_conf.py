@@ -22,6 +22,7 @@ NOT_PLUG_INS = {
     "data/csr",
     "data/card",
     "data/entries",
+    "data/fitted",
     "data/leakage",
     "data/near_duplicates",
     "data/origin",

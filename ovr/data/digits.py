@@ -2,8 +2,11 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from ovr.core.schema import InputSchema
 from ovr.core.taxonomy import Taxonomy
+from ovr.data.fitted import Fitted
 from ovr.data.labels import Labels
 from ovr.data.origin import Origin
 from ovr.data.splits import Splits, make_splits, stratified_split
@@ -11,8 +14,10 @@ from ovr.data.splitting import SplitRule
 from ovr.errors import DataError
 
 
-def load_digits(*, layout: str, fractions: Mapping[str, float], seed: int) -> Splits:
+def load_digits(*, layout: str, fractions: Mapping[str, float], seed: int, fitted: Fitted | None = None) -> Splits:
     """Return the digits, stratified by `seed`; rows are flat (64,) or images (1, 8, 8), as `layout` says ("flat" or "image").
+
+    With `fitted` they are for a model that is there, all of them or a split.
 
     Raises:
         DataError: scikit-learn is not installed, or another layout.
@@ -31,6 +36,18 @@ def load_digits(*, layout: str, fractions: Mapping[str, float], seed: int) -> Sp
     names = tuple(f"pixel_{row}_{column}" for row in range(8) for column in range(8))
     schema = InputSchema(shapes[layout], names if layout == "flat" else ())
     x = pixels.reshape(-1, *schema.shape)
+    if fitted is not None:
+        fitted.check_numbers(schema.columns, source="data=digits")
+        if taxonomy.ids != fitted.taxonomy.ids:
+            raise DataError(
+                f"the model has the classes {', '.join(map(repr, fitted.taxonomy.ids[:5]))}, ...; data=digits has '0' to '9'"
+            )
+        taxonomy = fitted.taxonomy
+    if fitted is not None and fitted.whole:
+        every = {"test": (x, Labels.from_columns(column_N, num_heads=10))}
+        return make_splits(taxonomy, schema, every, origin=Origin((), None, {"test": np.arange(len(x))}), fitted=fitted)
     rows = stratified_split(column_N, fractions, seed=seed)
     parts = {name: (x[r], Labels.from_columns(column_N[r], num_heads=10)) for name, r in rows.items()}
-    return make_splits(taxonomy, schema, parts, origin=Origin((), SplitRule("stratified", None, fractions, seed), rows))
+    return make_splits(
+        taxonomy, schema, parts, origin=Origin((), SplitRule("stratified", None, fractions, seed), rows), fitted=fitted
+    )

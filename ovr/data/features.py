@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ovr.core.schema import InputSchema, check_rows
 from ovr.data.cohorts import check_columns, check_names, cohort_of_cells, take
+from ovr.data.fitted import Fitted
 from ovr.data.labels import Labels
 from ovr.data.lazy import ArrayRows, LazyArray, SomeRows, in_memory
 from ovr.data.named_labels import LabelReader, NamedLabels, labels_of_array, labels_of_lines
@@ -51,13 +52,15 @@ def load_features(
     label_numbers: str,
     split: Mapping[str, Any],
     cohorts: Sequence[str] = (),
+    fitted: Fitted | None = None,
 ) -> Splits:
     """Return the rows of `path`, split by rule, or of a file for each split; a split without one is split off the training file.
 
     An npy file stays on the disk, and a row is read when it is asked for; npz and Parquet are read into memory. Values of 16 and 64
     bits become float32. Labels are in `labels` or `label_files` (npy, npz, Parquet or JSON lines), or where these are not given in
     the file of the rows: the array `target` of an npz, the column `target` of a Parquet. `cohorts` names arrays (rows,) of the npz,
-    or columns of the Parquet, whose cells are kept beside the rows, as texts.
+    or columns of the Parquet, whose cells are kept beside the rows, as texts. With `fitted` the model's classes count in
+    place of `classes`.
 
     Raises:
         DataError: neither or both of `path` and `files`; a file that cannot be read; rows that differ in shape from the training
@@ -73,6 +76,9 @@ def load_features(
         )
     cohorts = check_names(cohorts)
     others = (*cohorts, *(() if split.get("column") is None else (split["column"],)))
+    if fitted is not None:
+        fitted.check_one_file(list(given), one="data.path=FILE")
+        classes = fitted.taxonomy.ids
     source = _Source(embedding, target, classes, label_numbers, others)
     read = (
         {"train": _read(path, labels, source)}
@@ -87,12 +93,17 @@ def load_features(
                 f"{given[name]} has rows of shape {tuple(other.shape[1:])}{_named(other_columns)}; "
                 f"{given['train']} has {schema.shape}{_named(columns)}"
             )
-    taxonomy = named.taxonomy(classes)
+    if fitted is not None:
+        fitted.check_numbers(columns, source=named.where)
+        schema = fitted.input
+    taxonomy = named.taxonomy(classes) if fitted is None else fitted.taxonomy
     parts = {name: (other, other_named.of(taxonomy)) for name, (_, other, other_named) in read.items()}
     numbers = {name: np.arange(len(x)) for name, (_, x, _) in read.items()}
     whole = {name: _cohorts(Path(given.get(name) or str(path)).expanduser(), cohorts, len(parts[name][0])) for name in read}
     rule = None
-    if missing := [name for name in SPLIT_NAMES if name not in parts]:
+    if fitted is not None and fitted.whole:
+        parts, numbers = {"test": parts["train"]}, {"test": numbers["train"]}
+    elif missing := [name for name in SPLIT_NAMES if name not in parts]:
         rule = rule_of(split, ["train", *missing])
         file = Path(given["train"] if path is None else path).expanduser()
         rows = rows_by_rule(rule, parts["train"][1], ["train", *missing], partial(_cells, file))
@@ -100,7 +111,7 @@ def load_features(
         numbers |= rows
     read_files = source_files([path, labels, *given.values(), *(label_files.get(name) for name in given)])
     cohorts_of = {name: take(whole[name if name in whole else "train"], row_N) for name, row_N in numbers.items()}
-    return make_splits(taxonomy, schema, parts, origin=Origin(read_files, rule, numbers), cohorts=cohorts_of)
+    return make_splits(taxonomy, schema, parts, origin=Origin(read_files, rule, numbers), cohorts=cohorts_of, fitted=fitted)
 
 
 def rule_of(split: Mapping[str, Any], names: Sequence[str]) -> SplitRule:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ovr.core.schema import InputSchema
 from ovr.core.taxonomy import ClassSpec, Taxonomy
+from ovr.data.fitted import Fitted
 from ovr.data.labels import Labels
 from ovr.data.origin import Origin, source_files
 from ovr.data.splits import Splits, make_splits, stratified_split
@@ -20,11 +21,13 @@ from ovr.errors import DataError
 KINDS = ("images-idx3", "labels-idx1")
 
 
-def load_idx(*, root: str, class_names: Sequence[str], fractions: Mapping[str, float], seed: int) -> Splits:
+def load_idx(
+    *, root: str, class_names: Sequence[str], fractions: Mapping[str, float], seed: int, fitted: Fitted | None = None
+) -> Splits:
     """Return images (1, H, W) from the four files in `root`; `fractions` of the training files become train, val and calib.
 
     The t10k files are the test split. Class ids are the label numbers "0", "1", ...; `class_names`, if any, are their display
-    names in that order.
+    names in that order. With `fitted` the rows are for a model that is there: all of both files, or a split of them.
 
     Raises:
         DataError: a file is missing, empty, or not IDX; images and labels differ in number; labels outside the class names.
@@ -37,6 +40,13 @@ def load_idx(*, root: str, class_names: Sequence[str], fractions: Mapping[str, f
     train_x, train_column_N = _pair(folder, "train")
     test_x, test_column_N = _pair(folder, "t10k")
     num_heads = len(class_names) or int(train_column_N.max()) + 1
+    if fitted is not None:
+        fitted.check_numbers((), source="data=idx")
+        num_heads = len(fitted.taxonomy)
+        if fitted.taxonomy.ids != tuple(map(str, range(num_heads))):
+            raise DataError(
+                f"the model has the classes {', '.join(map(repr, fitted.taxonomy.ids[:5]))}, ...; data=idx has '0', '1', ..."
+            )
     for name, column_N in (("train", train_column_N), ("t10k", test_column_N)):
         outside = np.flatnonzero(column_N >= num_heads)
         if outside.size:
@@ -44,12 +54,18 @@ def load_idx(*, root: str, class_names: Sequence[str], fractions: Mapping[str, f
                 f"{folder}: {name} label {column_N[outside[0]]} at row {outside[0]} is outside the taxonomy of {num_heads} classes"
             )
     taxonomy = Taxonomy(ClassSpec(str(k), name=class_names[k] if class_names else "") for k in range(num_heads))
+    if fitted is not None:
+        taxonomy = fitted.taxonomy
+    files = source_files(_file(folder / f"{part}-{kind}-ubyte") for part in ("train", "t10k") for kind in KINDS)
+    if fitted is not None and fitted.whole:
+        x, column_N = np.concatenate([train_x, test_x]), np.concatenate([train_column_N, test_column_N])
+        every = {"test": (x, Labels.from_columns(column_N, num_heads=num_heads))}
+        return make_splits(taxonomy, fitted.input, every, origin=Origin(files, None, {"test": np.arange(len(x))}), fitted=fitted)
     rows = stratified_split(train_column_N, fractions, seed=seed)
     parts = {name: (train_x[r], Labels.from_columns(train_column_N[r], num_heads=num_heads)) for name, r in rows.items()}
     parts["test"] = (test_x, Labels.from_columns(test_column_N, num_heads=num_heads))
-    files = source_files(_file(folder / f"{part}-{kind}-ubyte") for part in ("train", "t10k") for kind in KINDS)
     origin = Origin(files, SplitRule("stratified", None, fractions, seed), {**rows, "test": np.arange(len(test_x))})
-    return make_splits(taxonomy, InputSchema((1, *train_x.shape[2:])), parts, origin=origin)
+    return make_splits(taxonomy, InputSchema((1, *train_x.shape[2:])), parts, origin=origin, fitted=fitted)
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:

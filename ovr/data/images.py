@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovr.data.delimited import Dialect, delimiter_of, read_header, read_rows
+from ovr.data.fitted import Fitted
 from ovr.data.label_cells import Ids, LabelRule, class_ids, labels_of
 from ovr.data.labels import Labels
 from ovr.data.lazy import Inputs, RowNumbers
@@ -101,6 +102,7 @@ def load_images(
     background: int,
     split: Mapping[str, Any],
     memory_mib: int,
+    fitted: Fitted | None = None,
 ) -> Splits:
     """Return images (C, H, W) of values 0 to 255, with the encoder that made them.
 
@@ -118,6 +120,8 @@ def load_images(
         split: the settings of a `SplitRule`: "file" is for folders, `column` for tables and for the arrays of an npz.
         memory_mib: up to this size the decoded images are held, as float32 or else as bytes; above, files are decoded in every
             epoch anew.
+        fitted: the model that the images are read for: its classes count, and its encoder in place of size, mode, fit, resample and
+            background.
 
     Raises:
         DataError: nothing to read; images that are missing or damaged, all of them named in one error; what the rules of labels and
@@ -132,17 +136,20 @@ def load_images(
     elif division.by == "file":
         raise DataError(f"data.split.by=file is for folders; {source} is a file: use stratified, column, time or group")
     elif source.suffix.lower() == ".npz":
-        found = _from_npz(source, division.column, rule, classes)
+        found = _from_npz(source, division.column, rule, classes if fitted is None else fitted.taxonomy.ids)
     else:
         found = _from_table(source, division.column, rule, path_column=path_column, target=target)
-    taxonomy = rule.taxonomy(list(map(str, classes)) or rule.names or class_ids(found.ids_N))
+    taxonomy = rule.taxonomy(list(map(str, classes)) or rule.names or class_ids(found.ids_N)) if fitted is None else fitted.taxonomy
     labelled = labels_of(found.ids_N, taxonomy, rule, found.where)
     if len(labelled.kept) < len(found.ids_N):
         log.warning("%d of %d images are left out for their labels", len(found.ids_N) - len(labelled.kept), len(found.ids_N))
         found = found.take(labelled.kept)
-    rows = split_rows(division, labelled.labels, found.value_N)
-    height, width = _size(size, found.images)
-    encoder = ImageEncoder(height, width, mode=mode, fit=fit, resample=resample, background=background)
+    whole = fitted is not None and fitted.whole
+    rows = {"test": np.arange(len(found.ids_N))} if whole else split_rows(division, labelled.labels, found.value_N)
+    if fitted is None:
+        encoder = ImageEncoder(*_size(size, found.images), mode=mode, fit=fit, resample=resample, background=background)
+    else:
+        encoder = fitted.encoder(ImageEncoder, source="data=images")
     images = _held(found, encoder, memory_mib)
     parts: dict[str, tuple[Any, Labels]] = {}
     for name, row_B in rows.items():
@@ -152,7 +159,8 @@ def load_images(
         parts[name] = (x, labelled.labels.take(row_B))
     # A row of a folder has no number of its own.
     numbers = {} if source.is_dir() else {name: labelled.kept[row_B] for name, row_B in rows.items()}
-    return make_splits(taxonomy, encoder.tensor, parts, encoder=encoder, origin=Origin(_files(source, found), division, numbers))
+    origin = Origin(_files(source, found), None if whole else division, numbers)
+    return make_splits(taxonomy, encoder.tensor, parts, encoder=encoder, origin=origin, fitted=fitted)
 
 
 def _files(source: Path, found: _Found) -> tuple[SourceFile, ...]:

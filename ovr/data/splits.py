@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from ovr.core.schema import InputSchema, check_rows
 from ovr.core.taxonomy import Taxonomy
 from ovr.data.cohorts import Cohorts
+from ovr.data.entries import Entries
+from ovr.data.fitted import Fitted
 from ovr.data.labels import Labels
 from ovr.data.lazy import ArrayRows, CheckedRows, Inputs, LazyArray, blocks, in_memory
 from ovr.data.moments import Moments
@@ -80,11 +82,13 @@ def make_splits(
     encoder: Encoder | None = None,
     origin: Origin | None = None,
     cohorts: Mapping[str, Cohorts] | None = None,
+    fitted: Fitted | None = None,
 ) -> Splits:
     """Return checked splits from raw (x, labels) of train, val, calib and test, where `encoder`, if any, made the rows.
 
     `origin` tells of the files that they came from and how they were split, for the bundle's data card. `cohorts` are those of each
-    split's rows.
+    split's rows. For a model that is there (`fitted`) no class needs rows, and where all rows are wanted `parts` has the test split
+    alone, and the others are empty.
     A memory-mapped array, or any other x that is not a NumPy array, stays as it is: its values are checked when they are read.
 
     Raises:
@@ -92,11 +96,15 @@ def make_splits(
             infinity; a class has no training row; no class has a validation row. All problems are named in one error.
     """
     cohorts = cohorts or {}
-    if set(parts) != set(SPLIT_NAMES):
-        raise DataError(f"the rows are split into {', '.join(parts)}; expected {', '.join(SPLIT_NAMES)}")
+    wanted = ("test",) if fitted is not None and fitted.whole else SPLIT_NAMES
+    if set(parts) != set(wanted):
+        raise DataError(f"the rows are split into {', '.join(parts)}; expected {', '.join(wanted)}")
+    input = input if encoder is None else replace(input, encoder=encoder.to_json())
+    if fitted is not None:
+        input = fitted.input
     problems = []
     checked = {}
-    for name in SPLIT_NAMES:
+    for name in wanted:
         x, labels = parts[name]
         try:
             checked[name] = _checked(x, input, what=f"{name} split")
@@ -106,7 +114,7 @@ def make_splits(
             problems.append(
                 f"{name} split: {len(x)} rows but labels ({len(labels)}, {labels.num_heads}); expected ({len(x)}, {len(taxonomy)})"
             )
-    if not problems:
+    if not problems and fitted is None:
         absent = [taxonomy[k].id for k in np.flatnonzero(parts["train"][1].num_positives_K() == 0)]
         if absent:
             shown = ", ".join(map(repr, absent[:10])) + (", ..." if len(absent) > 10 else "")
@@ -115,13 +123,15 @@ def make_splits(
             problems.append("the val split has no positive row of any class; the best epoch could not be chosen")
     if problems:
         raise DataError("; ".join(problems))
+    none = np.zeros((0, *input.shape), np.float32), Labels(Entries.none(0), Entries.none(0), len(taxonomy))
+    rows = [(checked[name], parts[name][1], cohorts.get(name, {})) if name in wanted else (*none, {}) for name in SPLIT_NAMES]
     return Splits(
         taxonomy,
-        input if encoder is None else replace(input, encoder=encoder.to_json()),
-        TrainRows(checked["train"], parts["train"][1], cohorts.get("train", {})),
-        ValRows(checked["val"], parts["val"][1], cohorts.get("val", {})),
-        CalibRows(checked["calib"], parts["calib"][1], cohorts.get("calib", {})),
-        TestRows(checked["test"], parts["test"][1], cohorts.get("test", {})),
+        input,
+        TrainRows(*rows[0]),
+        ValRows(*rows[1]),
+        CalibRows(*rows[2]),
+        TestRows(*rows[3]),
         encoder,
         origin or Origin(),
     )

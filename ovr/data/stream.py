@@ -14,6 +14,7 @@ import numpy as np
 
 from ovr.core.files import canonical_json, sha256_bytes
 from ovr.data.features import rows_by_rule, rule_of
+from ovr.data.fitted import Fitted
 from ovr.data.labels import Labels
 from ovr.data.lazy import LazyArray, SomeRows, blocks
 from ovr.data.moments import Moments
@@ -48,11 +49,13 @@ def load_stream(
     split: Mapping[str, Any],
     buffer_rows: int,
     cache_dir: str,
+    fitted: Fitted | None = None,
 ) -> Splits:
     """Return the rows of the Parquet files of each split: a path, a pattern such as "train/*.parquet", or a list of such.
 
     Rows of a split without files come off the training rows by rule, and are copied to `cache_dir`. In memory are the labels of all
-    rows, and the values of `buffer_rows` rows, or of the largest row group if that has more.
+    rows, and the values of `buffer_rows` rows, or of the largest row group if that has more. With `fitted` the model's classes
+    count in place of `classes`.
 
     Raises:
         DataError: no file for training; files that cannot be read or differ in their columns; what the values cannot be made into.
@@ -62,6 +65,8 @@ def load_stream(
     given = {name: _files(patterns, name) for name, patterns in files.items() if patterns}
     if "train" not in given:
         raise DataError(f"data=stream takes data.files.train=PATTERN; got files for {', '.join(given) or 'none'}")
+    if fitted is not None:
+        fitted.check_one_file([name for name in given if name != "train"], one="data.files.train=PATTERN alone")
     kept = StreamFiles(Path(cache_dir).expanduser())
     others = [] if split.get("column") is None else [split["column"]]
     columns = [embedding] if isinstance(embedding, str) else list(embedding)
@@ -72,10 +77,16 @@ def load_stream(
         folders.append(folder)
         x = ParquetShards(groups, shape=tuple(shape) or (groups.width,), buffer_rows=buffer_rows)
         if name == "train":
-            train, train_key, taxonomy = x, key, named.taxonomy(classes)
+            train, train_key = x, key
+            taxonomy = named.taxonomy(classes) if fitted is None else fitted.taxonomy
+            if fitted is not None:
+                fitted.check_numbers(x.schema.columns, source=named.where)
         elif x.schema != train.schema:
             raise DataError(f"{given[name][0]} has rows of {x.schema.to_json()}; {given['train'][0]} has {train.schema.to_json()}")
         parts[name] = (x, named.of(taxonomy))
+    if fitted is not None and fitted.whole:
+        origin = Origin(tuple(folders), None, {"test": np.arange(len(train))})
+        return make_splits(taxonomy, fitted.input, {"test": parts["train"]}, origin=origin, fitted=fitted)
     labels: Labels = parts["train"][1]
     rows = {name: np.arange(len(x)) for name, (x, _) in parts.items()}
     rule, missing = None, [name for name in SPLIT_NAMES if name not in parts]
@@ -88,7 +99,7 @@ def load_stream(
             parts[name] = (copy, labels.take(rows[name]))
         labels = labels.take(rows["train"])
     parts["train"] = (_TrainShards(train, rows["train"], kept, train_key), labels)
-    return make_splits(taxonomy, train.schema, parts, origin=Origin(tuple(folders), rule, rows))
+    return make_splits(taxonomy, train.schema, parts, origin=Origin(tuple(folders), rule, rows), fitted=fitted)
 
 
 def _cells(files: Sequence[Path], column: str) -> list[Any]:

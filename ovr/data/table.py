@@ -6,7 +6,7 @@ N = rows, D = numbers of an encoded row
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from ovr.core.taxonomy import with_parents
 from ovr.data.cohorts import check_columns, check_names, cohort_of_compact
 from ovr.data.compact import NUMBER, TEXT, TIME, Columns, Reading, read_delimited
 from ovr.data.delimited import Dialect, delimiter_of
+from ovr.data.fitted import Fitted
 from ovr.data.labels import Labels
 from ovr.data.origin import Origin, source_files
 from ovr.data.splits import SPLIT_NAMES, Splits, make_splits
@@ -27,6 +28,7 @@ from ovr.data.table_parquet import read_parquet
 from ovr.data.table_rows import TableRows, encoded
 from ovr.errors import DataError
 from ovr.input.cells import Coded, Compact, cell_at, read_numbers
+from ovr.input.columns import DateColumn
 from ovr.input.table import TableEncoder
 from ovr.input.table_fit import ColumnSettings, TableSettings, fit_table
 
@@ -53,6 +55,7 @@ def load_table(
     split: Mapping[str, Any],
     max_encoded_bytes: int,
     cohorts: Sequence[str] = (),
+    fitted: Fitted | None = None,
 ) -> Splits:
     """Return a table's splits, from one file or from a file for some of the splits.
 
@@ -71,6 +74,8 @@ def load_table(
             order of the rows. The column of the split is no feature.
         max_encoded_bytes: rows that would be larger together are encoded when they are asked for.
         cohorts: columns whose cells, as texts, are kept beside the rows; they are features too, unless they are dropped.
+        fitted: the model that the rows are read for: its columns are those that are read, as it takes them, and the settings
+            `classes`, `columns` and `encoding` do not count.
 
     Raises:
         DataError: settings that cannot be used; files that cannot be read, or differ in their columns; a cell that is not of its
@@ -84,6 +89,9 @@ def load_table(
             f"give either data.path=FILE, or data.files.train and any of .val, .calib and .test; got path={path!r} and files for "
             f"{sorted(given) or 'none'}"
         )
+    if fitted is not None:
+        fitted.check_one_file(list(given), one="data.path=FILE")
+        split = {**split, "by": "stratified", "column": None} if fitted.whole else split
     rule = LabelRule.of(target, **labels)
     own = {name: ColumnSettings.of(name, value) for name, value in columns.items()}
     cohorts = check_names(cohorts)
@@ -106,29 +114,36 @@ def load_table(
         exact=(*rule.target, *([split_column] if split_column else []), *cohorts),
     )
     _check_columns(rule, drop, own, settings.embedded)
+    known = None
+    if fitted is not None:
+        known = fitted.encoder(TableEncoder, source="data=table")
+        reading = _as_fitted(reading, known, rule, drop, cohorts, fitted)
     tables = {"train": _read(source["train"], dialect, reading)}
     train = tables["train"]
     if split_column and split_column not in train.cells:
         raise DataError(f"{train.path} has no column {split_column!r} (data.source.split.column)")
     check_columns(cohorts, list(train.cells), train.path)
-    features = [name for name in train.cells if name not in no_features]
+    features = [name for name in train.cells if name not in no_features] if known is None else [c.name for c in known.columns]
+    if known is not None:
+        _check_known(train, known, {*no_features, *cohorts})
     if not features:
         raise DataError(f"{train.path} has no column beside {', '.join(map(repr, sorted(no_features)))}; expected a feature")
     for name in (name for name in SPLIT_NAMES if name in source and name != "train"):
         tables[name] = _read_like(source[name], dialect, reading, train, features, (*rule.target, *cohorts))
         check_columns(cohorts, list(tables[name].cells), source[name])
-    taxonomy = with_parents(classes or class_ids(train, rule))
+    taxonomy = with_parents(classes or class_ids(train, rule)) if fitted is None else fitted.taxonomy
     labels_by_file = {name: labels_of(table, rule, taxonomy) for name, table in tables.items()}
     divided = [name for name in SPLIT_NAMES if name not in source or name == "train"]
-    split_rule = None if divided == ["train"] else _split_rule(split, divided)
-    own_rows = _split(train, labels_by_file["train"], split_rule, divided)
-    encoder = _fit(
+    whole = fitted is not None and fitted.whole
+    split_rule = None if divided == ["train"] or whole else _split_rule(split, divided)
+    own_rows = {"test": np.arange(len(train))} if whole else _split(train, labels_by_file["train"], split_rule, divided)
+    encoder = known or _fit(
         train, features, own_rows["train"], settings, own, ignored=(*train.dropped, *sorted(no_features - {*rule.target}))
     )
     parts, numbers, cohorts_of = {}, {}, {}
     total = sum(map(len, own_rows.values())) + sum(len(table) for name, table in tables.items() if name != "train")
     lazy = total * encoder.tensor.size * 4 > max_encoded_bytes
-    for name in SPLIT_NAMES:
+    for name in own_rows if whole else SPLIT_NAMES:
         of_train = name in own_rows
         table, of_table = (train, labels_by_file["train"]) if of_train else (tables[name], labels_by_file[name])
         numbers[name] = row_N = own_rows[name] if of_train else np.arange(len(table))
@@ -136,7 +151,36 @@ def load_table(
         parts[name] = (encoded(rows, table, name, lazy=lazy), of_table.take(row_N))
         cohorts_of[name] = {column: cohort_of_compact(table.cells[column][row_N]) for column in cohorts}
     origin = Origin(source_files(source.values()), split_rule, numbers)
-    return make_splits(taxonomy, encoder.tensor, parts, encoder=encoder, origin=origin, cohorts=cohorts_of)
+    return make_splits(taxonomy, encoder.tensor, parts, encoder=encoder, origin=origin, cohorts=cohorts_of, fitted=fitted)
+
+
+def _as_fitted(
+    reading: Reading, encoder: TableEncoder, rule: LabelRule, drop: Sequence[str], cohorts: Sequence[str], fitted: Fitted
+) -> Reading:
+    """Return how cells are read for a model whose encoder is given."""
+    names = [column.name for column in encoder.columns]
+    for what, some in (("data.target", rule.target), ("data.source.drop", drop)):
+        if wrong := [name for name in some if name in names]:
+            raise DataError(f"{what} has the columns {', '.join(map(repr, wrong))}, which the model takes as features")
+    if rule.columns:
+        fitted.check_classes(rule.target, where="data.target")
+    others = {name: kind for name, kind in reading.kinds.items() if name in reading.exact} | dict.fromkeys(cohorts, TEXT)
+    return replace(
+        reading,
+        marks=encoder.marks,
+        kinds=others | {column.name: STORED[column.kind] for column in encoder.columns},
+        formats={column.name: column.formats for column in encoder.columns if isinstance(column, DateColumn)},
+    )
+
+
+def _check_known(table: Columns, encoder: TableEncoder, no_features: Collection[str]) -> None:
+    """Raise DataError if the table has columns that the model does not know."""
+    known = {*encoder.ignored, *no_features, *(column.name for column in encoder.columns)}
+    if unknown := [name for name in table.cells if name not in known]:
+        raise DataError(
+            f"{table.path} has columns that the model does not know: {', '.join(map(repr, unknown[:5]))}; leave them out with "
+            "data.source.drop"
+        )
 
 
 def _read(path: Path, dialect: Mapping[str, Any], reading: Reading) -> Columns:

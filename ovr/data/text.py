@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ovr.data.cohorts import check_columns, check_names, cohort_of_cells
 from ovr.data.delimited import Dialect, delimiter_of, read_header, read_rows
+from ovr.data.fitted import Fitted
 from ovr.data.json_rows import Record, read_json, read_json_lines
 from ovr.data.label_cells import Ids, LabelRule, class_ids, labels_of
 from ovr.data.labels import Labels
@@ -23,6 +24,8 @@ from ovr.data.splits import SPLIT_NAMES, Splits, make_splits
 from ovr.data.splitting import SplitRule, split_rows
 from ovr.errors import DataError
 from ovr.input.encoder import Encoder
+from ovr.input.text import HashedText
+from ovr.input.tokens import Tokens
 
 log = logging.getLogger(__name__)
 
@@ -155,6 +158,7 @@ def load_text(
     encoder: Encoder,
     memory_mib: int,
     cohorts: Sequence[str] = (),
+    fitted: Fitted | None = None,
 ) -> Splits:
     """Return the splits of texts as rows that `encoder` makes: now where they take at most `memory_mib`, else when asked for.
 
@@ -167,6 +171,7 @@ def load_text(
         split: the settings of a `SplitRule`, and `of`. All rows of one file are divided; or else those of the split `of`, out of
             which come the splits without a file, and then the fractions of these splits count, whatever their sum.
         cohorts: columns whose cells, as texts, are kept beside the rows.
+        fitted: the model that the rows are read for, whose encoder and classes count in place of `encoder` and `classes`.
 
     Raises:
         DataError: settings that contradict each other; what the reader and the rule refuse; and what `make_splits` refuses.
@@ -175,7 +180,12 @@ def load_text(
         raise DataError(f"data.source.classes is {classes!r}; expected a list, such as [{classes}]")
     cohorts = check_names(cohorts)
     parts, read = {}, []
-    for name, sources in _sources(path, files, keys).items():
+    sources_of = _sources(path, files, keys)
+    if fitted is not None:
+        encoder = fitted.encoder(HashedText, Tokens, source="data=text")
+        fitted.check_one_file([name for name in sources_of if name != "all"], one="data.path=FILE")
+        split = {**split, "by": "stratified", "column": None} if fitted.whole else split
+    for name, sources in sources_of.items():
         read += [file for file, _ in sources]
         part = parts[name] = _Part()
         column = split.get("column") if name in ("all", split.get("of")) else None
@@ -190,14 +200,15 @@ def load_text(
         if not part.texts:
             raise DataError(f"{', '.join(str(file) for file, _ in sources)} holds no rows for {name}; expected at least one")
     seen = parts["train" if "train" in parts else "all"].ids
-    taxonomy = rule.taxonomy(list(map(str, classes)) or rule.names or class_ids(seen))
+    taxonomy = rule.taxonomy(list(map(str, classes)) or rule.names or class_ids(seen)) if fitted is None else fitted.taxonomy
     labelled = {}
     for name, part in parts.items():
         found = labels_of(part.ids, taxonomy, rule, part.where.__getitem__)
         if len(found.kept) < len(part.ids):
             log.warning("%d of %d rows of %s are left out for their labels", len(part.ids) - len(found.kept), len(part.ids), name)
         labelled[name] = (part.take(found.kept), found.labels)
-    divided, split_rule = _divided(labelled, **split)
+    whole = fitted is not None and fitted.whole
+    divided, split_rule = ({"test": labelled["all"]}, None) if whole else _divided(labelled, **split)
     if empty := sum(not text.strip() for part, _ in divided.values() for text in part.texts):
         log.warning("%d rows have an empty text; a model sees all of them alike", empty)
     num_bytes = 4 * encoder.tensor.size * sum(len(part.texts) for part, _ in divided.values())
@@ -212,7 +223,7 @@ def load_text(
         }
         for name, (part, _) in divided.items()
     }
-    return make_splits(taxonomy, encoder.tensor, encoded, encoder=encoder, origin=origin, cohorts=cohorts_of)
+    return make_splits(taxonomy, encoder.tensor, encoded, encoder=encoder, origin=origin, cohorts=cohorts_of, fitted=fitted)
 
 
 def _sources(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ovr.core.taxonomy import ClassSpec, with_parents
 from ovr.data.csr import Csr, EncodedCsr
 from ovr.data.entries import Entries
+from ovr.data.fitted import Fitted
 from ovr.data.labels import Labels
 from ovr.data.origin import Origin, source_files
 from ovr.data.splits import Splits, make_splits
@@ -57,6 +58,7 @@ def load_xmc(
     normalize: str,
     fractions: Mapping[str, float],
     seed: int,
+    fitted: Fitted | None = None,
 ) -> Splits:
     """Return the splits of a training and a test file; rows stay sparse, and are padded when they are asked for.
 
@@ -72,13 +74,18 @@ def load_xmc(
         log_values: whether a value v becomes sign(v) log(1 + |v|).
         normalize: "l2" divides the values of a row by their norm, "none" does not.
         fractions: shares of the training file for train, val and calib.
+        fitted: the model that the rows are read for. Its encoder counts in place of `max_tokens`, `log_values` and `normalize`;
+            its classes are those of the rows, and what the files say of others is not counted, as in training.
 
     Raises:
         DataError: a file that cannot be read or is not of the format (naming the line), files that differ in features or labels,
             fractions of other splits, and what `make_splits` refuses.
     """
     expected = {"train", "val", "calib"} | ({"test"} if test is None else set())
-    if set(fractions) != expected:
+    whole = fitted is not None and fitted.whole
+    if fitted is not None:
+        fitted.check_one_file([] if test is None else ["train", "test"], one="data.train=FILE alone")
+    if set(fractions) != expected and not whole:
         raise DataError(f"data.source.fractions names {', '.join(fractions)}; expected {', '.join(sorted(expected))}")
     if ids not in ("number", "name") or (ids == "name" and label_names is None):
         raise DataError(f"data.source.ids is {ids!r}; expected 'number', or 'name' with data.label_names=FILE")
@@ -93,17 +100,25 @@ def load_xmc(
         raise DataError(f"{file.path} has {file.num_features} features, data.num_tokens is {num_tokens}; expected at least as many")
     names = None if label_names is None else _names(Path(label_names).expanduser(), file.num_labels)
 
-    column_K = np.flatnonzero(np.bincount(file.labels.column_P, minlength=file.num_labels))
+    if fitted is None:
+        column_K = np.flatnonzero(np.bincount(file.labels.column_P, minlength=file.num_labels))
+    else:
+        column_K = _columns_of(fitted, file, names if ids == "name" else None)
     _report(file, test_file, column_K)
     if not len(column_K):
         raise DataError(f"{file.path}: no row has a label")
     labels = _with_columns(file.labels, column_K)
-    rows = split_with_positives(labels.positives, fractions, seed=seed)
+    rows = {"test": np.arange(len(labels))} if whole else split_with_positives(labels.positives, fractions, seed=seed)
     parts = {name: (file.rows.take(rows_B), labels.take(rows_B)) for name, rows_B in rows.items()}
     if test_file is not None:
         parts["test"] = (test_file.rows, _with_columns(test_file.labels, column_K))
-    longest = max(1, int(parts["train"][0].num_values_N().max()))
-    encoder = SparseRows(file.num_features, longest if max_tokens is None else max_tokens, log_values, normalize)
+    if fitted is None:
+        longest = max(1, int(parts["train"][0].num_values_N().max()))
+        encoder = SparseRows(file.num_features, longest if max_tokens is None else max_tokens, log_values, normalize)
+    else:
+        encoder = fitted.encoder(SparseRows, source="data=xmc")
+        if file.num_features != encoder.num_features:
+            raise DataError(f"{file.path} has {file.num_features} features; the model takes {encoder.num_features}")
     for name, (csr, _) in parts.items():
         if num_cut := int((csr.num_values_N() > encoder.max_tokens).sum()):
             log.info(
@@ -111,16 +126,35 @@ def load_xmc(
             )
     classes = (ClassSpec(names[k] if names and ids == "name" else str(k), name=names[k] if names else "") for k in column_K)
     return make_splits(
-        with_parents(classes),
+        with_parents(classes) if fitted is None else fitted.taxonomy,
         encoder.tensor,
         {name: (EncodedCsr(csr, encoder), y) for name, (csr, y) in parts.items()},
         encoder=encoder,
         origin=Origin(
             source_files([train, test, label_names]),
-            SplitRule("stratified", None, fractions, seed),
+            None if whole else SplitRule("stratified", None, fractions, seed),
             rows if test_file is None else {**rows, "test": np.arange(len(test_file.rows))},
         ),
+        fitted=fitted,
     )
+
+
+def _columns_of(fitted: Fitted, file: XmcFile, names: list[str] | None) -> I64:
+    """Return the label (K,) of each class of a model, ascending as in training.
+
+    Raises:
+        DataError: the file has no such label.
+    """
+    number_of = {name: k for k, name in enumerate(names if names else map(str, range(file.num_labels)))}
+    if absent := [class_id for class_id in fitted.taxonomy.ids if class_id not in number_of]:
+        raise DataError(
+            f"{file.path} has {file.num_labels} labels, and none for the model's classes {', '.join(map(repr, absent[:5]))}; "
+            "data.source.ids and data.label_names must be those of the training run"
+        )
+    column_K = np.array([number_of[class_id] for class_id in fitted.taxonomy.ids], np.int64)
+    if (np.diff(column_K) <= 0).any():
+        raise DataError(f"{file.path} has the labels of the model's classes in another order than the model")
+    return column_K
 
 
 def read_xmc(path: Path) -> XmcFile:
