@@ -36,6 +36,7 @@ NOT_PLUG_INS = {
     "data/lazy",
     "data/moments",
     "data/named_labels",
+    "data/overlap",
     "data/parquet",
     "data/shards",
     "data/splits",

@@ -11,6 +11,7 @@ Knows where things lie in it and how they are proven, not how ONNX or Triton wor
     reference/                             some rows and torch's probabilities for them (.npy): what every export is checked against
     report/metrics.json                    per-class figures on the test split
     data/card.json                         source files, how they were split, counts a class and split, rows that are in two splits
+    data/train_rows.npy                    digests of the training rows: rows that the model was trained on are told by them
 
 From `LARGE_K` heads on, a bundle has head shards (see `shards`) in place of a directory a head, report/classes.npz and
 data/classes.npz with figures and counts a class, and features and lists of labels in place of logits, targets and mask. A fused

@@ -134,6 +134,13 @@ def read_figures(root: Path) -> Figures:
     return _load(root / FIGURES)
 
 
+def npy_bytes(array: NDArray[Any]) -> bytes:
+    """Return the .npy file of `array`."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
 def npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     """Return the .npz file of `arrays`; the same arrays give the same bytes."""
     buffer = io.BytesIO()

@@ -1,5 +1,7 @@
 """What a model was made from, as files of its bundle: rows and classes of every split, source files, rule, equal rows.
 
+data/train_rows.npy holds digests of the training rows, by which `ovr calibrate` and `ovr evaluate` tell them (see `overlap`).
+
 From `LARGE_K` classes on there is no list of classes but data/classes.npz with a column of counts a split, in taxonomy order.
 
 K = heads
@@ -13,8 +15,9 @@ from numpy.typing import NDArray
 
 from ovr.core import scale
 from ovr.core.files import canonical_json
-from ovr.core.shards import npz_bytes
+from ovr.core.shards import npy_bytes, npz_bytes
 from ovr.data.leakage import Leakage
+from ovr.data.overlap import TRAIN_ROWS
 from ovr.data.splits import SPLIT_NAMES, Rows, Splits
 
 CARD = "data/card.json"
@@ -33,7 +36,7 @@ def card_parts(
     """Return the data card's files by their place in the bundle; the same splits give the same bytes.
 
     Args:
-        leakage: None where it was not looked for.
+        leakage: None where it was not looked for; the digests of the training rows are kept with it.
         small_K: classes below `min_positives`.
     """
     counts: dict[str, NDArray[Any]] = {"small": small_K}
@@ -63,13 +66,14 @@ def card_parts(
         card["leakage"] = [
             {"earlier": leak.earlier, "later": leak.later, "rows": leak.num_rows, "share": leak.share} for leak in leakage.leaks
         ]
+    rows = {} if leakage is None else {TRAIN_ROWS: npy_bytes(leakage.train_rows)}
     if len(splits.taxonomy) >= scale.LARGE_K:
-        return {CARD: canonical_json(card), CLASSES: npz_bytes(counts)}
+        return {CARD: canonical_json(card), CLASSES: npz_bytes(counts), **rows}
     card["classes"] = [
         {"class_id": spec.id, **{name: value_K[k].item() for name, value_K in counts.items()}}
         for k, spec in enumerate(splits.taxonomy)
     ]
-    return {CARD: canonical_json(card)}
+    return {CARD: canonical_json(card), **rows}
 
 
 def _split(rows: Rows) -> dict[str, Any]:

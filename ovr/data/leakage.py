@@ -8,7 +8,7 @@ N = rows, B = rows of a block
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import combinations
 
@@ -36,10 +36,14 @@ class Leak:
 
 @dataclass(frozen=True, slots=True)
 class Leakage:
-    """Pairs of splits, in order, and for each split how many of its rows repeat an earlier row of the same split."""
+    """Pairs of splits, in order, and for each split how many of its rows repeat an earlier row of the same split.
+
+    `train_rows` are the digests of the training rows, ascending, each once.
+    """
 
     leaks: tuple[Leak, ...]
     num_repeated: Mapping[str, int]
+    train_rows: U64 = field(default_factory=lambda: np.zeros(0, np.uint64), compare=False, repr=False)
 
 
 def row_digests(x: Inputs) -> U64:
@@ -64,7 +68,8 @@ def find_leakage(splits: Splits) -> Leakage:
     for earlier, later in combinations(SPLIT_NAMES, 2):
         num_rows = int(np.isin(digests[later], distinct[earlier]).sum())
         leaks.append(Leak(earlier, later, num_rows, num_rows / len(digests[later])))
-    return Leakage(tuple(leaks), {name: len(digests[name]) - len(distinct[name]) for name in SPLIT_NAMES})
+    num_repeated = {name: len(digests[name]) - len(distinct[name]) for name in SPLIT_NAMES}
+    return Leakage(tuple(leaks), num_repeated, distinct["train"])
 
 
 def check_leakage(leakage: Leakage, *, max_leakage: float) -> None:

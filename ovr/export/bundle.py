@@ -18,12 +18,13 @@ from ovr.core.bundle import BACKBONE_ONNX, BACKBONE_WEIGHTS, ModelBundle, head_d
 from ovr.core.bundle_writer import write_bundle
 from ovr.core.files import canonical_json, sha256_bytes
 from ovr.core.schema import InputSchema, check_rows
+from ovr.core.shards import npy_bytes
 from ovr.core.taxonomy import Taxonomy
 from ovr.errors import ArtifactError
 from ovr.export.backbone import backbone_model, backbone_weights
 from ovr.export.fused import fused_model
 from ovr.export.head import head_metadata, head_model
-from ovr.export.reference import Reference, check_fused, check_parts, npy_bytes, tolerances
+from ovr.export.reference import Reference, check_fused, check_parts, tolerances
 from ovr.head import EVERY
 from ovr.model import OvrModel
 

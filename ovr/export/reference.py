@@ -3,10 +3,8 @@
 N = rows, D = features, K = heads
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
@@ -16,6 +14,7 @@ from ovr.core.artifact import Calibration
 from ovr.core.bundle import ModelBundle
 from ovr.core.calibrations import Calibrations
 from ovr.core.heads import HeadColumns
+from ovr.core.shards import npy_bytes
 from ovr.errors import ArtifactError
 from ovr.export.check import GRAPH_OPS, HEAD_OPS, check_structure, run
 
@@ -133,10 +132,3 @@ def tolerances(calibrations: Sequence[Calibration]) -> NDArray[np.float64]:
         else:
             steep_K[column] = max(calibration.scale, calibration.scale_negative or 0.0)
     return TOLERANCE * np.maximum(1.0, steep_K)
-
-
-def npy_bytes(array: NDArray[Any]) -> bytes:
-    """Return the .npy file of `array`."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()

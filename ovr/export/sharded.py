@@ -18,7 +18,7 @@ from ovr.core.files import canonical_json, sha256_bytes
 from ovr.core.heads import Figures, HeadColumns
 from ovr.core.schema import InputSchema, check_rows
 from ovr.core.sharded_bundle import write_sharded_bundle
-from ovr.core.shards import FIGURES, Shard, npz_bytes, read_figures, shard_bytes, shards_of
+from ovr.core.shards import FIGURES, Shard, npy_bytes, npz_bytes, read_figures, shard_bytes, shards_of
 from ovr.core.taxonomy import Taxonomy
 from ovr.errors import ArtifactError
 from ovr.export import check
@@ -26,7 +26,7 @@ from ovr.export.backbone import backbone_model, backbone_weights
 from ovr.export.bundle import torch_prob
 from ovr.export.fused import fused_model_of_stack
 from ovr.export.heads_graph import Stack, blank, folded
-from ovr.export.reference import Reference, check_fused, npy_bytes, tolerances
+from ovr.export.reference import Reference, check_fused, tolerances
 from ovr.export.shard import check_stack, shard_file, shard_metadata, shard_model
 from ovr.model import OvrModel
 

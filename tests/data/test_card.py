@@ -10,6 +10,7 @@ from ovr.data.card import CARD, CLASSES, card_parts
 from ovr.data.labels import Labels
 from ovr.data.leakage import find_leakage
 from ovr.data.origin import Origin, SourceFile
+from ovr.data.overlap import TRAIN_ROWS, find_overlap
 from ovr.data.splits import SPLIT_NAMES, make_splits
 from ovr.data.splitting import SplitRule
 
@@ -69,3 +70,11 @@ def test_equal_rows_that_were_not_looked_for_are_not_told(rng):
     card = json.loads(parts[CARD])
     assert (card["leakage"], card["max_leakage"]) == (None, None)
     assert "repeated_rows" not in card["splits"]["test"]
+    assert TRAIN_ROWS not in parts
+
+
+def test_digests_of_the_training_rows_are_kept(rng):
+    parts, splits = sample(rng)
+    train_U = np.load(io.BytesIO(parts[TRAIN_ROWS]))
+    assert find_overlap(splits.test.x, train_U).row_P.tolist() == [0, 1]
+    assert len(find_overlap(splits.train.x, train_U).row_P) == len(splits.train)
