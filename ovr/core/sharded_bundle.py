@@ -29,7 +29,7 @@ def write_sharded_bundle(
     policy: DecisionPolicy,
     provenance: dict[str, Any],
     parts: Mapping[str, bytes | Path],
-    shard_parts: Callable[[Shard], Mapping[str, bytes]],
+    shard_parts: Callable[[Shard], Mapping[str, bytes | Path]],
     fuse: Callable[[ModelCard], bytes | None],
 ) -> ModelBundle:
     """Write a bundle to `final` by one atomic rename, and return it opened.
@@ -37,7 +37,7 @@ def write_sharded_bundle(
     Args:
         final: must not exist.
         parts: every file but `manifest.json`, the shards and the fused graph; the backbone and the figures a class among them.
-        shard_parts: gives the files of a shard. It is called once for each, in column order.
+        shard_parts: gives the files of a shard, or existing ones to share by hard link; called once for each, in column order.
         fuse: makes the fused ONNX file from the model card, or None where it does not fit one file. It is called last.
 
     Raises:

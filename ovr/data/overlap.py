@@ -90,8 +90,8 @@ def check_overlap(
     if overlap.share > max_overlap:
         raise DataError(
             f"{told} (counted from 0). A model is surer of these than of others, so they are not to be {purpose}: leave them "
-            f"out, or give rows that were not trained on. max_overlap={_rounded_up(overlap.share)} allows them, where rows are equal "
-            "by chance, as those of few coarse columns are"
+            f"out, or give rows that were not trained on. max_overlap={_rounded_up(overlap.share)} allows them, where rows are "
+            "equal by chance, as those of few coarse columns are"
         )
     log.warning("%s", told)
 

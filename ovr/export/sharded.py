@@ -104,7 +104,7 @@ def export_sharded_bundle(
     every = blank(one_head, num_heads) if num_heads * _size_bytes(one_head) <= MAX_FUSED_BYTES else None
     diffs = {"heads": 0.0}
 
-    def shard_parts(shard: Shard) -> dict[str, bytes]:
+    def shard_parts(shard: Shard) -> dict[str, bytes | Path]:
         stack = _weights(head_module, shard)
         check_stack(heads.kind, stack)
         here = calibrations[shard.columns]

@@ -1,0 +1,111 @@
+"""A bundle whose heads are calibrated again, on its own calibration rows or on new ones. Needs no torch.
+
+N = rows, K = heads, C = heads of one block
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovr.calibrator.apply import calibrated_prob
+from ovr.core.artifact import Calibration
+from ovr.core.bundle import ModelBundle
+from ovr.core.calibrations import Calibrations
+from ovr.errors import ConfigError
+from ovr.lifecycle.rewrite import Rewritten, calibrations_of, check_out, differ, rewritten
+from ovr.lifecycle.rows import LabelledLogits
+
+THRESHOLDS = ("same_rows", "same_numbers")
+FAR = 1e4  # logits of which every calibration has come to its end
+BISECTIONS = 100
+
+
+class Calibrator(Protocol):
+    """Fits one `Calibration` a head, in column order, on logits (N, K), of all heads or of some of them."""
+
+    def fit(self, logit_NK: NDArray[Any], target_NK: NDArray[Any], mask_NK: NDArray[Any]) -> list[Calibration]: ...
+
+
+def calibrate(
+    bundle: ModelBundle,
+    out: Path,
+    rows: LabelledLogits,
+    *,
+    calibrator: Calibrator,
+    class_ids: Collection[str] | None = None,
+    thresholds: str = "same_rows",
+    settings: dict[str, Any] | None = None,
+) -> Rewritten:
+    """Write the bundle with calibrations that are fitted on `rows` to `out`.
+
+    All heads are fitted, as a calibrator may look at all of them; those of `class_ids` alone take what was fitted.
+
+    Args:
+        thresholds: of heads that change. "same_rows" moves each so that it takes the rows that it took, which keeps what was chosen
+            or promised of it; "same_numbers" keeps the numbers, for thresholds that are probabilities of their own meaning (costs).
+        settings: what the provenance tells of this step, in plain values.
+
+    Raises:
+        ConfigError: another `thresholds`, or no class id.
+        TaxonomyError: a class id that the bundle does not have.
+        ArtifactError, DataError: what `rewritten` and the calibrator refuse.
+    """
+    if thresholds not in THRESHOLDS:
+        raise ConfigError(f"thresholds is {thresholds!r}; expected {' or '.join(THRESHOLDS)}")
+    columns = some_columns(bundle, class_ids)
+    check_out(bundle, out)
+    before = calibrations_of(bundle)
+    parts = []
+    for block, logit_NC in rows.logits:
+        target_NC, mask_NC = rows.labels.columns(block)
+        fitted = calibrator.fit(logit_NC, target_NC, mask_NC)
+        chosen = [
+            new if columns is None or block.start + c in columns else old
+            for c, (new, old) in enumerate(zip(fitted, before[block], strict=True))
+        ]
+        parts.append(Calibrations.of(chosen))
+    after = Calibrations.joined(parts)
+    threshold_K = np.array(bundle.card.thresholds, np.float64)
+    if thresholds == "same_rows":
+        threshold_K = moved_thresholds(threshold_K, before, after)
+    entry = {"command": "calibrate", "thresholds": thresholds, "data": rows.record, **(settings or {})}
+    return rewritten(bundle, out, calibrations=after, threshold_K=threshold_K, policy=bundle.policy, entry=entry)
+
+
+def some_columns(bundle: ModelBundle, class_ids: Collection[str] | None) -> frozenset[int] | None:
+    """Return the columns of classes; None of None, which are all.
+
+    Raises:
+        ConfigError: no class id.
+        TaxonomyError: a class id that the bundle does not have.
+    """
+    if class_ids is None:
+        return None
+    if not class_ids:
+        raise ConfigError("classes is an empty list; name the class ids of the heads to change, or leave it out for all")
+    return frozenset(bundle.taxonomy.column(class_id) for class_id in class_ids)
+
+
+def moved_thresholds(threshold_K: NDArray[np.float64], before: Calibrations, after: Calibrations) -> NDArray[np.float64]:
+    """Return the thresholds (K,) by which the calibrations `after` take the rows that those `before` took, to float32.
+
+    The least logit that was taken is found by bisection. Heads whose calibration stays keep their threshold, and so do thresholds
+    outside 0 to 1 and those that took all rows or none.
+    """
+    low_K, high_K = np.full(len(threshold_K), -FAR), np.full(len(threshold_K), FAR)
+    taken_32 = threshold_K.astype(np.float32)
+
+    def takes(logit_K: NDArray[np.float64]) -> NDArray[np.bool_]:
+        prob_K: NDArray[np.float32] = calibrated_prob(logit_K[None], before)[0].astype(np.float32)
+        return prob_K >= taken_32
+
+    inside_K = differ(before, after) & takes(high_K) & ~takes(low_K)
+    for _ in range(BISECTIONS):
+        middle_K = (low_K + high_K) / 2
+        taken_K = takes(middle_K)
+        high_K, low_K = np.where(taken_K, middle_K, high_K), np.where(taken_K, low_K, middle_K)
+    moved_K = calibrated_prob(high_K[None], after)[0].astype(np.float32).astype(np.float64)
+    return np.where(inside_K, moved_K, threshold_K)

@@ -1,0 +1,116 @@
+"""The labelled rows that a bundle is calibrated or measured on: its own calibration rows, or new ones that it was not trained on.
+
+N = rows, K = heads
+"""
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovr.core.bundle import ModelBundle
+from ovr.data.cohorts import Cohorts
+from ovr.data.entries import Entries
+from ovr.data.labels import Labels
+from ovr.data.overlap import check_overlap, find_overlap, read_train_rows
+from ovr.data.splits import SPLIT_NAMES, Rows, Splits
+from ovr.errors import ArtifactError, ConfigError, DataError
+from ovr.lifecycle.logits import KnownLogits, Logits, StoredLogits, bundle_features
+
+log = logging.getLogger(__name__)
+
+ROWS = ("all", *SPLIT_NAMES)
+
+
+@dataclass(frozen=True, slots=True)
+class NewRows:
+    """Labelled rows that were read for a bundle, and what its successor's provenance tells of them."""
+
+    rows: Rows
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledLogits:
+    """Logits and labels of the same rows."""
+
+    logits: Logits
+    labels: Labels
+    record: dict[str, Any]
+    cohorts: Cohorts = field(default_factory=dict)
+
+
+def check_which(which: str) -> None:
+    """Raise ConfigError unless `which` is "all" or the name of a split."""
+    if which not in ROWS:
+        raise ConfigError(f"rows is {which!r}; expected one of {', '.join(ROWS)}")
+
+
+def new_rows(bundle: ModelBundle, splits: Splits, which: str, *, max_overlap: float, purpose: str) -> NewRows:
+    """Return the rows of `which` split, or all, that a source read for the bundle, after a look for rows that it was trained on.
+
+    Args:
+        splits: read with `Fitted(..., whole=which == "all")`.
+        max_overlap: the share of the rows that may have been trained on.
+        purpose: what the rows are for: "calibrated on", say.
+
+    Raises:
+        ConfigError: another `which`, or `max_overlap` is no share.
+        DataError: there are no rows, or too many were trained on.
+    """
+    check_which(which)
+    name = "test" if which == "all" else which
+    rows: Rows = getattr(splits, name)
+    if not len(rows):
+        raise DataError(f"the source has no rows of {name}; rows=all takes all that it has")
+    record: dict[str, Any] = {"rows": which, "num_rows": len(rows), "num_trained_on": None, **splits.origin.to_json()}
+    train_U = read_train_rows(bundle.path)
+    if train_U is not None:
+        overlap = find_overlap(rows.x, train_U)
+        source = ", ".join(file.name for file in splits.origin.files) or "the source"
+        numbers = splits.origin.row_numbers.get(name)
+        check_overlap(overlap, max_overlap=max_overlap, purpose=purpose, row_numbers=numbers, source=source)
+        record["num_trained_on"] = len(overlap.row_P)
+    return NewRows(rows, record)
+
+
+def labelled_logits(bundle: ModelBundle, new: NewRows | None, *, num_threads: int = 1) -> LabelledLogits:
+    """Return logits and labels of the given rows, by ONNX Runtime, or of the bundle's own calibration rows.
+
+    Raises:
+        ArtifactError: the bundle keeps no calibration rows, or none that can be read.
+    """
+    if new is not None:
+        z_ND = bundle_features(bundle, new.rows.x, num_threads=num_threads)
+        return LabelledLogits(StoredLogits(bundle, z_ND, num_threads=num_threads), new.rows.labels, new.record, new.rows.cohorts)
+    num_heads = len(bundle.heads)
+    if bundle.shards:
+        positives, unknowns = (
+            Entries(_array(bundle, f"{name}_start"), _array(bundle, f"{name}_column")) for name in ("positive", "unknown")
+        )
+        labels = Labels(positives, unknowns, num_heads)
+        logits: Logits = StoredLogits(bundle, _array(bundle, "features"), num_threads=num_threads)
+    else:
+        logit_NK = _array(bundle, "logit")
+        labels = Labels.from_dense(_array(bundle, "target"), _array(bundle, "mask"))
+        logits = KnownLogits(logit_NK)
+    if len(logits) != len(labels) or not len(labels) or (logits.num_heads, labels.num_heads) != (num_heads, num_heads):
+        raise ArtifactError(
+            f"bundle {bundle.path} keeps logits ({len(logits)}, {logits.num_heads}) and labels ({len(labels)}, {labels.num_heads}) "
+            f"of calibration rows; expected as many rows, and {num_heads} heads"
+        )
+    return LabelledLogits(logits, labels, {"rows": "the bundle's own calibration rows", "num_rows": len(labels)})
+
+
+def _array(bundle: ModelBundle, name: str) -> NDArray[Any]:
+    file = bundle.path / "calibration" / f"{name}.npy"
+    try:
+        array: NDArray[Any] = np.load(file, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"bundle {bundle.path} keeps no calibration rows that can be read ({file.name}: {error}); give rows with data=... "
+            "and data.path=FILE"
+        ) from None
+    return array
