@@ -7,7 +7,6 @@ heads before, so heads that change lose their figures; `report/` stays as it was
 N = rows, K = heads, S = heads of one shard
 """
 
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,8 +34,6 @@ from ovr.export.reference import Reference, check_fused, check_parts, load_refer
 from ovr.export.shard import shard_file, shard_metadata, shard_model
 from ovr.export.stored import parsed, stored_models, stored_weights
 from ovr.lifecycle.logits import StoredLogits, bundle_features
-
-log = logging.getLogger(__name__)
 
 REFERENCE_PROB = "reference/prob.npy"
 Parts = dict[str, bytes | Path]
@@ -100,7 +97,6 @@ def rewritten(
     provenance = {**bundle.provenance, "history": [*bundle.provenance.get("history", []), told]}
     write = _write_shards if bundle.shards else _write_heads
     made, diffs = write(bundle, out, changed, calibrations, threshold_K, policy, provenance, reference)
-    log.info("%d of %d heads changed; bundle %s in %s", len(changed), len(bundle.heads), made.bundle_sha256[:12], out)
     return Rewritten(made, tuple(bundle.taxonomy[k].id for k in changed), diffs)
 
 

@@ -1,0 +1,124 @@
+"""`ovr calibrate`, `decide` and `evaluate` as a person uses them, on a run of `ovr train`."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from ovr.cli.main import main
+from ovr.core.bundle import open_bundle
+from ovr.lifecycle.rewrite import calibrations_of
+from tests.cli.test_main import error_of
+
+IDS = ("x/y", "..", "train")
+NEW = ["data=table", "data.target=label"]
+
+
+def write(path, num_rows, seed, ids=IDS, **columns):
+    rng = np.random.default_rng(seed)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["a", "b", "sex", "label"])
+        for n in range(num_rows):
+            k = rng.integers(len(ids))
+            writer.writerow([*rng.normal((np.cos(k), np.sin(k))), "FM"[n % 2], ids[k]])
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Return the directory of a run, beside whose rows there are others."""
+    folder = tmp_path_factory.mktemp("run")
+    table = write(folder / "rows.csv", 240, 0)
+    write(folder / "new.csv", 150, 1)
+    args = [*NEW, f"data.path={table}", "solver=convex", "backbone=identity", f"solver.cache_dir={folder}"]
+    assert main(["train", *args, "decision=multilabel", f"hydra.run.dir={folder / 'run'}"]) == 0
+    return folder
+
+
+@pytest.fixture
+def args(run, tmp_path):
+    return [f"bundle={run / 'run/bundle'}", f"out={tmp_path / 'out'}"]
+
+
+def test_the_settings_of_training_give_its_test_rows_and_its_report(run, args, tmp_path, capsys):
+    assert main(["evaluate", *args, *NEW, f"data.path={run / 'rows.csv'}", "rows=test"]) == 0
+    report = json.loads((tmp_path / "out/metrics.json").read_text())
+    trained = json.loads((run / "run/bundle/report/metrics.json").read_text())
+    for name, value in trained.items():
+        if name != "classes":
+            assert report[name] == pytest.approx(value, abs=1e-5), name
+    for row, expected in zip(report["classes"], trained["classes"], strict=True):
+        assert row == pytest.approx(expected, abs=1e-5)
+    assert report["data"]["num_trained_on"] == 0
+    assert report["data"]["files"][0]["name"] == "rows.csv"
+    assert f"accuracy                 {report['accuracy']:.4f}" in capsys.readouterr().out
+
+
+def test_new_rows_calibrate_decide_and_measure(run, args, tmp_path, capsys):
+    new = [*NEW, f"data.path={run / 'new.csv'}", "data.source.cohorts=[sex]"]
+    assert main(["calibrate", *args, *new, "calibrator.prior_strength=0", 'classes=["x/y"]']) == 0
+    assert "1 of 3 heads changed, on 150 rows" in capsys.readouterr().out
+    second = [f"bundle={tmp_path / 'out'}", f"out={tmp_path / 'second'}"]
+    assert main(["decide", *second, "decision=argmax", "decision.policy.abstain_below=0.3"]) == 0
+    bundle, parent = open_bundle(tmp_path / "second"), open_bundle(run / "run/bundle")
+    changed = [k for k, (new, old) in enumerate(zip(calibrations_of(bundle), calibrations_of(parent), strict=True)) if new != old]
+    assert [bundle.taxonomy[k].id for k in changed] == ["x/y"]
+    assert (bundle.policy.mode, bundle.policy.abstain_below) == ("argmax", 0.3)
+    first, then = bundle.provenance["history"]
+    assert (first["command"], first["data"]["num_rows"], first["calibrator"]["prior_strength"]) == ("calibrate", 150, 0)
+    assert (then["command"], then["data"]["rows"]) == ("decide", "the bundle's own calibration rows")
+    third = [f"bundle={tmp_path / 'second'}", f"out={tmp_path / 'measured'}"]
+    assert main(["evaluate", *third, *new]) == 0
+    assert json.loads((tmp_path / "measured/metrics.json").read_text())["num_rows"] == 150
+
+
+def test_rows_that_were_trained_on_are_refused_unless_that_is_allowed(run, args, tmp_path, capsys):
+    rows = [*NEW, f"data.path={run / 'rows.csv'}"]
+    for command, purpose in (("calibrate", "calibrated on"), ("decide", "decided by"), ("evaluate", "measured on")):
+        error = error_of(capsys, command, *args, *rows)
+        assert error.startswith("144 of 240 rows (60.00%) of rows.csv are also training rows of the model: row ")
+        assert f"so they are not to be {purpose}" in error
+        assert "max_overlap=0.6 allows them" in error
+    assert "max_overlap must be a share" in error_of(capsys, "evaluate", *args, *rows, "max_overlap=2")
+    assert list(tmp_path.iterdir()) == []
+    assert main(["evaluate", *args, *rows, "max_overlap=0.6"]) == 0
+    assert "144 of 240 rows" in capsys.readouterr().err
+    report = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert (report["num_rows"], report["data"]["num_trained_on"]) == (240, 144)
+
+
+def test_what_cannot_be_used_is_said_and_nothing_is_written(run, args, tmp_path, capsys):
+    new = [*NEW, f"data.path={run / 'new.csv'}"]
+    other = write(tmp_path / "other.csv", 20, 2, ids=("x/y", "nobody"))
+    taken = [args[0], f"out={run}"]
+    for command, more, message in (
+        ("evaluate", args, "data is not given: a bundle keeps no test rows. Name labelled rows"),
+        ("calibrate", [*args, "rows=test"], "rows=test is of a source of rows; say which"),
+        ("calibrate", [*args, *new, "rows=some"], "rows is 'some'; expected one of all, train, val, calib, test"),
+        ("calibrate", [*args, "data=features", f"data.path={run / 'new.csv'}"], "is of another kind than .npy, .npz, .parquet"),
+        ("calibrate", [*args, "data=digits"], "the model takes columns (data=table), not what data=digits gives"),
+        ("calibrate", [*args, "+data.x=1"], "expected a source of rows, such as data=table data.path=FILE"),
+        ("evaluate", [*args, *NEW, f"data.path={other}"], "labels outside the taxonomy of 3 classes: 'nobody'"),
+        ("evaluate", [*args, *new, "data.source.cohorts=[race]"], "has no column 'race'; its columns are 'a', 'b', 'sex', 'label'"),
+        ("calibrate", [*taken, *new], "exists already and is never overwritten"),
+        ("decide", [args[0], f"out={run / 'run/bundle/new'}"], "lies within the bundle"),
+        ("evaluate", [*taken, *new], "exists already and is never overwritten"),
+        ("decide", [*args, "classes=x/y"], "classes is 'x/y'; expected a list of class ids, such as [x/y]"),
+        ("decide", [*args, "classes=[1.5]"], "classes holds 1.5, which is no text"),
+        ("calibrate", [*args, "classes=[cat]"], "cat"),
+        ("calibrate", [*args, "num_threads=-1"], "num_threads is -1; expected a whole number of at least 0"),
+    ):
+        assert message in error_of(capsys, command, *more)
+    assert [path.name for path in tmp_path.iterdir()] == ["other.csv"]
+
+
+def test_a_split_without_rows_is_named(run, args, capsys, monkeypatch):
+    from ovr.data import table
+
+    empty = lambda *_: {"train": np.arange(150), "val": np.arange(0), "calib": np.arange(0), "test": np.arange(0)}  # noqa: E731
+    monkeypatch.setattr(table, "_split", empty)
+    monkeypatch.setattr("ovr.data.splits._checked", lambda x, *_, **__: x)
+    error = error_of(capsys, "evaluate", *args, *NEW, f"data.path={run / 'new.csv'}", "rows=calib")
+    assert "the source has no rows of calib" in error
