@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from ovr.cli.instantiate import build
+from ovr.cli.tables import table
 from ovr.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 KINDS = {"label_error": "likely label errors", "conflict": "equal rows with other labels", "near_duplicate": "near-duplicates"}
 COUNTS = ("train", "val", "calib", "test", "label_error", "conflict", "near_duplicate")
-SIZED = 60  # letters of a cell on the terminal
 
 
 def run(cfg: DictConfig) -> None:
@@ -85,26 +85,14 @@ def _print(report: "DataReport", splits: "Splits", cfg: DictConfig) -> None:
     print()
     # The classes to look at first: too small, then those with the most findings.
     ranked = sorted(classes[1:], key=lambda line: (not line[5], -sum(line[7:])))
-    print(_table([classes[0], *ranked[: cfg.max_lines]]))
+    print(table([classes[0], *ranked[: cfg.max_lines]]))
     _more(len(ranked), cfg.max_lines)
     for kind, title in KINDS.items():
         found = [line[1:] for line in rows[1:] if line[0] == kind]
         print(f"\n{title}: {len(found)}")
         if found:
-            print(_table([rows[0][1:], *found[: cfg.max_lines]]))
+            print(table([rows[0][1:], *found[: cfg.max_lines]]))
             _more(len(found), cfg.max_lines)
-
-
-def _table(lines: Sequence[Sequence[Any]]) -> str:
-    cells = [[_cell(value) for value in line] for line in lines]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells)
-
-
-def _cell(value: Any) -> str:
-    text = f"{value:.4f}" if isinstance(value, float) else str(value)
-    text = " ".join(text.split())
-    return text if len(text) <= SIZED else f"{text[: SIZED - 1]}…"
 
 
 def _more(num: int, shown: int) -> None:

@@ -210,7 +210,7 @@ def _lines(bundle: ModelBundle, figures: Figures) -> Iterator[dict[str, Any]]:
 
 
 def _without(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    kept = {name: value for name, value in values.items() if name not in names}
+    kept = {name: value for name, value in values.items() if not any(f"{name}_".startswith(f"{each}_") for each in names)}
     if "classes" in kept:
         kept["classes"] = [_without(row, names) for row in kept["classes"]]
     return kept

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ovr.calibrator.temperature import Temperature
+from ovr.core.artifact import DecisionPolicy
 from ovr.core.calibrations import Calibrations
 from ovr.core.shards import npy_bytes
 from ovr.data.leakage import row_digests
@@ -49,6 +50,7 @@ def trained(tmp_path_factory):
                 model,
                 CLASS_IDS,
                 calibrations=Temperature().fit(logit_NK, target_NK, mask_NK),
+                policy=DecisionPolicy(mode="multilabel"),  # no head's decisions depend on another
                 thresholds=[0.3, 0.4, 0.5, 0.6],
                 versions=[1, 2, 3, 4],
                 calibration_arrays={"logit": logit_NK, "target": target_NK, "mask": mask_NK},
