@@ -3,7 +3,7 @@
 N = rows, K = heads, C = heads of one block
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovr.calibrator.apply import calibrated_prob
+from ovr.core import scale
 from ovr.core.artifact import Calibration
 from ovr.core.bundle import ModelBundle
 from ovr.core.calibrations import Calibrations
 from ovr.errors import ConfigError
+from ovr.lifecycle.logits import Logits
 from ovr.lifecycle.rewrite import Rewritten, calibrations_of, check_out, differ, rewritten
 from ovr.lifecycle.rows import LabelledLogits
 
@@ -41,7 +43,8 @@ def calibrate(
 ) -> Rewritten:
     """Write the bundle with calibrations that are fitted on `rows` to `out`.
 
-    All heads are fitted, as a calibrator may look at all of them; those of `class_ids` alone take what was fitted.
+    All heads are fitted, block by block or, for a calibrator with a true `all_heads`, at once; those of `class_ids` alone take what
+    was fitted.
 
     Args:
         thresholds: of heads that change. "same_rows" moves each so that it takes the rows that it took, which keeps what was chosen
@@ -59,7 +62,7 @@ def calibrate(
     check_out(bundle, out)
     before = calibrations_of(bundle)
     parts = []
-    for block, logit_NC in rows.logits:
+    for block, logit_NC in _together(rows.logits) if wants_all_heads(calibrator) else rows.logits:
         target_NC, mask_NC = rows.labels.columns(block)
         fitted = calibrator.fit(logit_NC, target_NC, mask_NC)
         chosen = [
@@ -73,6 +76,20 @@ def calibrate(
         threshold_K = moved_thresholds(threshold_K, before, after)
     entry = {"command": "calibrate", "thresholds": thresholds, "data": rows.record, **(settings or {})}
     return rewritten(bundle, out, calibrations=after, threshold_K=threshold_K, policy=bundle.policy, entry=entry)
+
+
+def wants_all_heads(calibrator: Calibrator) -> bool:
+    """Return whether the calibrator fits no head without the others; it says so by an attribute `all_heads`."""
+    return getattr(calibrator, "all_heads", False) is True
+
+
+def _together(logits: Logits) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    if logits.num_heads >= scale.LARGE_K:
+        raise ConfigError(
+            f"the calibrator fits all heads at once, and {logits.num_heads} are too many for that (from {scale.LARGE_K} on they go "
+            "block by block); take one that fits each head by itself, such as calibrator=temperature"
+        )
+    yield slice(0, logits.num_heads), np.concatenate([logit_NC for _, logit_NC in logits], axis=1)
 
 
 def some_columns(bundle: ModelBundle, class_ids: Collection[str] | None) -> frozenset[int] | None:

@@ -15,10 +15,11 @@ from ovr.core.files import canonical_json, place, staged_directory
 from ovr.core.heads import plain
 from ovr.decision.decide import decide
 from ovr.errors import ArtifactError, DataError
-from ovr.lifecycle.evaluate import Evaluation, evaluate_bundle, write_classes
+from ovr.lifecycle.evaluate import Evaluation, evaluate_bundle
 from ovr.lifecycle.rows import NewRows
 from ovr.metric.compare import Comparison, compare
 from ovr.metric.intervals import CONFIDENCE
+from ovr.metric.tables import csv_text, lines
 
 VERDICTS = ("better", "same", "worse")
 FIGURES = ("f1", "ece_after")  # of each bundle's own evaluation, told beside what is tested
@@ -115,9 +116,8 @@ def write_comparison(out: Path, comparison: BundleComparison) -> None:
         ArtifactError: `out` exists.
     """
     with staged_directory(out) as staging:
-        place(staging, {"comparison.json": canonical_json(comparison.report)})
-        with (staging / "classes.csv").open("w", newline="", encoding="utf-8") as file:
-            write_classes(file, comparison.report["classes"])
+        text = csv_text(lines(comparison.report["classes"]))
+        place(staging, {"comparison.json": canonical_json(comparison.report), "classes.csv": text.encode()})
 
 
 def _prob(evaluation: Evaluation) -> NDArray[np.float32]:

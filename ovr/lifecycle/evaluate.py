@@ -3,7 +3,6 @@
 N = rows, K = heads, C = heads of one block
 """
 
-import csv
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from ovr.lifecycle.logits import Logits, StoredLogits, bundle_features
 from ovr.lifecycle.rewrite import calibrations_of
 from ovr.lifecycle.rows import NewRows
 from ovr.metric.at_k import Propensity
+from ovr.metric.tables import csv_text, lines, tables
 from ovr.runtime.predictor import EdgePredictor
 from ovr.training.evaluate import evaluate
 
@@ -72,7 +72,7 @@ def evaluate_rows(
     Args:
         prob_NK: calibrated probabilities (N, K), in [0, 1], in the taxonomy's order; None with `logits` of very many heads.
         labels: of the same rows, in the taxonomy's order.
-        cohorts: of the same rows.
+        cohorts: of the same rows; the report has figures of each, and gaps.
         logits: of the same rows, where they are known: the report then tells what calibration changed, and its likelihoods lose no
             digit of a probability near 0 or 1. Without them a probability of 1 counts as 1 - 2^-25, and there is no `*_before`.
         propensity: of the training rows' counts, for PSP@k.
@@ -105,6 +105,7 @@ def evaluate_rows(
         policy=bundle.policy,
         small_K=small_K | (labels.num_positives_K() < num_small),
         propensity_K=propensity.of(num_train, num_rows=num_rows),
+        cohorts=cohorts or None,
     )
     report = evaluated.summary if num_heads >= scale.LARGE_K else evaluated.report(bundle.taxonomy, calibrations_of(bundle))
     figures = dict(evaluated.figures)
@@ -135,27 +136,17 @@ def evaluate_bundle(bundle: ModelBundle, new: NewRows, *, propensity: Propensity
 
 
 def write_evaluation(out: Path, evaluation: Evaluation, bundle: ModelBundle) -> None:
-    """Write metrics.json and classes.csv (a line a class) into a new directory.
+    """Write metrics.json and a CSV a table of the report, such as classes.csv with a line a class, into a new directory.
 
     Raises:
         ArtifactError: `out` exists.
     """
-    rows = evaluation.report.get("classes")
+    found = tables(evaluation.report)
+    if "classes" not in found:  # from `LARGE_K` heads on
+        found["classes"] = lines(_rows(bundle, evaluation.figures))
     with staged_directory(out) as staging:
         place(staging, {"metrics.json": canonical_json(evaluation.report)})
-        with (staging / "classes.csv").open("w", newline="", encoding="utf-8") as file:
-            write_classes(file, rows if rows is not None else _lines(bundle, evaluation.figures))
-
-
-def write_classes(file: Any, rows: Any) -> None:
-    """Write dictionaries, one a class, as CSV: a column for each figure that is one number, flag or text; empty where undefined."""
-    writer = None
-    for row in rows:
-        line = {name: value for name, value in row.items() if not isinstance(value, Mapping | Sequence) or isinstance(value, str)}
-        if writer is None:
-            writer = csv.DictWriter(file, list(line), restval="", extrasaction="ignore", lineterminator="\n")
-            writer.writeheader()
-        writer.writerow(line)
+        place(staging, {f"{name}.csv": csv_text(table).encode() for name, table in found.items()})
 
 
 class _ProbLogits:
@@ -204,9 +195,8 @@ def _counts(bundle: ModelBundle) -> tuple[NDArray[np.int64], int, NDArray[np.boo
     return np.zeros(num_heads, np.int64), num_rows, np.zeros(num_heads, np.bool_)
 
 
-def _lines(bundle: ModelBundle, figures: Figures) -> Iterator[dict[str, Any]]:
-    for column, spec in enumerate(bundle.taxonomy):
-        yield {"class_id": spec.id, "name": spec.name, **figures_of(figures, column)}
+def _rows(bundle: ModelBundle, figures: Figures) -> list[dict[str, Any]]:
+    return [{"class_id": spec.id, "name": spec.name, **figures_of(figures, column)} for column, spec in enumerate(bundle.taxonomy)]
 
 
 def _without(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -92,6 +92,7 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
             policy=recipe.policy,
             small_K=small_K,
             propensity_K=recipe.propensity.of(splits.train.labels.num_positives_K(), num_rows=len(splits.train)),
+            cohorts=splits.test.cohorts,
         )
     with _timed(seconds, "export"):
         common: dict[str, Any] = {

@@ -105,3 +105,14 @@ def sharded(tmp_path_factory):
             data_parts={"data/card.json": b"{}"},
         )
     return model, bundle
+
+
+def flat(value, path=""):
+    """Return every number, text and flag of a report by where it stands."""
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list | tuple):
+        items = enumerate(value)
+    else:
+        return {path: value}
+    return {where: leaf for key, item in items for where, leaf in flat(item, f"{path}/{key}").items()}

@@ -172,6 +172,18 @@ def test_a_bundle_of_shards_is_calibrated_a_shard_at_a_time(sharded, tmp_path):
         calibrate(bundle, tmp_path / "beta", rows, calibrator=Fixed(BETA, BETA))
 
 
+def test_a_calibrator_of_all_heads_at_once_is_given_them(sharded, tmp_path, monkeypatch):
+    _, bundle = sharded
+    platt = Calibration("platt", scale=0.5, bias=0.1, status="ok")
+    joint = Fixed(*[platt] * 4)
+    joint.all_heads = True
+    made = calibrate(bundle, tmp_path / "out", labelled_logits(bundle, None), calibrator=joint)
+    assert calibrations_of(made.bundle) == Calibrations.of([platt] * 4)
+    monkeypatch.setattr("ovr.core.scale.LARGE_K", 4)
+    with pytest.raises(ConfigError, match="fits all heads at once, and 4 are too many for that"):
+        calibrate(bundle, tmp_path / "more", labelled_logits(bundle, None), calibrator=joint)
+
+
 def test_what_cannot_be_done_is_refused_before_any_work(trained, tmp_path):
     _, bundle = trained()
     rows = labelled_logits(bundle, None)

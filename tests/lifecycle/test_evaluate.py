@@ -11,11 +11,11 @@ from ovr.calibrator.apply import calibrated_prob
 from ovr.data.labels import Labels
 from ovr.data.splits import TestRows
 from ovr.errors import ArtifactError, DataError
-from ovr.lifecycle.evaluate import evaluate_bundle, evaluate_rows, write_evaluation
+from ovr.lifecycle.evaluate import BEFORE, evaluate_bundle, evaluate_rows, write_evaluation
 from ovr.lifecycle.rewrite import calibrations_of
 from ovr.lifecycle.rows import NewRows
 from ovr.metric.calibration import brier, ece_equal_mass, nll
-from tests.lifecycle.conftest import CLASS_IDS, rows_of, sample_labels, torch_logits
+from tests.lifecycle.conftest import CLASS_IDS, flat, rows_of, sample_labels, torch_logits
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +47,16 @@ def test_figures_are_those_of_torch_s_logits(measured):
         np.testing.assert_allclose([row[name] for row in rows], value_K, atol=1e-4)
     assert (evaluation.report["bundle_sha256"], evaluation.report["data"]) == (bundle.bundle_sha256, {"rows": "all"})
     assert evaluation.cohorts["sex"].tolist()[:2] == ["F", "M"]
+    assert "sex" in json.dumps(evaluation.report["cohorts"])
 
 
 def test_served_probabilities_alone_give_the_same_figures_without_those_before(measured):
     bundle, evaluation, *_ = measured
-    alone = evaluate_rows(bundle, evaluation.prob_NK, evaluation.labels)
-    for name, value in alone.report.items():
-        if name != "classes":
-            assert value == pytest.approx(evaluation.report[name], abs=1e-4), name
-    for row, other in zip(alone.report["classes"], evaluation.report["classes"], strict=True):
-        assert {name for name in other if name not in row} == {"ece_before", "nll_before", "brier_before", "temperature"}
-        assert row == pytest.approx({name: other[name] for name in row}, abs=1e-4)
+    alone = flat(evaluate_rows(bundle, evaluation.prob_NK, evaluation.labels, evaluation.cohorts).report)
+    expected = flat(evaluation.report)
+    assert alone == pytest.approx({name: expected[name] for name in alone}, abs=1e-4)
+    lost = {name.rpartition("/")[2].removesuffix("_low").removesuffix("_high") for name in expected if name not in alone}
+    assert lost == {*BEFORE, "bundle_sha256", "rows", "max_abs_diff"}
     certain = np.round(evaluation.prob_NK)
     report = evaluate_rows(bundle, certain, evaluation.labels).report
     assert np.isfinite([row["nll_after"] for row in report["classes"]]).all()
