@@ -168,7 +168,7 @@ def test_a_bundle_of_shards_is_calibrated_a_shard_at_a_time(sharded, tmp_path):
     # Features that the bundle keeps are torch's; ONNX Runtime's logits of them differ in the last digits.
     scale_K = calibrations_of(same.bundle).scale_K
     np.testing.assert_allclose(scale_K, calibrations_of(bundle).scale_K, rtol=1e-4)
-    with pytest.raises(ArtifactError, match="a bundle with head shards keeps identity, temperature, platt calibrations only"):
+    with pytest.raises(ArtifactError, match=r"a bundle with head shards keeps identity, temperature, platt.* calibrations only"):
         calibrate(bundle, tmp_path / "beta", rows, calibrator=Fixed(BETA, BETA))
 
 
