@@ -47,6 +47,12 @@ NOT_PLUG_INS = {
     "head/bank",
     "loss/even_odds",
     "calibrator/apply",
+    "calibrator/families",
+    "calibrator/known",
+    "calibrator/logistic",
+    "calibrator/parametric",
+    "calibrator/pav",
+    "calibrator/pooling",
     "calibrator/newton",
 }
 MOUNTED = {"encoder": ["data=text", "encoder@data.source.encoder"]}  # groups that are part of another group's options

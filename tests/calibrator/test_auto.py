@@ -1,0 +1,108 @@
+"""The choice of a calibration a head: the truth is found where there are rows for it, and thin heads keep to what all say."""
+
+import numpy as np
+import pytest
+
+from ovr.calibrator import auto, pooling
+from ovr.calibrator.apply import calibrated_logit, sigmoid
+from ovr.calibrator.auto import Auto
+from ovr.calibrator.beta import Beta
+from ovr.calibrator.isotonic import Isotonic
+from ovr.calibrator.platt import Platt
+from ovr.calibrator.temperature import Temperature
+from ovr.metric.calibration import nll
+from tests.calibrator.sample import heads
+
+
+def truth(shape, num_rows, num_heads, seed=0):
+    """Return logits and targets of heads whose true probabilities are of one kind."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(-1.0, 2.5, (num_rows, num_heads))
+    return z, rng.random(z.shape) < shape(z)
+
+
+SHAPES = {
+    "temperature": lambda z: sigmoid(0.5 * z),
+    "platt": lambda z: sigmoid(0.8 * z - 1.5),
+    "beta": lambda z: sigmoid(1.0 - 0.3 * np.logaddexp(0, -z) + 2.5 * np.logaddexp(0, z)),
+    "isotonic": lambda z: np.where(z < -1, 0.05, np.where(z < 2, 0.5, 0.9)),
+}
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_many_rows_find_the_kind_that_is_true(kind):
+    z, target = truth(SHAPES[kind], 5000, 6)
+    calibrations = Auto().fit(z, target, np.ones_like(target))
+    assert [c.kind for c in calibrations].count(kind) >= 5
+    assert {c.status for c in calibrations} == {"ok"}
+    for c in calibrations:
+        assert set(c.details["cv_nll"]) == set(auto.KINDS)
+        assert c.details["cv_nll"][kind] <= min(c.details["cv_nll"].values()) + 0.002
+
+
+def test_unseen_rows_are_likelier_than_with_any_one_kind():
+    rng = np.random.default_rng(0)
+    scale_K, bias_K = np.exp(rng.normal(-0.4, 0.2, 40)), rng.normal(-1.0, 0.4, 40)
+    parts = []
+    for num_rows, seed in ((300, 1), (5000, 2)):
+        draws = np.random.default_rng(seed)
+        z = draws.normal(-2.5, 2.0, (num_rows, 40))
+        parts.append((z, draws.random(z.shape) < sigmoid(scale_K * z + bias_K), np.ones(z.shape, dtype=bool)))
+    seen, unseen = parts
+    found = {
+        type(c).__name__: nll(calibrated_logit(unseen[0], c.fit(*seen)), *unseen[1:]).mean()
+        for c in (Auto(), Temperature(), Platt(), Beta(), Isotonic())
+    }
+    assert min(found, key=found.get) == "Auto"
+
+
+def test_heads_with_few_positives_are_drawn_to_the_pooled_calibration_and_say_so():
+    z, target = truth(lambda z: sigmoid(0.5 * z - 1.0), 2000, 12)
+    mask = np.ones_like(target)
+    mask[15:, 10:] = False  # two heads of 15 rows
+    mask[:, 11] = False
+    calibrations = Auto().fit(z, target, mask)
+    thin, none = calibrations[10], calibrations[11]
+    assert {c.status for c in calibrations[:10]} == {"ok"}
+    assert (thin.status, none.status) == ("shrunk", "no_rows")
+    assert thin.details["own_share"] < 0.5 < min(c.details["own_share"] for c in calibrations[:10])
+    assert none.details["own_share"] == pytest.approx(0.0, abs=1e-12)
+    assert [none.scale, none.bias] == pytest.approx(none.details["pooled"], abs=1e-6)
+    assert [thin.scale, thin.bias] == pytest.approx(none.details["pooled"], abs=0.25)
+    assert thin.kind == none.kind == none.details["pooled_kind"] == "platt"
+
+
+def test_the_pooled_spread_is_that_of_the_heads():
+    rng = np.random.default_rng(0)
+    scale_K, bias_K = 0.8 + 0.15 * rng.normal(size=100), -1.0 + 0.5 * rng.normal(size=100)
+    z = rng.normal(-1.0, 2.0, (1500, 100))
+    target = rng.random(z.shape) < sigmoid(scale_K * z + bias_K)
+    prior = auto._prior(auto.PLATT, z, target, np.ones_like(target))
+    np.testing.assert_allclose(prior.mean_P, [0.8, -1.0], atol=0.12)
+    np.testing.assert_allclose(np.sqrt(np.diag(np.linalg.inv(prior.precision_PP))), [0.15, 0.5], rtol=0.35)
+
+
+def test_only_the_kinds_asked_for_are_taken():
+    z, target = truth(SHAPES["isotonic"], 2000, 3)
+    for kinds in (["temperature"], ["platt", "isotonic"], ["beta", "temperature"]):
+        calibrations = Auto(kinds=kinds).fit(z, target, np.ones_like(target))
+        assert {c.kind for c in calibrations} <= set(kinds)
+        assert all(set(c.details["cv_nll"]) <= set(kinds) for c in calibrations)
+
+
+def test_isotonic_needs_rows_of_each_class():
+    z, target = truth(SHAPES["isotonic"], 3000, 3)
+    assert "isotonic" not in {c.kind for c in Auto(min_isotonic_rows=2000).fit(z, target, np.ones_like(target))}
+
+
+def test_the_same_rows_give_the_same_and_blocks_do_not_matter(monkeypatch):
+    arrays = heads(num_rows=300, num_heads=7)
+    one = Auto().fit(*arrays)
+    monkeypatch.setattr(auto, "BLOCK_VALUES", 1)
+    assert Auto().fit(*arrays) == one
+
+
+def test_a_prior_from_no_head_is_the_start():
+    prior = auto._prior(auto.BETA, np.zeros((3, 2)), np.zeros((3, 2), bool), np.zeros((3, 2), bool))
+    np.testing.assert_allclose(prior.mean_P, [1.0, 1.0, 0.0])
+    assert prior.precision_PP == pytest.approx(np.eye(3) / pooling.PRIOR_SD**2)
