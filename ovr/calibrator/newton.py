@@ -26,8 +26,9 @@ MAX_STEPS = 100
 STEP_TOLERANCE = 3e-4  # of log b: a last Newton step below it left a relative error of T of at most 2e-7, mostly 1e-9
 START_TOLERANCE = 3e-2  # the same for the start, which a part of the rows gives
 START_ROWS = 1024  # as many of them as that, or up to twice as many
+TAIL_TOLERANCE = 1e-4  # of b: after so short a last step two derivatives tell the likelihood to some 1e-13
 BRACKET_TOLERANCE = 1e-13
-PART_VALUES = 1 << 16  # worked on at a time: three float64 arrays of 512 KB stay in the caches
+PART_VALUES = 1 << 17  # worked on at a time: three float64 arrays of 1 MB stay in the caches
 UNKNOWN = 1e38  # the distance of a row whose label is unknown; float32 holds it
 
 
@@ -59,10 +60,13 @@ def fit_block(
         if some_CN is not None:
             start_C, bend_C = _start(some_CN, scale_bounds)
             start_C = _refined(away_CN, wrong_C[fit], start_C, bend_C, scale_bounds, prior_strength)
-        scale_C[fit], at_bound_C[fit], _ = _minimise(
+        scale_C[fit], at_bound_C[fit], _, tail_C = _minimise(
             away_CN, wrong_C[fit], start_C, bend_C, scale_bounds, prior_strength, STEP_TOLERANCE
         )
-        after_C[fit] = (scale_C[fit] * wrong_C[fit] + _tails(away_CN, scale_C[fit])) / num_rows_C[fit]
+        far = np.flatnonzero(np.isnan(tail_C))
+        if len(far):
+            tail_C[far] = _tails(away_CN if len(far) == len(away_CN) else away_CN[far], scale_C[fit][far])
+        after_C[fit] = (scale_C[fit] * wrong_C[fit] + tail_C) / num_rows_C[fit]
         worse_C = after_C > before_C  # by rounding alone: the optimum is 1 to within some units in the last place
         scale_C[worse_C], after_C[worse_C] = 1.0, before_C[worse_C]
     statuses: list[CalibrationStatus] = [
@@ -78,7 +82,7 @@ def _start(some_CN: Logits, scale_bounds: tuple[float, float]) -> tuple[F64, F64
     wrong_C = -np.minimum(some_CN, 0.0).sum(axis=1, dtype=np.float64)
     usable = np.flatnonzero(wrong_C > 0)
     if len(usable):
-        scale_C, at_bound_C, found_bend_C = _minimise(
+        scale_C, at_bound_C, found_bend_C, _ = _minimise(
             -np.abs(some_CN[usable]), wrong_C[usable], start_C[usable], bend_C[usable], scale_bounds, 0.0, START_TOLERANCE
         )
         start_C[usable] = np.where(at_bound_C, 0.0, np.log(scale_C))
@@ -89,7 +93,7 @@ def _start(some_CN: Logits, scale_bounds: tuple[float, float]) -> tuple[F64, F64
 def _refined(away_CN: Logits, wrong_C: F64, u_C: F64, bend_C: F64, scale_bounds: tuple[float, float], prior_strength: float) -> F64:
     """Return `u_C` after one step in float32, at half the cost of one in float64; its rounding moves the start alone."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        sum_C, fall_C = _sums(away_CN, np.arange(len(away_CN)), u_C, prior_strength, np.float32)
+        sum_C, fall_C, _ = _sums(away_CN, np.arange(len(away_CN)), u_C, prior_strength, np.float32)
         newton_C = -np.log(sum_C / (wrong_C + prior_strength)) / _slope(sum_C, fall_C, u_C)
         moved_C = np.clip(u_C + _corrected(newton_C, bend_C), *np.log(scale_bounds))
     return np.where(np.abs(newton_C) < 1.0, moved_C, u_C)
@@ -103,8 +107,9 @@ def _minimise(
     scale_bounds: tuple[float, float],
     prior_strength: float,
     tolerance: float,
-) -> tuple[F64, NDArray[np.bool_], F64]:
-    """Return the root of dL/db within the bounds for every head, whether it is a bound that stopped it, and the bend there.
+) -> tuple[F64, NDArray[np.bool_], F64, F64]:
+    """Return the root of dL/db within the bounds for every head, whether it is a bound that stopped it, the bend there, and the
+    tail of the likelihood there, NaN where the last step was too long to tell it.
 
     Bracketed Newton in u = log b on f = log(sum a q) - log A: the sum falls like a power or an exponential of b, so that f is close
     to a straight line. The bend f''/2f', from the slopes of the last two steps, corrects for what is left of curvature. The prior
@@ -112,6 +117,7 @@ def _minimise(
     """
     num_heads = len(away_CN)
     scale_C, at_bound_C, found_bend_C = np.empty(num_heads), np.zeros(num_heads, dtype=np.bool_), np.empty(num_heads)
+    found_tail_C = np.full(num_heads, np.nan)
     min_u, max_u = np.log(scale_bounds[0]), np.log(scale_bounds[1])
     wrong_C = wrong_C + prior_strength
     head = np.arange(num_heads)  # those that have not converged
@@ -119,7 +125,7 @@ def _minimise(
     lo_tried_C, hi_tried_C = np.zeros(num_heads, dtype=np.bool_), np.zeros(num_heads, dtype=np.bool_)
     last_u_C, last_slope_C = np.full(num_heads, np.nan), np.full(num_heads, np.nan)
     for _ in range(MAX_STEPS):
-        sum_C, fall_C = _sums(away_CN, head, u_C, prior_strength, np.float64)
+        sum_C, fall_C, tail_C = _sums(away_CN, head, u_C, prior_strength, np.float64)
         falls_C = sum_C > wrong_C  # the likelihood still falls: the root is above u
         lo_C, hi_C = np.where(falls_C, u_C, lo_C), np.where(falls_C, hi_C, u_C)
         lo_tried_C, hi_tried_C = lo_tried_C | falls_C, hi_tried_C | ~falls_C
@@ -139,6 +145,11 @@ def _minimise(
         scale_C[head] = np.where(bound_C, np.where(falls_C, scale_bounds[1], scale_bounds[0]), np.exp(next_C))
         at_bound_C[head] = bound_C
         found_bend_C[head] = bend_C
+        # The rows' own part of the tail's derivatives is -sum and fall; the third is left out, the cube of so short a step.
+        step_b_C = scale_C[head] - np.exp(u_C)
+        slope_b_C, bend_b_C = prior_strength * np.exp(-u_C) - sum_C, fall_C - prior_strength * np.exp(-2.0 * u_C)
+        tail_C = tail_C + step_b_C * (slope_b_C + 0.5 * step_b_C * bend_b_C)
+        found_tail_C[head] = np.where(np.abs(step_b_C) < TAIL_TOLERANCE * scale_C[head], tail_C, np.nan)
         if done_C.all():
             break
         last_u_C, last_slope_C, u_C = u_C, slope_C, next_C
@@ -147,7 +158,7 @@ def _minimise(
             head, wrong_C, u_C, bend_C = head[keep], wrong_C[keep], u_C[keep], bend_C[keep]
             lo_C, hi_C, lo_tried_C, hi_tried_C = lo_C[keep], hi_C[keep], lo_tried_C[keep], hi_tried_C[keep]
             last_u_C, last_slope_C = last_u_C[keep], last_slope_C[keep]
-    return scale_C, at_bound_C, found_bend_C
+    return scale_C, at_bound_C, found_bend_C, found_tail_C
 
 
 def _slope(sum_C: F64, fall_C: F64, u_C: F64) -> F64:
@@ -163,14 +174,18 @@ def _corrected(newton_C: F64, bend_C: F64) -> F64:
 
 def _sums(
     away_CN: Logits, head: NDArray[np.intp], u_C: F64, prior_strength: float, dtype: type[np.floating[Any]]
-) -> tuple[F64, F64]:
-    """Return sum a q and its fall -d/db = sum a^2 q (1 - q), with the prior's shares, for the heads `head`; `away_CN` = -a."""
+) -> tuple[F64, F64, F64]:
+    """Return sum a q and its fall -d/db = sum a^2 q (1 - q), with the prior's shares, and the tail of the likelihood (of float64
+    alone), for the heads `head`; `away_CN` = -a."""
     sum_C, fall_C = prior_strength * np.exp(-u_C), prior_strength * np.exp(-2.0 * u_C)
+    tail_C = np.full(len(head), np.nan)
     scale_C = np.exp(u_C).astype(dtype)
     for part in _parts(len(head), away_CN.shape[1]):
         part_CN = away_CN[part if len(head) == len(away_CN) else head[part]].astype(dtype, copy=False)
         q_CN = part_CN * scale_C[part, None]
         np.exp(q_CN, out=q_CN)
+        if dtype is np.float64:
+            tail_C[part] = _sum_log1p(q_CN)
         aq_CN = q_CN + dtype(1)
         np.divide(q_CN, aq_CN, out=q_CN)
         np.multiply(part_CN, q_CN, out=aq_CN)
@@ -178,7 +193,7 @@ def _sums(
         sum_C[part] -= aq_CN.sum(axis=1)
         # Not BLAS: its dot product may add in another order with another number of threads.
         fall_C[part] += np.einsum("cn,cn->c", aq_CN, q_CN)
-    return sum_C, fall_C
+    return sum_C, fall_C, tail_C
 
 
 def _at_one(signed_CN: Logits) -> tuple[F64, F64]:
@@ -203,14 +218,23 @@ def _tails(away_CN: Logits, scale_C: F64) -> F64:
 
 def _tail(exponent_CN: F64) -> F64:
     """Return sum log(1 + exp(x)) (C,) over exponents of at most 0, which are overwritten."""
-    half = exponent_CN.shape[1] // 2
-    power_CN = np.exp(exponent_CN, out=exponent_CN)
-    first_CN, second_CN = power_CN[:, :half], power_CN[:, half : 2 * half]
-    # (1 + x)(1 + y) - 1 = x + y + x y: one logarithm for two rows, and no digit of a small x or y is lost.
-    product_CN = first_CN * second_CN
-    first_CN += second_CN
-    first_CN += product_CN
-    tail_C: F64 = np.log1p(first_CN, out=first_CN).sum(axis=1) + np.log1p(power_CN[:, 2 * half :]).sum(axis=1)
+    return _sum_log1p(np.exp(exponent_CN, out=exponent_CN))
+
+
+def _sum_log1p(power_CN: F64) -> F64:
+    """Return sum log(1 + x) (C,) of values from 0 to 1, which are kept."""
+    half = power_CN.shape[1] // 2
+    # (1 + x)(1 + y) - 1 = x + y + x y: one logarithm for several rows, and no digit of a small x or y is lost.
+    pair_CN = power_CN[:, :half] + 1.0
+    pair_CN *= power_CN[:, half : 2 * half]
+    pair_CN += power_CN[:, :half]
+    quarter = half // 2
+    first_CN, second_CN = pair_CN[:, :quarter], pair_CN[:, quarter : 2 * quarter]
+    four_CN = first_CN + 1.0
+    four_CN *= second_CN
+    four_CN += first_CN
+    tail_C: F64 = np.log1p(four_CN, out=four_CN).sum(axis=1)
+    tail_C += np.log1p(pair_CN[:, 2 * quarter :]).sum(axis=1) + np.log1p(power_CN[:, 2 * half :]).sum(axis=1)
     return tail_C
 
 

@@ -27,6 +27,7 @@ MAX_TEMPERATURE = 20.0
 # +2, -11, -23 % without a prior; with strength 1 -4, -7, -45 %; with 3 -5, -12, -44 %; with 10 -5, -14, -38 %.
 PRIOR_STRENGTH = 5.0
 BLOCK_HEADS = 64  # brought into rows at a time: whole cache lines of a row-major logit_NK, little memory however many heads
+SIGNED_ROWS = 512  # of them at a time: 128 KB, which are turned round before they leave the cache
 BLOCK_VALUES = 1 << 16  # or more of them, where they have few rows
 
 
@@ -80,18 +81,31 @@ def fit_temperature(
     step = max(BLOCK_HEADS, BLOCK_VALUES // max(1, num_rows))
     for start in range(0, num_heads, step):
         here = slice(start, start + step)
-        signed_NC = target_NK[:, here] * logit_NK.dtype.type(2)  # 2 y - 1 in place: several times faster than np.where
-        signed_NC -= 1
-        signed_NC *= logit_NK[:, here]
-        if not all_known:
-            signed_NC[~mask_NK[:, here]] = UNKNOWN
-        signed_CN = np.ascontiguousarray(signed_NC.T)
+        signed_CN = _signed(logit_NK[:, here], target_NK[:, here], None if all_known else mask_NK[:, here])
         with np.errstate(over="ignore"):  # sums of logits near the largest float64 become infinite, and stay ordered
             scale_K[here], statuses, before_K[here], after_K[here] = fit_block(
                 signed_CN, num_rows_K[here], num_positives_K[here], bounds, prior_strength
             )
         status_K += statuses
     return TemperatureFit(scale_K, tuple(status_K), num_rows_K, num_positives_K, before_K, after_K)
+
+
+def _signed(
+    logit_NC: NDArray[np.floating[Any]], target_NC: NDArray[np.bool_], mask_NC: NDArray[np.bool_] | None
+) -> NDArray[np.floating[Any]]:
+    """Return s (C, N), with heads as rows in memory."""
+    bits: Any = np.uint32 if logit_NC.dtype == np.float32 else np.uint64
+    signed_CN = np.empty(logit_NC.shape[::-1], logit_NC.dtype)
+    for start in range(0, len(logit_NC), SIGNED_ROWS):
+        rows = slice(start, start + SIGNED_ROWS)
+        # Turned round while in the cache; the sign is a bit, and several times faster to flip than to choose with np.where.
+        sign_CN = (~np.ascontiguousarray(target_NC[rows].T)).astype(bits)
+        sign_CN <<= 8 * sign_CN.itemsize - 1
+        part_CN = np.ascontiguousarray(logit_NC[rows].T)
+        np.bitwise_xor(part_CN.view(bits), sign_CN, out=signed_CN[:, rows].view(bits))
+        if mask_NC is not None:
+            np.copyto(signed_CN[:, rows], UNKNOWN, where=~mask_NC[rows].T)
+    return signed_CN
 
 
 def _count(flag_NC: NDArray[np.bool_]) -> NDArray[np.int64]:
