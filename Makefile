@@ -1,7 +1,7 @@
 # Every target sets up what it needs; what is there already is not installed again.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint bench bench-million reference gpu-bench gpu-test clean triton
+.PHONY: help setup demo test lint bench bench-million calibrators reference gpu-bench gpu-test clean triton
 
 VENV ?= .venv
 PY := $(VENV)/bin/python
@@ -30,7 +30,7 @@ lint: $(VENV)/.dev ## ruff, mypy and the layers of imports
 	$(VENV)/bin/lint-imports
 
 bench: $(VENV)/.bench triton ## measurements against peers, into benchmarks/results and docs/scaling.md (ARGS=--quick stores none)
-	for file in $(filter-out %/__init__.py %/report.py %/million_heads.py %/reference.py $(wildcard benchmarks/gpu_*.py),$(wildcard benchmarks/*.py)); do name=$$(basename $$file .py); \
+	for file in $(filter-out %/__init__.py %/report.py %/million_heads.py %/reference.py %/calibrators.py $(wildcard benchmarks/gpu_*.py),$(wildcard benchmarks/*.py)); do name=$$(basename $$file .py); \
 	  $(PY) -m benchmarks.$$name $(if $(findstring --quick,$(ARGS)),,--json benchmarks/results/$$name.json) $(ARGS) || exit 1; done
 	$(if $(findstring --quick,$(ARGS)),,$(PY) scripts/scaling_page.py)
 
@@ -41,6 +41,9 @@ bench-million: $(VENV)/.bench ## a million heads from the first step to the bund
 DATA ?= $(OVR_REFERENCE_DATA)
 reference: $(VENV)/.bench ## public data sets beside baselines and published figures (DATA=FOLDER ARGS="letter bibtex" | ARGS=--quick)
 	$(PY) -m benchmarks.reference $(if $(DATA),--data $(DATA)) $(if $(findstring --quick,$(ARGS)),,--json benchmarks/results/reference.json) $(ARGS)
+
+calibrators: $(VENV)/.bench ## our calibrators beside scikit-learn's and netcal's on public data (DATA=FOLDER; digits alone without)
+	$(PY) -m benchmarks.calibrators $(if $(DATA),--data $(DATA)) $(if $(findstring --quick,$(ARGS)),,--json benchmarks/results/calibrators.json) $(ARGS)
 
 # A GPU machine has its own torch and Triton-lang: nothing is installed here. GPU_PY=python3 names its Python.
 GPU_PY ?= $(if $(wildcard $(PY)),$(PY),python3)

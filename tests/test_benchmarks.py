@@ -44,6 +44,19 @@ def test_the_calibration_benchmark_runs_and_stores_its_rows(tmp_path):
     assert error <= 1e-6
 
 
+def test_the_benchmark_of_calibrators_compares_them_on_digits(tmp_path):
+    rows = {(row["what"], row["against"]): row for row in run_quick("calibrators", tmp_path)["rows"]}
+    assert rows["digits: NLL", "ours: temperature"]["ours"] < rows["digits: NLL", "ours: temperature"]["peer"]
+    assert {f"scikit-learn {method}" for method in ("sigmoid", "isotonic")} <= {against for _, against in rows}
+    assert rows["digits: NLL", "scikit-learn sigmoid"]["ours"] <= rows["digits: NLL", "scikit-learn sigmoid"]["peer"]
+
+
+def test_the_benchmark_of_a_million_temperatures_finds_them_in_bounded_memory(tmp_path):
+    rows = {row["what"]: row for row in run_quick("million_temperatures", tmp_path)["rows"]}
+    assert rows["largest relative error of T"]["ours"] < 0.3
+    assert rows["both"]["k"] == 4_000
+
+
 def test_the_benchmark_of_convex_heads_runs_and_compares_equally_good_optima(tmp_path):
     report = run_quick("convex", tmp_path)
     assert {row["what"] for row in report["rows"]} >= {"exact heads on frozen features", "excess of the objective"}

@@ -80,7 +80,7 @@ class Auto:
             raise ConfigError(f"boundary_rows is {boundary_rows}; expected a number above 0")
         if not set(kinds) <= set(KINDS) or not set(kinds) & set(KINDS[:-1]):
             raise ConfigError(f"kinds are {list(kinds)}; expected some of {', '.join(KINDS)}, and not isotonic alone")
-        self.kinds = tuple(kinds)
+        self.kinds: tuple[str, ...] = tuple(kinds)
         self.folds, self.standard_errors, self.seed = folds, standard_errors, seed
         self.min_isotonic_rows, self.boundary_rows = min_isotonic_rows, boundary_rows
 

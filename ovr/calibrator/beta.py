@@ -18,6 +18,8 @@ from ovr.core.artifact import Calibration
 class Beta:
     """Plug-in: `fit_family` of beta calibration with its bounds."""
 
+    kinds: tuple[str, ...] = ("identity", "beta")
+
     def __init__(self, *, min_scale: float = MIN_SCALE, max_scale: float = MAX_SCALE) -> None:
         """Take the smallest and largest value that either scale of a head may get.
 

@@ -13,6 +13,8 @@ from ovr.core.targets import check_targets
 class Identity:
     """Plug-in: leaves every head as it is, and counts its rows."""
 
+    kinds: tuple[str, ...] = ("identity",)
+
     def fit(self, logit_NK: Any, target_NK: Any, mask_NK: Any) -> list[Calibration]:
         """Return one calibration a head, in column order, with status `ok`, `one_class` or `no_rows`.
 

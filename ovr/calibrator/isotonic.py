@@ -122,6 +122,8 @@ def _check(boundary_rows: float) -> None:
 class Isotonic:
     """Plug-in: `fit_isotonic` with its boundary rule."""
 
+    kinds: tuple[str, ...] = ("identity", "isotonic")
+
     def __init__(self, *, boundary_rows: float = BOUNDARY_ROWS) -> None:
         """Take how many rows each of the two made-up rows counts for.
 

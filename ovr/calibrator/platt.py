@@ -17,6 +17,8 @@ from ovr.core.artifact import Calibration
 class Platt:
     """Plug-in: `fit_family` of Platt's calibration with its bounds."""
 
+    kinds: tuple[str, ...] = ("identity", "platt")
+
     def __init__(self, *, min_scale: float = MIN_SCALE, max_scale: float = MAX_SCALE) -> None:
         """Take the smallest and largest scale that a head may get.
 

@@ -127,6 +127,8 @@ def _check(min_temperature: float, max_temperature: float, prior_strength: float
 class Temperature:
     """Plug-in: `fit_temperature` with its bounds and its prior."""
 
+    kinds: tuple[str, ...] = ("temperature",)
+
     def __init__(
         self,
         *,

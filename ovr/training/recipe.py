@@ -30,6 +30,8 @@ from ovr.training.plan import HeadPlan, head_plan
 class Calibrator(Protocol):
     """Fits one `Calibration` a head, in column order, on logits (N, K), of all heads or of some of them."""
 
+    kinds: tuple[str, ...]  # of the calibrations that it may give
+
     def fit(self, logit_NK: NDArray[Any], target_NK: NDArray[Any], mask_NK: NDArray[Any]) -> list[Calibration]: ...
 
 

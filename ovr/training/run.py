@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ovr.calibrator.apply import calibrated_prob
 from ovr.core import scale
+from ovr.core.artifact import AFFINE_KINDS
 from ovr.core.bundle import ModelBundle
 from ovr.core.calibrations import Calibrations
 from ovr.data.card import card_parts
@@ -67,6 +68,7 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
         KeyboardInterrupt: SIGINT during the fit, which can be resumed; SystemExit(143): SIGTERM likewise.
     """
     _check(recipe, run_dir, resume)
+    _check_kinds(recipe, len(splits.taxonomy))
     small_K = check_small_classes(splits, min_positives=recipe.min_positives, allow=recipe.allow_small_classes)
     seconds: dict[str, float] = {}
     leakage = None
@@ -165,8 +167,6 @@ def _calibrate(recipe: Recipe, logits: LogitBlocks, rows: CalibRows) -> tuple[Ca
     for columns, logit_NC in logits:
         target_NC, mask_NC = rows.labels.columns(columns)
         parts.append(Calibrations.of(recipe.calibrator.fit(logit_NC, target_NC, mask_NC)))
-        if logits.num_heads >= scale.LARGE_K:
-            parts[-1].check_affine(where=f"a bundle of {scale.LARGE_K} heads or more")
         threshold_K[columns] = recipe.threshold.fit(_prob(logit_NC, parts[-1]), target_NC, mask_NC)
     calibrations = Calibrations.joined(parts)
     for status, count in calibrations.num_by_status().items():
@@ -208,6 +208,16 @@ def _check(recipe: Recipe, run_dir: Path, resume: bool) -> None:
         raise ArtifactError(f"{run_dir} is a finished run: it has its bundle; start a new run instead")
     if resume and not (run_dir / "checkpoints" / "last.ckpt").is_file():
         raise ArtifactError(f"{run_dir} has no checkpoints/last.ckpt to resume from; start a new run instead")
+
+
+def _check_kinds(recipe: Recipe, num_heads: int) -> None:
+    others = sorted(set(recipe.calibrator.kinds) - set(AFFINE_KINDS))
+    if num_heads >= scale.LARGE_K and others:
+        raise ConfigError(
+            f"the calibrator may give {', '.join(others)}; from {scale.LARGE_K} classes on, and there are {num_heads}, heads are "
+            f"kept with {', '.join(AFFINE_KINDS)} only: choose calibrator=temperature or platt, or of auto "
+            "calibrator.kinds=[temperature,platt]"
+        )
 
 
 @contextmanager

@@ -33,6 +33,7 @@ def test_odd_heads_get_a_status_and_a_rising_map_of_finite_likelihood(calibrator
     assert [(c.num_rows, c.num_positives) for c in calibrations.values()] == [
         (int(mask.sum()), int((target & mask).sum())) for target, mask in zip(arrays[1].T, arrays[2].T, strict=True)
     ]
+    assert {c.kind for c in calibrations.values()} <= set(calibrator.kinds)
     z_NK = np.repeat(np.sort(np.append(np.linspace(-30, 30, 500), [-3e38, 3e38]))[:, None], len(names), axis=1)
     assert np.diff(calibrated_prob(z_NK, list(calibrations.values())), axis=0).min() >= 0
     assert np.isfinite(calibrated_logit(z_NK, list(calibrations.values()))).all()

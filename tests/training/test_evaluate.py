@@ -34,6 +34,8 @@ def case(rng):
     mask_NK = rng.random((N, K)) < 0.98
     calibrations = [Calibration(scale=0.5 + k % 3, bias=0.1 * (k % 3), status="ok") for k in range(K)]
     calibrations[5] = calibrations[4]
+    calibrations[8] = Calibration("beta", 0.5, 0.1, "ok", scale_negative=1.5)
+    calibrations[9] = Calibration("isotonic", status="ok", knot_logits=(-4.0, -1.0, 2.0), knot_probs=(0.01, 0.2, 0.7))
     return LogitBlocks(heads, z_ND, num_heads=K), target_NK, mask_NK, calibrations, rng.random(K)
 
 
@@ -78,6 +80,8 @@ def test_the_report_is_what_the_whole_matrix_gives(case, policy):
         "nll_after": nll(calibrated_logit(logit_NK, calibrations), target_NK, mask_NK),
         "threshold": threshold_K,
     }
+    assert [row["calibration_kind"] for row in got["classes"]] == [c.kind for c in calibrations]
+    assert [row["temperature"] for row in got["classes"]] == [1 / c.scale if c.is_affine else None for c in calibrations]
     for name, value_K in columns.items():
         assert [row[name] for row in got["classes"]] == [None if np.isnan(value) else value for value in value_K]
 

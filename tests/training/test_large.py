@@ -8,6 +8,7 @@ import pytest
 from ovr import EdgePredictor
 from ovr.core import scale
 from ovr.core.bundle import open_bundle
+from ovr.errors import ConfigError
 from ovr.metric.figures import DETAILS
 from ovr.training.run import run_training
 
@@ -54,3 +55,13 @@ def test_calibration_rows_are_kept_as_features_and_lists(tmp_path, table, config
     assert set(kept) == {"features", "positive_start", "positive_column", "unknown_start", "unknown_column"}
     assert kept["features"].shape == (len(splits.calib), 8)
     assert np.array_equal(kept["positive_column"], splits.calib.labels.positives.column_P)
+
+
+def test_a_calibrator_whose_maps_shards_cannot_hold_is_refused_before_training(tmp_path, table, configure, monkeypatch):
+    monkeypatch.setattr(scale, "LARGE_K", 12)
+    recipe, splits = configure(tmp_path / "run", f"data.path={table}", "calibrator=auto")
+    with pytest.raises(ConfigError, match=r"may give beta, isotonic; from 12 classes on.*calibrator.kinds=\[temperature,platt\]"):
+        run_training(recipe, splits, tmp_path / "run")
+    recipe, splits = configure(tmp_path / "run", f"data.path={table}", "calibrator=auto", "calibrator.kinds=[temperature,platt]")
+    heads = run_training(recipe, splits, tmp_path / "run").bundle.heads
+    assert {head.calibration.kind for head in heads} <= {"temperature", "platt"}
