@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ovr.calibrator.apply import calibrated_prob, interpolated, softplus
 from ovr.calibrator.families import BETA, BLOCK_VALUES, PLATT, TEMPERATURE, Family
-from ovr.calibrator.isotonic import BOUNDARY_ROWS, isotonic_maps, rounded
+from ovr.calibrator.isotonic import BOUNDARY_ROWS, isotonic_maps, rounded, within
 from ovr.calibrator.known import Known, known
 from ovr.calibrator.logistic import TOLERANCE, LogisticFit, Prior, combined, fit_logistic
 from ovr.calibrator.pooling import MAX_HEADS, own_share, pooled_prior
@@ -214,8 +214,7 @@ def _mixed(knots: F64, probs: F64, curve: Calibration, logit_N: NDArray[np.float
     at_rows = np.quantile(logit_N, np.linspace(0.0, 1.0, CURVE_KNOTS))
     logits = np.unique(np.concatenate([rounded(knots), rounded(spread), rounded(at_rows)])) * MIN_KNOT_STEP
     mean = 0.5 * (interpolated(logits, knots, probs) + calibrated_prob(logits[:, None], [curve])[:, 0])
-    mean = np.maximum.accumulate(mean.astype(np.float32).astype(np.float64))
-    return logits, mean
+    return logits, np.maximum.accumulate(within(mean))
 
 
 def _choice(loss_SK: F64, spread_SSK: F64, about: Known, standard_errors: float) -> tuple[int, NDArray[np.int64]]:

@@ -81,6 +81,12 @@ def rounded(logit: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
     return np.asarray(np.rint(nearest / MIN_KNOT_STEP).astype(np.int64))
 
 
+def within(prob: F64) -> F64:
+    """Return probabilities as float32 holds them, above 0 and below 1 even where very many rows say otherwise."""
+    info = np.finfo(np.float32)
+    return np.clip(prob, info.tiny, 1.0 - info.epsneg).astype(np.float32).astype(np.float64)
+
+
 def isotonic_maps(
     logit_NC: NDArray[np.floating[Any]], target_NC: Bool, mask_NC: Bool, *, boundary_rows: float
 ) -> list[tuple[F64, F64]]:
@@ -104,7 +110,7 @@ def isotonic_maps(
     rows_G[highest_C] += boundary_rows
     first_J, prob_J = pooled(head_G, positives_G, rows_G)
     last_J = np.append(first_J[1:], len(head_G)) - 1
-    prob_J = prob_J.astype(np.float32).astype(np.float64)
+    prob_J = within(prob_J)
     maps = []
     bounds = np.searchsorted(head_G[first_J], np.arange(num_heads + 1)).tolist()
     for begin, end in pairwise(bounds):

@@ -43,6 +43,13 @@ def test_logits_are_rounded_to_what_float32_tells_apart():
     assert rounded(z).tolist() == [0, 0, 1, 1 << 23, -(1 << 23), 1 << 23, (1 << 23) - 1]
 
 
+def test_a_boundary_that_hardly_counts_still_keeps_0_and_1_out():
+    logit_NK = np.arange(4.0)[:, None]
+    (ours,) = Isotonic(boundary_rows=1e-60).fit(logit_NK, logit_NK > 1, np.ones_like(logit_NK))
+    assert 0 < ours.knot_probs[0] < 1e-30
+    assert 1 - 1e-7 < np.float32(ours.knot_probs[-1]) < 1
+
+
 def test_a_flat_map_is_not_increasing():
     logit_NK = np.arange(40.0)[:, None]
     target_NK = (np.arange(40) % 4 == 0)[:, None]
