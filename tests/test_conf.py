@@ -11,7 +11,7 @@ import ovr
 from ovr.cli.conf import COMMANDS, conf_dir, name_of
 from ovr.cli.instantiate import ALLOWED_TARGETS
 
-PLUG_INS = ("augment", "backbone", "head", "loss", "sampler", "data", "calibrator")
+PLUG_INS = ("augment", "backbone", "head", "loss", "sampler", "data", "calibrator", "threshold", "abstention")
 # What plug-ins are made of.
 NOT_PLUG_INS = {
     "backbone/adapters",
@@ -54,6 +54,7 @@ NOT_PLUG_INS = {
     "calibrator/pav",
     "calibrator/pooling",
     "calibrator/newton",
+    "threshold/cuts",
 }
 MOUNTED = {"encoder": ["data=text", "encoder@data.source.encoder"]}  # groups that are part of another group's options
 GROUPS = sorted(path for path in conf_dir().glob("*/*.yaml"))

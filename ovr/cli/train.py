@@ -41,7 +41,6 @@ def prepare(cfg: DictConfig) -> "tuple[Recipe, Splits]":
         "callbacks": list(build(cfg.callback, cfg.allow_targets).values()),
         "loggers": list(build(cfg.logger, cfg.allow_targets).values()),
         "policy": build(cfg.decision.policy, cfg.allow_targets),
-        "threshold": build(cfg.decision.threshold, cfg.allow_targets),
         "normalize": cfg.data.normalize,
         "config": OmegaConf.to_container(cfg, resolve=False),
     }

@@ -105,6 +105,7 @@ class HeadArtifact:
     threshold: float
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)  # split -> figures with their counts
     provenance: dict[str, Any] = field(default_factory=dict)
+    threshold_status: str = "ok"  # "no_positive", or "cannot_be_promised: ..." with the reason: the threshold is a fallback
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for `head.json`."""

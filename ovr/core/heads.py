@@ -28,12 +28,14 @@ class HeadColumns(Sequence[HeadArtifact]):
         backbone_sha256: str,
         version_K: NDArray[np.int64],
         threshold_K: NDArray[np.float64],
+        threshold_status_K: Sequence[str] | None = None,
         calibrations: Calibrations,
         figures: Callable[[], Figures],
     ) -> None:
         """Take what the heads are made of; `figures` gives those of the test rows, and is called when a head is first asked for."""
         self.class_ids, self.kind, self.backbone_sha256 = class_ids, kind, backbone_sha256
         self.version_K, self.threshold_K, self.calibrations = version_K, threshold_K, calibrations
+        self.threshold_status_K = ("ok",) * len(class_ids) if threshold_status_K is None else tuple(threshold_status_K)
         self._load_figures = figures
 
     @cached_property
@@ -52,6 +54,7 @@ class HeadColumns(Sequence[HeadArtifact]):
             and tuple(self.class_ids) == tuple(other.class_ids)
             and np.array_equal(self.version_K, other.version_K)
             and np.array_equal(self.threshold_K, other.threshold_K)
+            and self.threshold_status_K == other.threshold_status_K
             and self.calibrations == other.calibrations
         )
 
@@ -71,6 +74,7 @@ class HeadColumns(Sequence[HeadArtifact]):
             kind=self.kind,
             calibration=self.calibrations[column],
             threshold=self.threshold_K.item(column),
+            threshold_status=self.threshold_status_K[column],
             metrics={"test": figures_of(self.figures, column)} if self.figures else {},
         )
 

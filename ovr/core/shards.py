@@ -71,6 +71,7 @@ def shard_bytes(heads: HeadColumns, shard: Shard, weights: Mapping[str, NDArray[
             "kind": np.array(heads.kind.encode()),
             "version": heads.version_K[shard.columns],
             "threshold": heads.threshold_K[shard.columns],
+            "threshold_status": np.char.encode(np.array(heads.threshold_status_K[shard.columns]), "utf-8"),
             **{
                 _CALIBRATION + name: np.char.encode(value_S.astype(str), "utf-8") if value_S.dtype == object else value_S
                 for name, value_S in calibrations.columns.items()
@@ -91,6 +92,7 @@ def read_columns(root: Path, shards: Sequence[Shard], class_ids: Sequence[str], 
     if [shard.first_column for shard in shards] != ends[:-1] or ends[-1] != len(class_ids):
         raise ArtifactError(f"bundle {root} has shards that end at columns {ends[1:]}; the taxonomy has {len(class_ids)} classes")
     versions, thresholds, calibrations, kinds = [], [], [], set()
+    statuses: list[str] = []
     for shard in shards:
         arrays = _read(root / shard.heads_file, weights=False)
         trained_on = arrays["backbone_sha256"].item().decode()
@@ -104,7 +106,10 @@ def read_columns(root: Path, shards: Sequence[Shard], class_ids: Sequence[str], 
         calibrations.append(Calibrations({name: _texts(value_S) for name, value_S in found.items()}))
         versions.append(arrays["version"])
         thresholds.append(arrays["threshold"])
-        if {len(calibrations[-1]), len(versions[-1]), len(thresholds[-1])} != {shard.num_heads}:
+        statuses += _texts(arrays["threshold_status"]).tolist() if "threshold_status" in arrays else ["ok"] * shard.num_heads
+        if {len(calibrations[-1]), len(versions[-1]), len(thresholds[-1])} != {shard.num_heads} or len(
+            statuses
+        ) != shard.columns.stop:
             raise ArtifactError(f"{root / shard.heads_file} does not hold {shard.num_heads} heads")
         if arrays["classes_sha256"].item().decode() != _classes_sha256(class_ids[shard.columns]):
             raise ArtifactError(
@@ -119,6 +124,7 @@ def read_columns(root: Path, shards: Sequence[Shard], class_ids: Sequence[str], 
         backbone_sha256=backbone_sha256,
         version_K=np.concatenate(versions),
         threshold_K=np.concatenate(thresholds),
+        threshold_status_K=statuses,
         calibrations=Calibrations.joined(calibrations),
         figures=lambda: read_figures(root),
     )

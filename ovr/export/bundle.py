@@ -4,7 +4,7 @@ N = rows, D = features, K = heads, C = heads of one block
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ovr.core.files import canonical_json, sha256_bytes
 from ovr.core.schema import InputSchema, check_rows
 from ovr.core.shards import npy_bytes
 from ovr.core.taxonomy import Taxonomy
+from ovr.core.thresholds import Thresholds
 from ovr.errors import ArtifactError
 from ovr.export.backbone import backbone_model, backbone_weights
 from ovr.export.fused import fused_model
@@ -39,7 +40,7 @@ def export_bundle(
     input: InputSchema,
     policy: DecisionPolicy,
     calibrations: Sequence[Calibration],
-    thresholds: Sequence[float],
+    thresholds: Thresholds | Sequence[float],
     versions: Sequence[int],
     metrics: Sequence[dict[str, dict[str, Any]]],
     reference_rows: NDArray[np.float32],
@@ -68,7 +69,8 @@ def export_bundle(
         ArtifactError: `final` exists; counts that differ; a model that cannot be exported, or not within 1e-5 of torch
             (times the head's scale where that is above 1). Nothing is written then.
     """
-    counts = {"calibrations": calibrations, "thresholds": thresholds, "versions": versions, "metrics": metrics}
+    chosen = Thresholds.of(thresholds)
+    counts: dict[str, Sized] = {"calibrations": calibrations, "thresholds": chosen, "versions": versions, "metrics": metrics}
     for name, values in counts.items():
         if len(values) != len(taxonomy):
             raise ArtifactError(f"{len(values)} {name} for {len(taxonomy)} classes; expected one a class")
@@ -78,9 +80,9 @@ def export_bundle(
     backbone = backbone_model(model, input)
     backbone_sha256 = sha256_bytes(backbone.SerializeToString(deterministic=True))
     heads = [
-        HeadArtifact(spec.id, version, backbone_sha256, head_module.kind, calibration, float(threshold), figures)
-        for spec, version, calibration, threshold, figures in zip(
-            taxonomy, versions, calibrations, thresholds, metrics, strict=True
+        HeadArtifact(spec.id, version, backbone_sha256, head_module.kind, calibration, threshold, figures, threshold_status=status)
+        for spec, version, calibration, threshold, status, figures in zip(
+            taxonomy, versions, calibrations, chosen.threshold_K.tolist(), chosen.status_K, metrics, strict=True
         )
     ]
     protos = [

@@ -4,7 +4,7 @@ N = rows, K = heads, S = heads of one shard
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ def export_sharded_bundle(
     policy: DecisionPolicy,
     calibrations: Calibrations,
     threshold_K: NDArray[np.float64],
+    threshold_status_K: Sequence[str] | None = None,
     version: int,
     figures: Figures,
     reference_rows: NDArray[np.float32],
@@ -59,7 +60,7 @@ def export_sharded_bundle(
 
     Args:
         final: must not exist.
-        calibrations, threshold_K: one a class, in column order.
+        calibrations, threshold_K, threshold_status_K: one a class, in column order; no statuses: nothing speaks against any.
         version: of every head.
         figures: of the test rows, (K,) each; kept as report/classes.npz.
         reference_rows: raw rows (N, *input.shape), N >= 1; the bundle keeps so many of the first that rows times heads (hidden
@@ -97,6 +98,7 @@ def export_sharded_bundle(
         backbone_sha256=sha256_bytes(backbone_data),
         version_K=np.full(num_heads, version),
         threshold_K=threshold_K,
+        threshold_status_K=threshold_status_K,
         calibrations=calibrations,
         figures=lambda: read_figures(final),
     )

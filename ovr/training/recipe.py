@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ovr.core.artifact import Calibration, DecisionPolicy
+from ovr.core.thresholds import Thresholds
 from ovr.data.labels import Labels
 from ovr.data.splits import Rows, Splits, standardization
 from ovr.errors import ConfigError
@@ -36,9 +37,19 @@ class Calibrator(Protocol):
 
 
 class ThresholdRule(Protocol):
-    """Chooses one threshold a head on probabilities (N, K), of all heads or of some of them."""
+    """Chooses one threshold a head on probabilities (N, K), of all heads or of some of them.
 
-    def fit(self, prob_NK: NDArray[Any], target_NK: NDArray[Any], mask_NK: NDArray[Any]) -> NDArray[np.float64]: ...
+    One with `of_classes` is asked for the rule of these heads first: see `ovr.core.thresholds`.
+    """
+
+    def fit(self, prob_NK: NDArray[Any], target_NK: NDArray[Any], mask_NK: NDArray[Any]) -> Thresholds | NDArray[np.float64]: ...
+
+
+class AbstentionRule(Protocol):
+    """Chooses the one limit below which a row gets no class, from each row's highest probability (N,) float32 and whether all that
+    is decided on it is right (N,), which is known where `known_N`."""
+
+    def fit(self, highest_N: NDArray[Any], right_N: NDArray[np.bool_], known_N: NDArray[np.bool_]) -> Thresholds: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +87,7 @@ class Recipe:
     loggers: list[Any]
     calibrator: Calibrator
     threshold: ThresholdRule
+    abstention: AbstentionRule | None  # None: the policy's own limit
     solver: Solver
     policy: DecisionPolicy
     propensity: Propensity  # of the classes of multi-label rows, for PSP@k

@@ -7,7 +7,7 @@ N = rows, K = heads, C = heads of one block
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from ovr.calibrator.apply import calibrated_prob
 from ovr.core import scale
-from ovr.core.artifact import AFFINE_KINDS
+from ovr.core.artifact import AFFINE_KINDS, DecisionPolicy
 from ovr.core.bundle import ModelBundle
 from ovr.core.calibrations import Calibrations
+from ovr.core.thresholds import OK, Thresholds, rule_for
 from ovr.data.card import card_parts
 from ovr.data.labels import Labels
 from ovr.data.leakage import check_leakage, find_leakage
@@ -29,6 +30,7 @@ from ovr.data.support import check_small_classes
 from ovr.errors import ArtifactError, ConfigError
 from ovr.export.bundle import export_bundle
 from ovr.export.sharded import export_sharded_bundle
+from ovr.training.abstain import fit_abstention
 from ovr.training.blocks import LogitBlocks
 from ovr.training.environment import environment
 from ovr.training.evaluate import evaluate
@@ -67,7 +69,7 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
         ArtifactError: nothing to resume, the run has its bundle already, or the bundle to start from is damaged.
         KeyboardInterrupt: SIGINT during the fit, which can be resumed; SystemExit(143): SIGTERM likewise.
     """
-    _check(recipe, run_dir, resume)
+    _check(recipe, run_dir, resume, splits.taxonomy.ids)
     _check_kinds(recipe, len(splits.taxonomy))
     small_K = check_small_classes(splits, min_positives=recipe.min_positives, allow=recipe.allow_small_classes)
     seconds: dict[str, float] = {}
@@ -83,25 +85,27 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
     num_heads = len(splits.taxonomy)
     with _timed(seconds, "calibrate"):
         calib_logits = LogitBlocks(fitted.model.head, fitted.features(splits.calib), num_heads=num_heads)
-        calibrations, threshold_K = _calibrate(recipe, calib_logits, splits.calib)
+        calibrations, thresholds = _calibrate(recipe, calib_logits, splits)
+        policy, abstention = _abstention(recipe, calib_logits, splits.calib, calibrations, thresholds)
     with _timed(seconds, "evaluate"):
         test_logits = LogitBlocks(fitted.model.head, fitted.features(splits.test), num_heads=num_heads)
         evaluation = evaluate(
             test_logits,
             splits.test.labels,
             calibrations=calibrations,
-            threshold_K=threshold_K,
-            policy=recipe.policy,
+            threshold_K=thresholds.threshold_K,
+            policy=policy,
             small_K=small_K,
             propensity_K=recipe.propensity.of(splits.train.labels.num_positives_K(), num_rows=len(splits.train)),
             cohorts=splits.test.cohorts,
         )
+    evaluation.summary.update(abstention)
     with _timed(seconds, "export"):
         common: dict[str, Any] = {
             "model": fitted.model,
             "taxonomy": splits.taxonomy,
             "input": splits.input,
-            "policy": recipe.policy,
+            "policy": policy,
             "calibrations": calibrations,
             "reference_rows": splits.calib.x[: recipe.reference_rows],
             "provenance": {
@@ -123,7 +127,8 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
             report, test_prob_NK = evaluation.summary, None
             bundle, max_abs_diff = export_sharded_bundle(
                 run_dir / "bundle",
-                threshold_K=threshold_K,
+                threshold_K=thresholds.threshold_K,
+                threshold_status_K=thresholds.status_K,
                 version=recipe.version,
                 figures=evaluation.figures,
                 calibration_arrays=_sparse_arrays(calib_logits, splits.calib.labels),
@@ -132,9 +137,11 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
             )
         else:
             report, test_prob_NK = evaluation.report(splits.taxonomy, calibrations), _probs(test_logits, calibrations)
+            for row, status in zip(report["classes"], thresholds.status_K, strict=True):
+                row["threshold_status"] = status
             bundle, max_abs_diff = export_bundle(
                 run_dir / "bundle",
-                thresholds=threshold_K.tolist(),
+                thresholds=thresholds,
                 versions=[recipe.version] * num_heads,
                 metrics=[{"test": row} for row in report["classes"]],
                 calibration_arrays=_dense_arrays(calib_logits, splits.calib.labels),
@@ -161,29 +168,80 @@ def _sparse_arrays(logits: LogitBlocks, labels: Labels) -> dict[str, NDArray[Any
     }
 
 
-def _calibrate(recipe: Recipe, logits: LogitBlocks, rows: CalibRows) -> tuple[Calibrations, NDArray[np.float64]]:
-    parts = []
-    threshold_K = np.empty(logits.num_heads)
-    for columns, logit_NC in logits:
-        target_NC, mask_NC = rows.labels.columns(columns)
+def _calibrate(recipe: Recipe, logits: LogitBlocks, splits: Splits) -> tuple[Calibrations, Thresholds]:
+    parts, chosen = [], []
+    for columns, logit_NC in _together(logits) if _wants_all_heads(recipe) else logits:
+        target_NC, mask_NC = splits.calib.labels.columns(columns)
         parts.append(Calibrations.of(recipe.calibrator.fit(logit_NC, target_NC, mask_NC)))
-        threshold_K[columns] = recipe.threshold.fit(_prob(logit_NC, parts[-1]), target_NC, mask_NC)
+        if logits.num_heads >= scale.LARGE_K:
+            parts[-1].check_affine(where=f"a bundle of {scale.LARGE_K} heads or more")
+        rule = rule_for(recipe.threshold, splits.taxonomy.ids, columns)
+        chosen.append(Thresholds.of(rule.fit(_prob(logit_NC, parts[-1]), target_NC, mask_NC)))
     calibrations = Calibrations.joined(parts)
     for status, count in calibrations.num_by_status().items():
         if status != "ok":
             log.warning("calibration status %r for %d of %d heads", status, count, len(calibrations))
-    return calibrations, threshold_K
+    thresholds = Thresholds.joined(chosen)
+    if without := thresholds.columns_without_promise():
+        shown = "; ".join(f"{splits.taxonomy.ids[k]!r} {thresholds.status_K[k]}" for k in without[:3])
+        log.warning("%d of %d thresholds are fallbacks without the promise: %s", len(without), len(thresholds), shown)
+    return calibrations, thresholds
+
+
+def _wants_all_heads(recipe: Recipe) -> bool:
+    """Return whether the calibrator fits no head without the others; it says so by an attribute `all_heads`."""
+    return getattr(recipe.calibrator, "all_heads", False) is True
+
+
+def _together(logits: LogitBlocks) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    yield slice(0, logits.num_heads), np.concatenate([logit_NC for _, logit_NC in logits], axis=1)
+
+
+def _abstention(
+    recipe: Recipe, logits: LogitBlocks, rows: CalibRows, calibrations: Calibrations, thresholds: Thresholds
+) -> tuple[DecisionPolicy, dict[str, Any]]:
+    """Return the policy with its abstention limit, and what the report tells of it."""
+    policy, status = recipe.policy, "constant"
+    if recipe.abstention is not None:
+        policy, status = fit_abstention(
+            recipe.abstention,
+            _ProbBlocks(logits, calibrations),
+            rows.labels,
+            num_rows=len(logits),
+            threshold_K=thresholds.threshold_K,
+            policy=recipe.policy,
+        )
+        log.log(logging.INFO if status == OK else logging.WARNING, "abstain_below=%.4f: %s", policy.abstain_below, status)
+    return policy, {"abstain_below": policy.abstain_below, "abstention_status": status}
+
+
+@dataclass(frozen=True, slots=True)
+class _ProbBlocks:
+    """Calibrated probabilities (N, C) float32 of all heads, block by block; may be gone through several times."""
+
+    logits: LogitBlocks
+    calibrations: Calibrations
+
+    def __iter__(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        for columns, logit_NC in self.logits:
+            yield columns, _prob(logit_NC, self.calibrations[columns])
 
 
 def _probs(logits: LogitBlocks, calibrations: Calibrations) -> NDArray[np.float32]:
-    return np.concatenate([_prob(logit_NC, calibrations[columns]) for columns, logit_NC in logits], axis=1)
+    return np.concatenate([prob_NC for _, prob_NC in _ProbBlocks(logits, calibrations)], axis=1)
 
 
 def _prob(logit_NC: NDArray[Any], calibrations: Calibrations) -> NDArray[np.float32]:
     return calibrated_prob(logit_NC, calibrations).astype(np.float32)
 
 
-def _check(recipe: Recipe, run_dir: Path, resume: bool) -> None:
+def _check(recipe: Recipe, run_dir: Path, resume: bool, class_ids: Sequence[str]) -> None:
+    rule_for(recipe.threshold, class_ids)
+    if _wants_all_heads(recipe) and len(class_ids) >= scale.LARGE_K:
+        raise ConfigError(
+            f"{type(recipe.calibrator).__name__} calibrates all heads at once, and {len(class_ids)} are too many for that (from "
+            f"{scale.LARGE_K} on they go block by block); take one that fits each head by itself, such as calibrator=temperature"
+        )
     for name, value, least in (
         ("batch_size", recipe.batch_size, 1),
         ("version", recipe.version, 1),

@@ -71,7 +71,7 @@ def test_another_version_or_other_keys_are_refused(kind, value, name):
     for wrong in (None, [], 3, "x", {}):
         with pytest.raises(ArtifactError, match="schema_version None"):
             kind.from_json(wrong)
-    for key in set(good) - {"schema_version", "metrics", "provenance"}:
+    for key in set(good) - {"schema_version", "metrics", "provenance", "threshold_status"}:
         with pytest.raises(ArtifactError, match=f"{name} cannot be read"):
             kind.from_json({k: v for k, v in good.items() if k != key})
     if kind is HeadArtifact:

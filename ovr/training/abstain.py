@@ -1,0 +1,56 @@
+"""The abstention limit of a model, fitted on calibration rows. Knows no files.
+
+N = rows, K = heads, C = heads of one block
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovr.core.artifact import DecisionPolicy
+from ovr.core.thresholds import Thresholds
+from ovr.core.top import RunningTop
+from ovr.decision.decide import labels_decided
+from ovr.metric.classification import RowAccuracy
+from ovr.training.recipe import AbstentionRule
+
+ProbBlocks = Iterable[tuple[slice, NDArray[np.float32]]]  # columns and probabilities (N, C) of all heads, more than once
+
+
+class ColumnLabels(Protocol):
+    """Labels that are given for some classes at a time."""
+
+    def columns(self, columns: slice) -> tuple[NDArray[Any], NDArray[Any]]: ...
+
+
+def fit_abstention(
+    rule: AbstentionRule,
+    blocks: ProbBlocks,
+    labels: ColumnLabels,
+    *,
+    num_rows: int,
+    threshold_K: NDArray[np.float64],
+    policy: DecisionPolicy,
+) -> tuple[DecisionPolicy, str]:
+    """Return the policy with the limit that the rule finds for what is decided without one, and the limit's status.
+
+    A row is right if all its classes are known and each is decided rightly.
+    """
+    top, rows = RunningTop(num_rows), RowAccuracy(num_rows)
+    for columns, prob_NC in blocks:
+        top.update(prob_NC, first_column=columns.start)
+    for columns, prob_NC in blocks:
+        label_NC = labels_decided(
+            prob_NC,
+            first_column=columns.start,
+            top_B=top.column_N,
+            abstained_B=np.zeros(num_rows, np.bool_),
+            threshold_C=threshold_K[columns].astype(np.float32),
+            policy=policy,
+        )
+        rows.update(label_NC, *labels.columns(columns))
+    found = Thresholds.of(rule.fit(top.score_N, *rows.rows()))
+    return replace(policy, abstain_below=float(found.threshold_K[0])), found.status_K[0]
