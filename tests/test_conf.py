@@ -55,6 +55,8 @@ NOT_PLUG_INS = {
     "calibrator/pooling",
     "calibrator/newton",
     "threshold/cuts",
+    "threshold/fit",
+    "abstention/fit",
 }
 MOUNTED = {"encoder": ["data=text", "encoder@data.source.encoder"]}  # groups that are part of another group's options
 GROUPS = sorted(path for path in conf_dir().glob("*/*.yaml"))

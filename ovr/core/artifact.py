@@ -17,7 +17,7 @@ SCHEMA_VERSION = 1
 COLUMNS_SCHEMA_VERSION = 2  # of cards and manifests with their classes in columns, and of manifests with head shards
 
 CalibrationStatus = Literal["ok", "shrunk", "separable", "at_bound", "not_increasing", "one_class", "no_rows"]
-AFFINE_KINDS = ("identity", "temperature", "platt")
+AFFINE_KINDS = ("identity", "temperature", "platt", "joint")
 CALIBRATION_KINDS = (*AFFINE_KINDS, "beta", "isotonic")
 MIN_KNOT_STEP = 2.0**-6  # of logits: it bounds how far an isotonic calibration magnifies the rounding of a logit
 MAX_KNOT = 2.0**17  # up to here float32 tells logits apart that are `MIN_KNOT_STEP` apart
@@ -28,8 +28,8 @@ DecisionMode = Literal["argmax", "multilabel"]
 class Calibration:
     """What turns a head's logit z into a probability, by its kind. Each rises with z, or at least never falls.
 
-    identity, temperature, platt: sigmoid(scale * z + bias). Temperature scaling is scale = 1/T, bias = 0 (Guo et al. 2017, "On
-    Calibration of Modern Neural Networks").
+    identity, temperature, platt, joint: sigmoid(scale * z + bias). Temperature scaling is scale = 1/T, bias = 0 (Guo et al. 2017,
+    "On Calibration of Modern Neural Networks").
     beta: sigmoid(bias + scale * log p - scale_negative * log(1 - p)) with p = sigmoid(z) (Kull et al. 2017, "Beta calibration");
     scale_negative = scale is Platt's.
     isotonic: through the points (knot_logits, knot_probs), straight between them, constant outside.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ovr.core import outcomes
 from ovr.core.artifact import ModelCard
 
 
@@ -37,6 +38,26 @@ class Prediction:
         """Return for each row the ids of the classes decided on, in column order; empty where it abstained."""
         ids = self.card.taxonomy.ids
         return [tuple(ids[k] for k in np.flatnonzero(row)) for row in self.decision.label_BK]
+
+    def prediction_set(self) -> list[tuple[str, ...]]:
+        """Return for each row the ids of the classes at or above their own thresholds, in column order, whatever the policy.
+
+        With thresholds of `threshold=conformal` it is a class-conditional conformal set.
+        """
+        ids, threshold_K = self.card.taxonomy.ids, np.array(self.card.thresholds, dtype=np.float32)
+        return [tuple(ids[k] for k in np.flatnonzero(row)) for row in self.prob_BK >= threshold_K]
+
+    def prob_none(self) -> NDArray[np.float64]:
+        """Return each row's probability (B,) of none of the classes, if classes are independent: see `ovr.core.outcomes`."""
+        return outcomes.prob_none(self.prob_BK)
+
+    def prob_none_exclusive(self) -> NDArray[np.float64]:
+        """Return each row's probability (B,) of none of the classes, if a row has one at most: see `ovr.core.outcomes`."""
+        return outcomes.prob_none_exclusive(self.prob_BK)
+
+    def prob_normalized(self) -> NDArray[np.float64]:
+        """Return probabilities (B, K) that sum to 1 a row, of exactly one class: see `ovr.core.outcomes`. `prob_BK` is not so."""
+        return outcomes.prob_normalized(self.prob_BK)
 
     def records(self) -> list[dict[str, Any]]:
         """Return for each row a plain dictionary: labels, abstained, top (class, prob), and prob of every class."""

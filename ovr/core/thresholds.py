@@ -5,7 +5,6 @@ K = heads
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -42,21 +41,3 @@ class Thresholds:
     def columns_without_promise(self) -> list[int]:
         """Return the columns of the heads that have a threshold without the promise that was asked for."""
         return [column for column, status in enumerate(self.status_K) if status.startswith(NOT_PROMISED)]
-
-
-@runtime_checkable
-class KnowsClasses(Protocol):
-    """A rule that asks which classes there are: it prices some by id, or its promise is over all of them."""
-
-    def of_classes(self, class_ids: Sequence[str], columns: slice) -> Any:
-        """Return the rule for the heads `columns` of these classes; errors name a class that is not there."""
-        ...
-
-
-def rule_for(rule: Any, class_ids: Sequence[str], columns: slice = slice(None)) -> Any:
-    """Return the rule to `fit` on the probabilities of the heads `columns` among all `class_ids`.
-
-    Raises:
-        ConfigError: the rule names a class that is not there.
-    """
-    return rule.of_classes(class_ids, columns) if isinstance(rule, KnowsClasses) else rule

@@ -26,9 +26,11 @@ from ovr.metric.calibration import TopLabel
 from ovr.metric.calibration_bound import ece_interval
 from ovr.metric.classification import RowAccuracy, mean_defined
 from ovr.metric.cohort_report import CohortFigures
+from ovr.metric.comparability import Comparability
 from ovr.metric.figures import HeadFigures, ends
 from ovr.metric.intervals import wilson
 from ovr.metric.pairs import ConfusedPairs, Confusions, Pairs
+from ovr.metric.risk_coverage import risk_coverage
 from ovr.training.blocks import LogitBlocks
 
 AT = (1, 3, 5)  # top classes that multi-label reports tell of
@@ -83,9 +85,10 @@ def evaluate(
     """Return the figures of all rows; docs/metrics.md tells what each is.
 
     "before" is the sigmoid of the logit itself, "after" is with the head's calibration. Precision, recall and F1 are of the
-    policy's decisions. With a multilabel policy P@k and PSP@k of the calibrated probabilities are told too; see `PrecisionAt`.
-    Classes of `small_K` (K,) have too few rows for their figures to say much, and are marked. From `LARGE_K` heads on there are no
-    intervals, confused pairs and cohorts.
+    policy's decisions. With a multilabel policy P@k and PSP@k of the calibrated probabilities are told too, see `PrecisionAt`; with
+    argmax, how the heads rank against each other, see `Comparability`. `aurc` is the area under the risk-coverage curve of each
+    row's highest probability. Classes of `small_K` (K,) have too few rows for their figures to say much, and are marked. From
+    `LARGE_K` heads on there are no intervals, confused pairs and cohorts.
 
     Args:
         cohorts: name of a column -> the cohort of each row (N,).
@@ -104,6 +107,7 @@ def evaluate(
     accuracy, top_before, top_after = RowAccuracy(len(logits)), TopLabel(len(logits)), TopLabel(len(logits))
     at = PrecisionAt(len(logits), propensity_K, most=max(AT)) if policy.mode == "multilabel" else None
     heads = HeadFigures(len(logits), detailed=detailed, seed=seed)
+    ranked = {when: Comparability(len(logits)) for when in ("before", "after") if policy.mode == "argmax"}
     pairs = ConfusedPairs(len(logits)) if detailed else None
     sliced = CohortFigures(cohorts, num_rows=len(logits)) if detailed and cohorts else None
     blocks: list[dict[str, NDArray[Any]]] = []
@@ -125,13 +129,16 @@ def evaluate(
         top_after.update(prob_NC, target_NC, mask_NC)
         if at is not None:
             at.update(prob_NC, target_NC, mask_NC, first_column=columns.start)
+        log_odds_NC = calibrated_logit(logit_NC, here)
+        for when, rows in ranked.items():
+            rows.update(logit_NC if when == "before" else log_odds_NC, target_NC, mask_NC, first_column=columns.start)
         if pairs is not None:
             pairs.update(label_NC, target_NC, mask_NC)
         if sliced is not None:
             sliced.update(label_NC, prob_NC, target_NC, mask_NC)
         figures = heads.update(
             logit_NC=logit_NC,
-            calibrated_NC=calibrated_logit(logit_NC, here),
+            calibrated_NC=log_odds_NC,
             before_NC=before_NC,
             prob_NC=prob_NC,
             label_NC=label_NC,
@@ -149,6 +156,8 @@ def evaluate(
         "num_small_classes": int(small_K.sum()),
         **{name: plain(mean_defined(figures_K[name])) for name in means},
         **{name: plain(value) for name, value in heads.summary(figures_K).items()},
+        **{f"{name}_{when}": plain(value) for when, rows in ranked.items() for name, value in rows.result().items()},
+        "aurc": plain(risk_coverage(*(values_N1[:, 0] for values_N1 in top_after.result())).aurc),
     }
     for name, (confidence_N1, right_N1, known_N1) in (("before", top_before.result()), ("after", top_after.result())):
         sums = bin_sums(confidence_N1, right_N1, known_N1)

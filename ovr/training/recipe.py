@@ -16,14 +16,15 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ovr.abstention.fit import AbstentionRule
 from ovr.core.artifact import Calibration, DecisionPolicy
-from ovr.core.thresholds import Thresholds
 from ovr.data.labels import Labels
 from ovr.data.splits import Rows, Splits, standardization
 from ovr.errors import ConfigError
 from ovr.head.bank import HeadBank, check_heads_first
 from ovr.metric.at_k import Propensity
 from ovr.model import Normalizer, OvrModel
+from ovr.threshold.fit import ThresholdRule
 from ovr.training.feed import RowSampler
 from ovr.training.plan import HeadPlan, head_plan
 
@@ -34,22 +35,6 @@ class Calibrator(Protocol):
     kinds: tuple[str, ...]  # of the calibrations that it may give
 
     def fit(self, logit_NK: NDArray[Any], target_NK: NDArray[Any], mask_NK: NDArray[Any]) -> list[Calibration]: ...
-
-
-class ThresholdRule(Protocol):
-    """Chooses one threshold a head on probabilities (N, K), of all heads or of some of them.
-
-    One with `of_classes` is asked for the rule of these heads first: see `ovr.core.thresholds`.
-    """
-
-    def fit(self, prob_NK: NDArray[Any], target_NK: NDArray[Any], mask_NK: NDArray[Any]) -> Thresholds | NDArray[np.float64]: ...
-
-
-class AbstentionRule(Protocol):
-    """Chooses the one limit below which a row gets no class, from each row's highest probability (N,) float32 and whether all that
-    is decided on it is right (N,), which is known where `known_N`."""
-
-    def fit(self, highest_N: NDArray[Any], right_N: NDArray[np.bool_], known_N: NDArray[np.bool_]) -> Thresholds: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ovr.abstention.fit import fit_abstention
 from ovr.calibrator.apply import calibrated_prob
 from ovr.core import scale
 from ovr.core.artifact import AFFINE_KINDS, DecisionPolicy
 from ovr.core.bundle import ModelBundle
 from ovr.core.calibrations import Calibrations
-from ovr.core.thresholds import OK, Thresholds, rule_for
+from ovr.core.thresholds import OK, Thresholds
 from ovr.data.card import card_parts
 from ovr.data.labels import Labels
 from ovr.data.leakage import check_leakage, find_leakage
@@ -30,7 +31,7 @@ from ovr.data.support import check_small_classes
 from ovr.errors import ArtifactError, ConfigError
 from ovr.export.bundle import export_bundle
 from ovr.export.sharded import export_sharded_bundle
-from ovr.training.abstain import fit_abstention
+from ovr.threshold.fit import fit_thresholds, rule_for
 from ovr.training.blocks import LogitBlocks
 from ovr.training.environment import environment
 from ovr.training.evaluate import evaluate
@@ -175,8 +176,8 @@ def _calibrate(recipe: Recipe, logits: LogitBlocks, splits: Splits) -> tuple[Cal
         parts.append(Calibrations.of(recipe.calibrator.fit(logit_NC, target_NC, mask_NC)))
         if logits.num_heads >= scale.LARGE_K:
             parts[-1].check_affine(where=f"a bundle of {scale.LARGE_K} heads or more")
-        rule = rule_for(recipe.threshold, splits.taxonomy.ids, columns)
-        chosen.append(Thresholds.of(rule.fit(_prob(logit_NC, parts[-1]), target_NC, mask_NC)))
+        prob_NC = _prob(logit_NC, parts[-1])
+        chosen.append(fit_thresholds(recipe.threshold, prob_NC, target_NC, mask_NC, class_ids=splits.taxonomy.ids, columns=columns))
     calibrations = Calibrations.joined(parts)
     for status, count in calibrations.num_by_status().items():
         if status != "ok":

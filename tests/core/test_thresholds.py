@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ovr.core.thresholds import Thresholds, rule_for
+from ovr.core.thresholds import Thresholds
 
 
 def test_numbers_alone_have_nothing_against_them():
@@ -17,8 +17,3 @@ def test_parts_are_joined_in_order():
     np.testing.assert_array_equal(joined.threshold_K, [0.1, 0.2, 1.0])
     assert joined.columns_without_promise() == [2]
     assert len(joined) == 3
-
-
-def test_a_rule_that_asks_for_no_classes_is_taken_as_it_is():
-    rule = object()
-    assert rule_for(rule, ["a", "b"], slice(0, 1)) is rule

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from ovr.core.thresholds import rule_for
 from ovr.errors import ConfigError, DataError
 from ovr.threshold.cost import Cost, bayes_thresholds
+from ovr.threshold.fit import rule_for
 
 IDS = ["ham", "spam", "fraud"]
 

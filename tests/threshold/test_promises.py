@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ovr.core.thresholds import Thresholds, rule_for
+from ovr.core.thresholds import Thresholds
 from ovr.errors import ConfigError, DataError
 from ovr.threshold.conformal import Conformal
+from ovr.threshold.fit import rule_for
 from ovr.threshold.precision_at_least import PrecisionAtLeast, cut_counts
 from ovr.threshold.recall_at_least import RecallAtLeast
 from tests.threshold.draws import draws, most_violations, true_precision_and_recall

@@ -1,4 +1,4 @@
-"""The abstention limit of a model, fitted on calibration rows. Knows no files.
+"""The abstention limit of a model, fitted on calibration rows of all its heads. Knows no files.
 
 N = rows, K = heads, C = heads of one block
 """
@@ -15,9 +15,15 @@ from ovr.core.thresholds import Thresholds
 from ovr.core.top import RunningTop
 from ovr.decision.decide import labels_decided
 from ovr.metric.classification import RowAccuracy
-from ovr.training.recipe import AbstentionRule
 
 ProbBlocks = Iterable[tuple[slice, NDArray[np.float32]]]  # columns and probabilities (N, C) of all heads, more than once
+
+
+class AbstentionRule(Protocol):
+    """Chooses the one limit below which a row gets no class, from each row's highest probability (N,) float32 and whether all that
+    is decided on it is right (N,), which is known where `known_N`."""
+
+    def fit(self, highest_N: NDArray[Any], right_N: NDArray[np.bool_], known_N: NDArray[np.bool_]) -> Thresholds: ...
 
 
 class ColumnLabels(Protocol):

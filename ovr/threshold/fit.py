@@ -1,0 +1,48 @@
+"""Thresholds of some heads by a rule that may ask which classes there are. Knows no rule in particular.
+
+N = rows, K = heads, C = heads of one block
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovr.core.thresholds import Thresholds
+
+
+class ThresholdRule(Protocol):
+    """Chooses one threshold a head on probabilities (N, K), of all heads or of some of them."""
+
+    def fit(self, prob_NK: NDArray[Any], target_NK: NDArray[Any], mask_NK: NDArray[Any]) -> Thresholds | NDArray[np.float64]: ...
+
+
+@runtime_checkable
+class KnowsClasses(Protocol):
+    """A rule that also asks which classes there are: it prices some by id, or its promise is over all of them."""
+
+    def of_classes(self, class_ids: Sequence[str], columns: slice) -> Any:
+        """Return the rule for the heads `columns` of these classes; errors name a class that is not there."""
+        ...
+
+
+def rule_for(rule: ThresholdRule, class_ids: Sequence[str], columns: slice = slice(None)) -> ThresholdRule:
+    """Return the rule to `fit` on the probabilities of the heads `columns` among all `class_ids`.
+
+    Raises:
+        ConfigError: the rule names a class that is not there.
+    """
+    return rule.of_classes(class_ids, columns) if isinstance(rule, KnowsClasses) else rule
+
+
+def fit_thresholds(
+    rule: ThresholdRule, prob_NC: Any, target_NC: Any, mask_NC: Any, *, class_ids: Sequence[str], columns: slice
+) -> Thresholds:
+    """Return the thresholds of the heads `columns` among all `class_ids`, from their probabilities (N, C) on calibration rows.
+
+    Raises:
+        ConfigError: as `rule_for`.
+        DataError: what the rule refuses.
+    """
+    return Thresholds.of(rule_for(rule, class_ids, columns).fit(prob_NC, target_NC, mask_NC))
