@@ -6,10 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from benchmarks import gpu_head_step, gpu_lightning, gpu_report, gpu_temperatures, head_step, reference
+from benchmarks import gpu_head_step, gpu_lightning, gpu_report, gpu_temperatures, head_step, out_of_scope, reference
 from benchmarks.gpu_peers import Dense, Elmo, Renee
 from benchmarks.report import Row, cpu_seconds, interleaved, timed
 
@@ -250,6 +251,16 @@ def test_a_command_without_the_figure_or_with_an_error_is_told(tmp_path):
     entry = reference.Reference("none", "accuracy", reference.ACCURACY, 0.5, 0.5, None, "data=nothing")
     with pytest.raises(RuntimeError, match="nothing"):
         reference.measure(entry, {}, threads=1)
+
+
+def test_shares_in_and_out_of_scope_are_counted_at_every_limit():
+    rng = np.random.default_rng(0)
+    score_n, right_n, outside_n = rng.integers(3, 9, size=40) / 9, rng.random(40) < 0.8, rng.integers(0, 6, size=25) / 9
+    best = out_of_scope.best_limit(score_n, right_n, outside_n)
+    counts = {t: (right_n & (score_n >= t)).sum() + (outside_n < t).sum() for t in {*score_n.tolist(), *outside_n.tolist()}}
+    assert counts[best] == max(counts.values())
+    accuracy, recall = out_of_scope.shares(score_n, right_n, outside_n, best)
+    assert round(accuracy * 40) + round(recall * 25) == counts[best]
 
 
 @pytest.mark.slow

@@ -34,3 +34,15 @@ def test_records_are_plain_and_complete():
             "prob": {"a": 0.0, "猫": 0.25},
         },
     ]
+
+
+def test_the_prediction_set_is_of_thresholds_alone():
+    thresholds = dict(zip(CARD.taxonomy.ids, CARD.thresholds, strict=True))
+    expected = [tuple(i for i, p in zip(CARD.taxonomy.ids, row, strict=True) if p >= thresholds[i]) for row in PREDICTION.prob_BK]
+    assert PREDICTION.prediction_set() == expected
+
+
+def test_probabilities_of_whole_outcomes_are_named_apart():
+    np.testing.assert_allclose(PREDICTION.prob_none(), [0.125, 0.75])
+    np.testing.assert_allclose(PREDICTION.prob_none_exclusive(), [1 / (1 + 3 + 1), 0.75], rtol=1e-6)
+    np.testing.assert_allclose(PREDICTION.prob_normalized(), [[0.75, 0.25], [0.0, 1.0]], atol=1e-6)
