@@ -6,7 +6,9 @@ import pytest
 from ovr.threshold.conformal import Conformal
 
 
-@pytest.mark.filterwarnings("ignore")  # MAPIE warns of a calibration set with one class, which is meant here, and of its own imports
+@pytest.mark.filterwarnings(
+    "ignore"
+)  # MAPIE warns of a calibration set with one class, which is meant here, and of its own imports
 @pytest.mark.parametrize("num_positives", [12, 101])
 def test_sets_are_those_of_mapie(num_positives):
     mapie = pytest.importorskip("mapie.classification")
