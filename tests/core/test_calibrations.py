@@ -50,7 +50,7 @@ def test_kinds_with_more_parameters_come_back_too():
 
 def test_a_place_for_affine_calibrations_names_what_it_refuses():
     Calibrations.of(ROWS).check_affine(where="a shard")
-    with pytest.raises(ArtifactError, match=r"a shard keeps identity, temperature, platt .* head column 4 is beta \(3 of 7"):
+    with pytest.raises(ArtifactError, match=r"a shard keeps identity, temperature, platt, joint .* head column 4 is beta \(3 of 7"):
         Calibrations.of([*ROWS, *OTHERS]).check_affine(where="a shard")
 
 
