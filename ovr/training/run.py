@@ -114,6 +114,7 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
                 "environment": environment(),
                 "num_rows": {name: len(getattr(splits, name)) for name in ("train", "val", "calib", "test")},
                 **fitted.provenance,
+                "abstention_status": abstention["abstention_status"],
                 "config": recipe.config,
             },
             "data_parts": card_parts(
