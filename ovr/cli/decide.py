@@ -1,6 +1,7 @@
 """`ovr decide`: a bundle with thresholds and a policy chosen again. Needs no torch."""
 
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -22,12 +23,17 @@ def run(cfg: DictConfig) -> None:
     from ovr.lifecycle.rows import labelled_logits
 
     ids, threads, out = class_ids(cfg.classes, key="classes"), num_threads(cfg), Path(cfg.out)
-    policy, threshold = (build(cfg.decision[name], cfg.allow_targets) for name in ("policy", "threshold"))
+    policy, threshold = build(cfg.decision.policy, cfg.allow_targets), build(cfg.threshold, cfg.allow_targets)
+    abstention = None if cfg.abstention is None else build(cfg.abstention, cfg.allow_targets)
     bundle = open_bundle(Path(cfg.bundle))
     check_out(bundle, out)
     rows = labelled_logits(bundle, read_rows(cfg, bundle, purpose="decided by"), num_threads=threads)
-    settings = {"decision": OmegaConf.to_container(cfg.decision), "classes": ids}
-    made = redecide(bundle, out, rows, threshold=threshold, policy=policy, class_ids=ids, settings=settings)
-    print(f"policy {policy.mode}")
+    settings = {
+        name: OmegaConf.to_container(cfg[name]) for name in ("decision", "threshold", "abstention") if cfg[name] is not None
+    }
+    settings |= {"classes": ids}
+    rules: dict[str, Any] = {"threshold": threshold, "policy": policy, "abstention": abstention}
+    made = redecide(bundle, out, rows, **rules, class_ids=ids, settings=settings)
+    print(f"policy {made.bundle.policy.mode}, abstain_below={made.bundle.policy.abstain_below:.4g}")
     print(f"thresholds of {len(made.changed_ids)} of {len(bundle.heads)} heads changed, on {len(rows.labels)} rows")
     print(f"bundle {made.bundle.bundle_sha256[:12]} in {out}; its parent is {bundle.bundle_sha256[:12]}")

@@ -3,25 +3,28 @@
 N = rows, K = heads, C = heads of one block
 """
 
-from collections.abc import Collection
+import logging
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ovr.abstention.fit import AbstentionRule, fit_abstention
 from ovr.calibrator.apply import calibrated_prob
 from ovr.core.artifact import DecisionPolicy
 from ovr.core.bundle import ModelBundle
+from ovr.core.calibrations import Calibrations
+from ovr.core.thresholds import OK, Thresholds
 from ovr.lifecycle.calibrate import some_columns
-from ovr.lifecycle.rewrite import Rewritten, calibrations_of, check_out, rewritten
+from ovr.lifecycle.logits import Logits
+from ovr.lifecycle.rewrite import Rewritten, calibrations_of, check_out, rewritten, thresholds_of
 from ovr.lifecycle.rows import LabelledLogits
+from ovr.threshold.fit import ThresholdRule, fit_thresholds
 
-
-class ThresholdRule(Protocol):
-    """Chooses one threshold a head on probabilities (N, K), of all heads or of some of them."""
-
-    def fit(self, prob_NK: NDArray[Any], target_NK: NDArray[Any], mask_NK: NDArray[Any]) -> NDArray[np.float64]: ...
+log = logging.getLogger(__name__)
 
 
 def redecide(
@@ -31,12 +34,14 @@ def redecide(
     *,
     threshold: ThresholdRule,
     policy: DecisionPolicy,
+    abstention: AbstentionRule | None = None,
     class_ids: Collection[str] | None = None,
     settings: dict[str, Any] | None = None,
 ) -> Rewritten:
     """Write the bundle with `policy` and with thresholds that are chosen on `rows` to `out`.
 
     Args:
+        abstention: chooses the policy's limit on `rows`, given the thresholds; None: the policy's own.
         class_ids: whose thresholds are chosen again; by default all. The policy is that of the whole bundle.
         settings: what the provenance tells of this step, in plain values.
 
@@ -49,11 +54,41 @@ def redecide(
     check_out(bundle, out)
     calibrations = calibrations_of(bundle)
     threshold_K = np.array(bundle.card.thresholds, np.float64)
-    for block, logit_NC in rows.logits:
+    status_K = list(thresholds_of(bundle).status_K)
+    for block, prob_NC in _Probs(rows.logits, calibrations):
         target_NC, mask_NC = rows.labels.columns(block)
-        prob_NC = calibrated_prob(logit_NC, calibrations[block]).astype(np.float32)
-        chosen_C = threshold.fit(prob_NC, target_NC, mask_NC)
-        wanted_C = [columns is None or k in columns for k in range(block.start, block.stop)]
-        threshold_K[block] = np.where(wanted_C, chosen_C, threshold_K[block])
+        found = fit_thresholds(threshold, prob_NC, target_NC, mask_NC, class_ids=bundle.taxonomy.ids, columns=block)
+        for k, number, said in zip(range(block.start, block.stop), found.threshold_K, found.status_K, strict=True):
+            if columns is None or k in columns:
+                threshold_K[k], status_K[k] = number, said
+    thresholds = Thresholds(threshold_K, tuple(status_K))
+    if without := thresholds.columns_without_promise():
+        shown = "; ".join(f"{bundle.taxonomy[k].id!r} {status_K[k]}" for k in without[:3])
+        log.warning("%d of %d thresholds are fallbacks without the promise: %s", len(without), len(thresholds), shown)
+    if abstention is not None:
+        blocks = _Probs(rows.logits, calibrations)
+        num_rows = len(rows.logits)
+        policy, said = fit_abstention(abstention, blocks, rows.labels, num_rows=num_rows, threshold_K=threshold_K, policy=policy)
+        log.log(logging.INFO if said == OK else logging.WARNING, "abstain_below=%.4f: %s", policy.abstain_below, said)
     entry = {"command": "decide", "data": rows.record, **(settings or {})}
-    return rewritten(bundle, out, calibrations=calibrations, threshold_K=threshold_K, policy=policy, entry=entry)
+    return rewritten(
+        bundle,
+        out,
+        calibrations=calibrations,
+        threshold_K=threshold_K,
+        policy=policy,
+        entry=entry,
+        threshold_status_K=status_K,
+    )
+
+
+@dataclass(frozen=True)
+class _Probs:
+    """Calibrated probabilities (N, C) float32 of all heads, block by block; may be gone through several times."""
+
+    logits: Logits
+    calibrations: Calibrations
+
+    def __iter__(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        for block, logit_NC in self.logits:
+            yield block, calibrated_prob(logit_NC, self.calibrations[block]).astype(np.float32)

@@ -26,7 +26,7 @@ from ovr.data.lazy import blocks
 from ovr.errors import DataError
 from ovr.export.reference import tolerances
 from ovr.lifecycle.logits import Logits, StoredLogits, bundle_features
-from ovr.lifecycle.rewrite import calibrations_of
+from ovr.lifecycle.rewrite import calibrations_of, thresholds_of
 from ovr.lifecycle.rows import NewRows
 from ovr.metric.at_k import Propensity
 from ovr.metric.tables import csv_text, lines, tables
@@ -108,6 +108,9 @@ def evaluate_rows(
         cohorts=cohorts or None,
     )
     report = evaluated.summary if num_heads >= scale.LARGE_K else evaluated.report(bundle.taxonomy, calibrations_of(bundle))
+    report["abstain_below"] = bundle.policy.abstain_below
+    for row, status in zip(report.get("classes", ()), thresholds_of(bundle).status_K, strict=False):
+        row["threshold_status"] = status
     figures = dict(evaluated.figures)
     if logits is None:
         report, figures = _without(report, BEFORE), _without(figures, BEFORE)

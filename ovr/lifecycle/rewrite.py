@@ -25,6 +25,7 @@ from ovr.core.calibrations import Calibrations
 from ovr.core.heads import HeadColumns
 from ovr.core.sharded_bundle import write_sharded_bundle
 from ovr.core.shards import Shard, npy_bytes, paths, read_figures, read_weights, shard_bytes
+from ovr.core.thresholds import Thresholds
 from ovr.errors import ArtifactError
 from ovr.export.check import run
 from ovr.export.fused import fused_model, fused_model_of_stack
@@ -54,6 +55,14 @@ def calibrations_of(bundle: ModelBundle) -> Calibrations:
     return heads.calibrations if isinstance(heads, HeadColumns) else Calibrations.of(head.calibration for head in heads)
 
 
+def thresholds_of(bundle: ModelBundle) -> Thresholds:
+    """Return the thresholds of a bundle's heads, in column order, with what is said of them."""
+    heads = bundle.heads
+    if isinstance(heads, HeadColumns):
+        return Thresholds(heads.threshold_K, heads.threshold_status_K)
+    return Thresholds(np.array([head.threshold for head in heads]), tuple(head.threshold_status for head in heads))
+
+
 def differ(before: Calibrations, after: Calibrations) -> NDArray[np.bool_]:
     """Return which heads (K,) have another calibration, in any of its fields."""
     differ_K = np.zeros(len(before), np.bool_)
@@ -70,11 +79,13 @@ def rewritten(
     threshold_K: NDArray[np.float64],
     policy: DecisionPolicy,
     entry: dict[str, Any],
+    threshold_status_K: Sequence[str] | None = None,
 ) -> Rewritten:
     """Write the bundle with these calibrations, thresholds and policy to `out`.
 
     Args:
         out: must not exist, nor lie within the bundle.
+        threshold_status_K: what is said of the thresholds (see `ovr.core.thresholds`); None: what was said of them.
         entry: what the history in the provenance tells of this step, in plain values.
 
     Raises:
@@ -85,7 +96,11 @@ def rewritten(
     if bundle.shards:
         calibrations.check_affine(where="a bundle with head shards")
     before = calibrations_of(bundle)
-    changed = np.flatnonzero(differ(before, calibrations) | (threshold_K != np.array(bundle.card.thresholds))).tolist()
+    said_K = thresholds_of(bundle).status_K
+    thresholds = Thresholds(threshold_K, said_K if threshold_status_K is None else tuple(threshold_status_K))
+    restated_K = np.array([new != old for new, old in zip(thresholds.status_K, said_K, strict=True)])
+    rethought_K = restated_K | (threshold_K != np.array(bundle.card.thresholds))
+    changed = np.flatnonzero(differ(before, calibrations) | rethought_K).tolist()
     reference = _reference(bundle, before, calibrations)
     told = {
         **entry,
@@ -96,7 +111,7 @@ def rewritten(
     }
     provenance = {**bundle.provenance, "history": [*bundle.provenance.get("history", []), told]}
     write = _write_shards if bundle.shards else _write_heads
-    made, diffs = write(bundle, out, changed, calibrations, threshold_K, policy, provenance, reference)
+    made, diffs = write(bundle, out, changed, calibrations, thresholds, policy, provenance, reference)
     return Rewritten(made, tuple(bundle.taxonomy[k].id for k in changed), diffs)
 
 
@@ -147,7 +162,7 @@ def _write_heads(
     out: Path,
     changed: Sequence[int],
     calibrations: Sequence[Calibration],
-    threshold_K: NDArray[np.float64],
+    thresholds: Thresholds,
     policy: DecisionPolicy,
     provenance: dict[str, Any],
     reference: Reference,
@@ -156,7 +171,8 @@ def _write_heads(
     protos: list[onnx.ModelProto] = list(stored_models(bundle, range(len(heads))))
     for k, kind, weights in stored_weights(bundle, changed):
         old = heads[k]
-        heads[k] = replace(old, version=old.version + 1, calibration=calibrations[k], threshold=float(threshold_K[k]), metrics={})
+        new = replace(old, version=old.version + 1, calibration=calibrations[k], threshold=float(thresholds.threshold_K[k]))
+        heads[k] = replace(new, threshold_status=thresholds.status_K[k], metrics={})
         protos[k] = head_model(kind, weights, heads[k].calibration, head_metadata(heads[k]))
     backbone = parsed(bundle.backbone_onnx.read_bytes(), what="the backbone")
     parts = _kept(bundle, [REFERENCE_PROB, *(f"{head_directory(bundle.heads[k])}/" for k in changed)])
@@ -189,7 +205,7 @@ def _write_shards(
     out: Path,
     changed: Sequence[int],
     calibrations: Calibrations,
-    threshold_K: NDArray[np.float64],
+    thresholds: Thresholds,
     policy: DecisionPolicy,
     provenance: dict[str, Any],
     reference: Reference,
@@ -202,7 +218,8 @@ def _write_shards(
         kind=bundle.heads.kind,
         backbone_sha256=bundle.backbone_sha256,
         version_K=version_K,
-        threshold_K=threshold_K,
+        threshold_K=thresholds.threshold_K,
+        threshold_status_K=thresholds.status_K,
         calibrations=calibrations,
         figures=lambda: read_figures(out),
     )

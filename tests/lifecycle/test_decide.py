@@ -5,11 +5,12 @@ from ovr import EdgePredictor
 from ovr.calibrator.apply import calibrated_prob
 from ovr.core.artifact import DecisionPolicy
 from ovr.core.bundle import FUSED_ONNX, MANIFEST, head_directory, open_bundle
-from ovr.decision.threshold import MaxF1, max_f1_thresholds
+from ovr.core.thresholds import Thresholds
 from ovr.errors import ArtifactError
 from ovr.lifecycle.decide import redecide
 from ovr.lifecycle.rewrite import calibrations_of
 from ovr.lifecycle.rows import labelled_logits
+from ovr.threshold.max_f_beta import MaxFBeta, max_f_beta_thresholds
 from tests.lifecycle.conftest import CLASS_IDS, rows_of
 from tests.lifecycle.test_calibrate import digests, new
 
@@ -19,11 +20,11 @@ POLICY = DecisionPolicy(mode="multilabel", abstain_below=0.1, top_k=2)
 
 def test_thresholds_are_chosen_on_the_rows_that_the_bundle_keeps(trained, tmp_path):
     _, bundle = trained()
-    made = redecide(bundle, tmp_path / "out", labelled_logits(bundle, None), threshold=MaxF1(), policy=POLICY)
+    made = redecide(bundle, tmp_path / "out", labelled_logits(bundle, None), threshold=MaxFBeta(), policy=POLICY)
     logit_NK, target_NK, mask_NK = (np.load(bundle.path / f"calibration/{name}.npy") for name in ("logit", "target", "mask"))
     prob_NK = calibrated_prob(logit_NK, calibrations_of(bundle)).astype(np.float32)
     again = open_bundle(tmp_path / "out")
-    assert list(again.card.thresholds) == max_f1_thresholds(prob_NK, target_NK, mask_NK).tolist()
+    assert list(again.card.thresholds) == max_f_beta_thresholds(prob_NK, target_NK, mask_NK).threshold_K.tolist()
     assert again.policy == POLICY
     assert made.changed_ids == CLASS_IDS
     assert [head.version for head in again.heads] == [head.version + 1 for head in bundle.heads]
@@ -39,7 +40,7 @@ def test_thresholds_are_chosen_on_the_rows_that_the_bundle_keeps(trained, tmp_pa
 def test_some_thresholds_change_those_heads_alone_and_answers_stay_as_they_are(trained, tmp_path):
     model, bundle = trained()
     rows = labelled_logits(bundle, new(model))
-    made = redecide(bundle, tmp_path / "out", rows, threshold=MaxF1(), policy=bundle.policy, class_ids=[CLASS_IDS[3]])
+    made = redecide(bundle, tmp_path / "out", rows, threshold=MaxFBeta(), policy=bundle.policy, class_ids=[CLASS_IDS[3]])
     before, after = digests(bundle), digests(made.bundle)
     own = {
         f"{head_directory(head)}/{name}" for head in (bundle.heads[3], made.bundle.heads[3]) for name in ("head.json", "model.onnx")
@@ -63,7 +64,7 @@ def test_another_policy_alone_changes_no_head(sharded, tmp_path):
     made = redecide(bundle, tmp_path / "out", rows, threshold=Same(), policy=POLICY)
     assert (made.changed_ids, open_bundle(tmp_path / "out").policy) == ((), POLICY)
     assert digests(bundle).keys() == digests(made.bundle).keys()
-    changed = redecide(bundle, tmp_path / "more", rows, threshold=MaxF1(), policy=POLICY).bundle
+    changed = redecide(bundle, tmp_path / "more", rows, threshold=MaxFBeta(), policy=POLICY).bundle
     before, after = digests(bundle), digests(changed)
     assert {name for name in after if before[name] != after[name]} == {
         MANIFEST, FUSED_ONNX, *(shard.heads_file for shard in bundle.shards),
@@ -73,4 +74,38 @@ def test_another_policy_alone_changes_no_head(sharded, tmp_path):
 def test_a_place_that_is_taken_is_refused(trained, tmp_path):
     _, bundle = trained()
     with pytest.raises(ArtifactError, match="exists already"):
-        redecide(bundle, tmp_path, labelled_logits(bundle, None), threshold=MaxF1(), policy=POLICY)
+        redecide(bundle, tmp_path, labelled_logits(bundle, None), threshold=MaxFBeta(), policy=POLICY)
+
+
+class Promised:
+    """A rule that cannot promise anything of one class, and knows which."""
+
+    def of_classes(self, class_ids, columns):
+        self.here = list(class_ids)[columns]
+        return self
+
+    def fit(self, prob_NK, target_NK, mask_NK):
+        status_K = tuple("ok" if class_id != CLASS_IDS[1] else "cannot_be_promised: n = 3" for class_id in self.here)
+        return Thresholds(np.full(len(status_K), 0.25), status_K)
+
+
+class Half:
+    """An abstention rule: half of the rows are not decided on."""
+
+    def fit(self, highest_N, right_N, known_N):
+        return Thresholds(np.array([np.median(highest_N)], np.float32).astype(np.float64), ("ok",))
+
+
+@pytest.mark.parametrize("kind", ["files", "shards"])
+def test_what_is_said_of_a_threshold_is_kept_and_the_limit_is_chosen_with_it(trained, sharded, tmp_path, kind, caplog):
+    _, bundle = trained() if kind == "files" else sharded
+    rows = labelled_logits(bundle, None)
+    made = redecide(bundle, tmp_path / "out", rows, threshold=Promised(), policy=POLICY, abstention=Half()).bundle
+    again = open_bundle(tmp_path / "out")
+    said = [head.threshold_status for head in again.heads]
+    assert said == ["ok", "cannot_be_promised: n = 3", "ok", "ok"]
+    assert "1 of 4 thresholds are fallbacks without the promise" in caplog.text
+    prob_NK = np.concatenate([calibrated_prob(logit_NC, calibrations_of(made)[block]) for block, logit_NC in rows.logits], axis=1)
+    assert again.policy.abstain_below == pytest.approx(np.median(prob_NK.max(axis=1)), abs=1e-6)
+    later = redecide(again, tmp_path / "later", rows, threshold=Promised(), policy=POLICY)
+    assert (later.changed_ids, later.bundle.policy) == ((), POLICY)
