@@ -9,12 +9,15 @@ from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
 from typing import Any, Literal
 
+from ovr.core.cohorts import CohortCalibrations
 from ovr.core.schema import InputSchema
 from ovr.core.taxonomy import Taxonomy
 from ovr.errors import ArtifactError
 
 SCHEMA_VERSION = 1
 COLUMNS_SCHEMA_VERSION = 2  # of cards and manifests with their classes in columns, and of manifests with head shards
+COHORTS_SCHEMA_VERSION = 3  # of cards and manifests with a calibration a cohort
+CARD_VERSIONS = (SCHEMA_VERSION, COLUMNS_SCHEMA_VERSION, COHORTS_SCHEMA_VERSION)
 
 CalibrationStatus = Literal["ok", "shrunk", "separable", "at_bound", "not_increasing", "one_class", "no_rows"]
 AFFINE_KINDS = ("identity", "temperature", "platt", "joint")
@@ -159,8 +162,10 @@ class ModelCard:
     input: InputSchema
     backbone_sha256: str
     bundle_sha256: str
+    cohorts: CohortCalibrations | None = None  # None: one calibration a head for all rows
 
     def __post_init__(self) -> None:
+        check_cohorts(self.cohorts, self.taxonomy)
         if not len(self.taxonomy) == len(self.head_versions) == len(self.thresholds):
             raise ArtifactError(
                 f"{len(self.taxonomy)} classes, {len(self.head_versions)} versions and {len(self.thresholds)} thresholds; "
@@ -171,7 +176,7 @@ class ModelCard:
         """Return plain values, with `schema_version`."""
         taxonomy = self.taxonomy.to_json()
         return {
-            "schema_version": schema_version_with(taxonomy),
+            "schema_version": schema_version_with(taxonomy, self.cohorts),
             "taxonomy": taxonomy,
             "head_versions": list(self.head_versions),
             "thresholds": list(self.thresholds),
@@ -179,6 +184,7 @@ class ModelCard:
             "input": self.input.to_json(),
             "backbone_sha256": self.backbone_sha256,
             "bundle_sha256": self.bundle_sha256,
+            **({} if self.cohorts is None else {"cohorts": self.cohorts.to_json()}),
         }
 
     @classmethod
@@ -188,7 +194,7 @@ class ModelCard:
         Raises:
             ArtifactError: another schema version, or keys missing or unknown.
         """
-        check_schema_version(value, "the model card", versions=(SCHEMA_VERSION, COLUMNS_SCHEMA_VERSION))
+        check_schema_version(value, "the model card", versions=CARD_VERSIONS)
         try:
             return cls(
                 taxonomy=Taxonomy.from_json(value["taxonomy"]),
@@ -198,6 +204,7 @@ class ModelCard:
                 input=InputSchema.from_json(value["input"]),
                 backbone_sha256=value["backbone_sha256"],
                 bundle_sha256=value["bundle_sha256"],
+                cohorts=CohortCalibrations.from_json(value["cohorts"]) if "cohorts" in value else None,
             )
         except (KeyError, TypeError) as error:
             raise ArtifactError(f"the model card cannot be read: {error}") from None
@@ -213,9 +220,17 @@ def check_knots(logits: tuple[float, ...], probs: tuple[float, ...]) -> None:
         raise ArtifactError("knot_probs must never fall, and lie above 0 and below 1")
 
 
-def schema_version_with(taxonomy: Any) -> int:
+def schema_version_with(taxonomy: Any, cohorts: CohortCalibrations | None = None) -> int:
     """Return the schema version of a card or manifest of heads with a file each that holds `Taxonomy.to_json()`."""
+    if cohorts is not None:
+        return COHORTS_SCHEMA_VERSION
     return SCHEMA_VERSION if isinstance(taxonomy, list) else COLUMNS_SCHEMA_VERSION
+
+
+def check_cohorts(cohorts: CohortCalibrations | None, taxonomy: Taxonomy) -> None:
+    """Raise ArtifactError unless the cohorts, if any, are of as many heads as there are classes."""
+    if cohorts is not None and cohorts.num_heads != len(taxonomy):
+        raise ArtifactError(f"the cohorts of column {cohorts.column!r} are of {cohorts.num_heads} heads; expected {len(taxonomy)}")
 
 
 def check_schema_version(value: Any, what: str, *, versions: tuple[int, ...] = (SCHEMA_VERSION,)) -> None:

@@ -8,7 +8,8 @@ Knows where things lie in it and how they are proven, not how ONNX or Triton wor
     heads/<slug>/<version>/model.onnx      features -> calibrated probability; head.json beside it
     fused/model.onnx                       generated from the above: raw input -> all probabilities, with the model card inside
     calibration/                           logits, targets and mask of the calibration rows (.npy)
-    reference/                             some rows and torch's probabilities for them (.npy): what every export is checked against
+    reference/                             some rows and torch's probabilities for them (.npy), and of models with cohorts its
+                                           logits: what every export is checked against
     report/metrics.json                    per-class figures on the test split
     data/card.json                         source files, how they were split, counts a class and split, rows that are in two splits
     data/train_rows.npy                    digests of the training rows: rows that the model was trained on are told by them
@@ -23,14 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ovr.core.artifact import (
-    COLUMNS_SCHEMA_VERSION,
-    SCHEMA_VERSION,
-    DecisionPolicy,
-    HeadArtifact,
-    ModelCard,
-    check_schema_version,
-)
+from ovr.core.artifact import CARD_VERSIONS, DecisionPolicy, HeadArtifact, ModelCard, check_cohorts, check_schema_version
+from ovr.core.cohorts import CohortCalibrations
 from ovr.core.files import canonical_json, read_json, sha256_bytes, sha256_file
 from ovr.core.heads import HeadColumns
 from ovr.core.schema import InputSchema
@@ -63,6 +58,7 @@ class ModelBundle:
     provenance: dict[str, Any]
     shards: tuple[Shard, ...] = ()
     has_fused: bool = True
+    cohorts: CohortCalibrations | None = None
 
     def head(self, class_id: str) -> HeadArtifact:
         """Return the head of a class.
@@ -87,6 +83,7 @@ class ModelBundle:
             input=self.input,
             backbone_sha256=self.backbone_sha256,
             bundle_sha256=self.bundle_sha256,
+            cohorts=self.cohorts,
         )
 
     @property
@@ -133,7 +130,7 @@ def open_bundle(path: Path) -> ModelBundle:
     if not file.is_file():
         raise ArtifactError(f"{path} is not a bundle: it has no {MANIFEST}")
     manifest = read_json(file)
-    check_schema_version(manifest, f"{file}", versions=(SCHEMA_VERSION, COLUMNS_SCHEMA_VERSION))
+    check_schema_version(manifest, f"{file}", versions=CARD_VERSIONS)
     try:
         # Its own digest leaves out how it is spelled: other blanks, or 1e2 for 1E2, are changes too.
         if canonical_json(manifest) != file.read_bytes():
@@ -154,6 +151,8 @@ def open_bundle(path: Path) -> ModelBundle:
             if shards
             else _read_heads(path, manifest, taxonomy, backbone_sha256)
         )
+        cohorts = CohortCalibrations.from_json(manifest["cohorts"]) if "cohorts" in manifest else None
+        check_cohorts(cohorts, taxonomy)
         return ModelBundle(
             path=path,
             taxonomy=taxonomy,
@@ -165,6 +164,7 @@ def open_bundle(path: Path) -> ModelBundle:
             provenance=manifest["provenance"],
             shards=shards,
             has_fused=FUSED_ONNX in derived,
+            cohorts=cohorts,
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ArtifactError(f"{file} cannot be read: {type(error).__name__} {error}") from None

@@ -5,8 +5,9 @@ from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ovr.core.artifact import DecisionPolicy, HeadArtifact, ModelCard, schema_version_with
+from ovr.core.artifact import DecisionPolicy, HeadArtifact, ModelCard, check_cohorts, schema_version_with
 from ovr.core.bundle import BACKBONE_ONNX, FUSED_ONNX, MANIFEST, ModelBundle, check_columns, check_fits, head_directory
+from ovr.core.cohorts import CohortCalibrations
 from ovr.core.files import MAX_JSON_BYTES, canonical_json, place, sha256_bytes, sha256_file, staged_directory
 from ovr.core.schema import InputSchema
 from ovr.core.taxonomy import Taxonomy
@@ -23,6 +24,7 @@ def write_bundle(
     provenance: dict[str, Any],
     parts: Mapping[str, bytes | Path],
     fuse: Callable[[ModelCard], bytes],
+    cohorts: CohortCalibrations | None = None,
 ) -> ModelBundle:
     """Write a bundle to `final` by one atomic rename, and return it opened.
 
@@ -33,11 +35,13 @@ def write_bundle(
             its content, or an existing file to share by hard link. The backbone and one `model.onnx` a head must be among them.
         fuse: makes the fused ONNX file from the model card. It is called once the bundle's digest is known; the fused file is
             derived from the rest and its own digest is recorded beside it.
+        cohorts: a calibration a cohort and head, beside the heads' own.
 
     Raises:
         ArtifactError: `final` exists; a head does not fit the taxonomy or the backbone; a part is missing or badly named.
     """
     check_columns(heads, taxonomy)
+    check_cohorts(cohorts, taxonomy)
     files = dict(parts)
     check_part_names(files)
     if len({head_directory(head) for head in heads}) != len(heads):
@@ -50,19 +54,21 @@ def write_bundle(
 
     classes = taxonomy.to_json()
     manifest: dict[str, Any] = {
-        "schema_version": schema_version_with(classes),
+        "schema_version": schema_version_with(classes, cohorts),
         "taxonomy": classes,
         "heads": [{"class_id": h.class_id, "version": h.version, "path": head_directory(h)} for h in heads],
         "input": input.to_json(),
         "policy": asdict(policy),
         "provenance": provenance,
         "files": {relative: file_digest(content) for relative, content in sorted(files.items())},
+        **({} if cohorts is None else {"cohorts": cohorts.to_json()}),
     }
     backbone_sha256 = manifest["files"][BACKBONE_ONNX]["sha256"]
     for head in heads:
         check_fits(head, backbone_sha256)
     manifest["bundle_sha256"] = sha256_bytes(canonical_json(manifest))
-    bundle = ModelBundle(final, taxonomy, tuple(heads), input, policy, backbone_sha256, manifest["bundle_sha256"], provenance)
+    digest = manifest["bundle_sha256"]
+    bundle = ModelBundle(final, taxonomy, tuple(heads), input, policy, backbone_sha256, digest, provenance, cohorts=cohorts)
     fused = fuse(bundle.card)
     manifest["derived"] = {FUSED_ONNX: file_digest(fused)}
     with staged_directory(final) as staging:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovr.core.artifact import AFFINE_KINDS, Calibration
+from ovr.core.cohorts import CohortCalibrations
 from ovr.errors import ArtifactError
 
 _DTYPES: dict[str, Any] = {
@@ -112,6 +113,21 @@ class Calibrations(Sequence[Calibration]):
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def cohort_calibrations(cohorts: CohortCalibrations, cohort: int) -> Calibrations:
+    """Return the calibrations of the heads for rows of `cohorts.names[cohort]`."""
+    num_heads = cohorts.num_heads
+    return Calibrations(
+        {
+            "kind": np.array(["platt"] * num_heads, dtype=object),
+            "scale": cohorts.scale_CK[cohort],
+            "bias": cohorts.bias_CK[cohort],
+            "status": np.array(["ok"] * num_heads, dtype=object),
+            "num_rows": np.array(cohorts.num_rows[cohort]),
+            "num_positives": np.array(cohorts.num_positives[cohort]),
+        }
+    )
 
 
 def _objects(values: Sequence[Any]) -> NDArray[Any]:

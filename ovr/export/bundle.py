@@ -16,6 +16,7 @@ from ovr.calibrator.apply import calibrated_prob
 from ovr.core.artifact import Calibration, DecisionPolicy, HeadArtifact, ModelCard
 from ovr.core.bundle import BACKBONE_ONNX, BACKBONE_WEIGHTS, ModelBundle, head_directory
 from ovr.core.bundle_writer import write_bundle
+from ovr.core.cohorts import CohortCalibrations
 from ovr.core.files import canonical_json, sha256_bytes
 from ovr.core.schema import InputSchema, check_rows
 from ovr.core.shards import npy_bytes
@@ -48,6 +49,7 @@ def export_bundle(
     report: dict[str, Any],
     provenance: dict[str, Any],
     data_parts: Mapping[str, bytes],
+    cohorts: CohortCalibrations | None = None,
 ) -> tuple[ModelBundle, dict[str, float]]:
     """Write the bundle of `model` to `final` and return it, with the largest differences between torch and ONNX Runtime.
 
@@ -60,10 +62,12 @@ def export_bundle(
         calibration_arrays: kept as calibration/<name>.npy: logit, target and mask (N, K) of the calibration rows.
         report: kept as report/metrics.json.
         data_parts: files of the data card, by their place in the bundle.
+        cohorts: a calibration a cohort and head, which the fused graph has beside the heads' own.
 
     Returns:
         The bundle, and over the reference rows the largest absolute difference of a probability from torch's: "heads" through the
-        backbone's and the heads' own files, "fused" through the fused graph.
+        backbone's and the heads' own files, "fused" through the fused graph, whatever the
+        cohort.
 
     Raises:
         ArtifactError: `final` exists; counts that differ; a model that cannot be exported, or not within 1e-5 of torch
@@ -76,7 +80,10 @@ def export_bundle(
             raise ArtifactError(f"{len(values)} {name} for {len(taxonomy)} classes; expected one a class")
     x = check_rows(reference_rows, input)
     head_module: Any = model.head
-    reference = Reference(x, torch_prob(model, x, calibrations), tolerances(calibrations), taxonomy.ids)
+    logit_NK = torch_logits(model, x)[0]
+    prob_NK = calibrated_prob(logit_NK, calibrations)
+    kept_NK = None if cohorts is None else logit_NK
+    reference = Reference(x, prob_NK, tolerances(calibrations), taxonomy.ids, cohorts, kept_NK)
     backbone = backbone_model(model, input)
     backbone_sha256 = sha256_bytes(backbone.SerializeToString(deterministic=True))
     heads = [
@@ -103,7 +110,15 @@ def export_bundle(
     parts |= {f"calibration/{name}.npy": npy_bytes(array) for name, array in calibration_arrays.items()}
     parts["report/metrics.json"] = canonical_json(report)
     bundle = write_bundle(
-        final, taxonomy=taxonomy, heads=heads, input=input, policy=policy, provenance=provenance, parts=parts, fuse=fuse
+        final,
+        taxonomy=taxonomy,
+        heads=heads,
+        input=input,
+        policy=policy,
+        provenance=provenance,
+        parts=parts,
+        fuse=fuse,
+        cohorts=cohorts,
     )
     return bundle, diffs
 
@@ -112,14 +127,18 @@ def torch_prob(
     model: OvrModel, x: NDArray[np.float32], calibrations: Sequence[Calibration], blocks: Sequence[slice] = (EVERY,)
 ) -> NDArray[np.float64]:
     """Return torch's calibrated probabilities (N, K), in eval mode, computed in blocks of heads; the model's mode is put back."""
+    parts = zip(torch_logits(model, x, blocks), blocks, strict=True)
+    return np.concatenate([calibrated_prob(logit_NC, calibrations[here]) for logit_NC, here in parts], axis=1)
+
+
+def torch_logits(model: OvrModel, x: NDArray[np.float32], blocks: Sequence[slice] = (EVERY,)) -> list[NDArray[np.float32]]:
+    """Return torch's logits (N, C) of each block of heads, in eval mode; the model's mode is put back."""
     was_training = model.training
     device = next(iter(model.state_dict().values())).device
     model.eval()
     try:
         with torch.inference_mode():
             z_ND = model.features(torch.from_numpy(x).to(device))
-            logits = [model.head(z_ND, columns).float().cpu().numpy() for columns in blocks]
+            return [model.head(z_ND, columns).float().cpu().numpy() for columns in blocks]
     finally:
         model.train(was_training)
-    parts = zip(logits, blocks, strict=True)
-    return np.concatenate([calibrated_prob(logit_NC, calibrations[here]) for logit_NC, here in parts], axis=1)

@@ -8,6 +8,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
+from ovr.core.cohorts import COHORT
 from ovr.errors import ArtifactError
 
 MAX_NODES = 2000
@@ -63,8 +64,11 @@ def check_structure(model: onnx.ModelProto, *, allowed_ops: frozenset[str], what
     return data
 
 
-def run(data: bytes, rows: NDArray[np.float32], *, batch_size: int = 256) -> NDArray[np.float32]:
+def run(data: bytes, rows: NDArray[np.float32], *, batch_size: int = 256, cohort: int | None = None) -> NDArray[np.float32]:
     """Return the first output of the serialised model for `rows`, its only input, on one CPU thread.
+
+    Args:
+        cohort: given as the second input `cohort`, of all rows.
 
     Raises:
         ArtifactError: ONNX Runtime cannot load or run it.
@@ -75,7 +79,12 @@ def run(data: bytes, rows: NDArray[np.float32], *, batch_size: int = 256) -> NDA
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
-        parts = [session.run(None, {name: rows[start : start + batch_size]})[0] for start in range(0, len(rows), batch_size)]
+        parts = []
+        for start in range(0, len(rows), batch_size):
+            feed = {name: rows[start : start + batch_size]}
+            if cohort is not None:
+                feed[COHORT] = np.full((len(feed[name]), 1), cohort, np.int64)
+            parts.append(session.run(None, feed)[0])
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise ArtifactError(f"ONNX Runtime refuses the exported model: {str(error).strip()}") from None
     return np.concatenate(parts)

@@ -4,7 +4,9 @@ Generated from the backbone's and the heads' own files. All heads of a kind are 
 so that replacing a head, or adding one within the block, keeps every shape, and with it kernels and bits of all other answers.
 Affine calibrations are folded into it; the logits of heads with others are gathered from it, and go through nodes of their own.
 
-B = batch, D = features, K = heads, H = hidden units of one head, P = heads padded to blocks
+Where the card has cohorts, there is a second input `cohort`, int64 (B, 1): 0, its default, for the heads' own calibrations.
+
+B = batch, D = features, K = heads, H = hidden units of one head, P = heads padded to blocks, C = cohorts and the pooled one
 """
 
 from collections.abc import Sequence
@@ -12,9 +14,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from ovr.core.artifact import ModelCard
+from ovr.core.cohorts import COHORT, POOLED, relative_affine
 from ovr.core.files import canonical_json
 from ovr.errors import ArtifactError
 from ovr.export.calibrated import beta_nodes, calibration_kind, isotonic_nodes, weights_of
@@ -36,7 +39,8 @@ def fused_model(backbone: onnx.ModelProto, heads: Sequence[onnx.ModelProto], car
         heads: as `head_model` built them, in column order.
 
     Raises:
-        ArtifactError: as many heads as classes are not given; a head is of another class, version, backbone or feature count.
+        ArtifactError: as many heads as classes are not given; a head is of another class, version, backbone or feature count, or
+            with cohorts has no affine calibration.
     """
     parts = _checked_parts(backbone, heads, card)
     graph = HeadsGraph(_FEATURES)
@@ -50,6 +54,17 @@ def fused_model(backbone: onnx.ModelProto, heads: Sequence[onnx.ModelProto], car
         slots[columns] = offset + np.arange(len(columns))
         offset += len(stack["bias"])
     logit = logits[0] if len(logits) == 1 else graph.node("Concat", logits, "logit", axis=1)
+    if card.cohorts is not None:
+        if other := [spec.id for spec, (_, constants) in zip(card.taxonomy, parts, strict=True) if not _is_affine(constants)]:
+            raise ArtifactError(
+                f"cohorts rescale a head's calibrated logit, and {len(other)} heads have a beta or isotonic calibration: "
+                f"{', '.join(map(repr, other[:5]))}; expected identity, temperature or platt"
+            )
+        scale_K, bias_K = (np.concatenate([constants[name] for _, constants in parts]) for name in ("scale", "calibration_bias"))
+        factor_CK, offset_CK = relative_affine(card.cohorts, scale_K.astype(np.float64), bias_K.astype(np.float64))
+        factor_CP, offset_CP = np.ones((len(factor_CK), offset), np.float32), np.zeros((len(factor_CK), offset), np.float32)
+        factor_CP[:, slots], offset_CP[:, slots] = factor_CK, offset_CK
+        logit = graph.cohorts(logit, factor_CP, offset_CP)
     # On the padded columns: the vectorised kernel may treat the end of an array otherwise than its middle.
     prob = graph.node("Sigmoid", [logit], "padded_prob")
     probs, calibrated_slots = [prob], slots.copy()
@@ -70,7 +85,15 @@ def fused_model(backbone: onnx.ModelProto, heads: Sequence[onnx.ModelProto], car
 
 
 def fused_model_of_stack(backbone: onnx.ModelProto, kind: str, stack: Stack, card: ModelCard) -> onnx.ModelProto:
-    """Return the same of heads of one kind, given as weights with their calibration folded in, padded to whole blocks."""
+    """Return the same of heads of one kind, given as weights with their calibration folded in, padded to whole blocks.
+
+    Raises:
+        ArtifactError: the card has cohorts.
+    """
+    if card.cohorts is not None:
+        raise ArtifactError(
+            f"the card has a calibration for each value of column {card.cohorts.column!r}; bundles with head shards hold none"
+        )
     graph = HeadsGraph(_FEATURES)
     graph.first(graph.node("Sigmoid", [graph.logits(kind, stack)], "padded_prob"), len(card.taxonomy), PROB)
     return _joined(backbone, graph, card)
@@ -78,12 +101,17 @@ def fused_model_of_stack(backbone: onnx.ModelProto, kind: str, stack: Stack, car
 
 def _joined(backbone: onnx.ModelProto, heads: HeadsGraph, card: ModelCard) -> onnx.ModelProto:
     trunk = renamed(backbone, lambda name: _FEATURES if name == FEATURES else name)
+    inputs, defaults = list(trunk.graph.input), []
+    if card.cohorts is not None:
+        # Its own name for the number of rows: without the input there is one, which stands for all.
+        inputs.append(helper.make_tensor_value_info(COHORT, TensorProto.INT64, ["cohort_batch", 1]))
+        defaults.append(numpy_helper.from_array(np.full((1, 1), POOLED, np.int64), COHORT))
     graph = helper.make_graph(
         [*trunk.graph.node, *heads.nodes],
         "ovr_fused",
-        trunk.graph.input,
+        inputs,
         [helper.make_tensor_value_info(PROB, TensorProto.FLOAT, ["batch", len(card.taxonomy)])],
-        [*trunk.graph.initializer, *heads.initializers],
+        [*trunk.graph.initializer, *heads.initializers, *defaults],
     )
     model = helper.make_model(graph, producer_name="ovr", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     helper.set_model_props(model, {CARD_KEY: canonical_json(card.to_json()).decode()})
@@ -109,6 +137,10 @@ def _checked_parts(backbone: onnx.ModelProto, heads: Sequence[onnx.ModelProto], 
             raise ArtifactError(f"head {spec.id!r} takes {got} features; the backbone gives {num_features}")
         parts.append((kind, constants))
     return parts
+
+
+def _is_affine(constants: Constants) -> bool:
+    return calibration_kind(constants) == "affine"
 
 
 def _stack(heads: list[Constants]) -> Stack:

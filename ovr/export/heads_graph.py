@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from onnx import helper
 
+from ovr.core.cohorts import COHORT
 from ovr.export.graph import Nodes
 
 COLUMN_BLOCK = 32  # columns that the widest CPU kernels (AVX-512) take at once; 64 costs 0.3 us more a row at K = 10
@@ -74,6 +75,24 @@ class HeadsGraph(Nodes):
     def logits(self, kind: str, heads: Stack) -> str:
         """Add calibrated logits (B, P) of heads of one kind and size, padded to whole blocks."""
         return self.linear(heads) if kind == "linear" else self.mlp(heads)
+
+    def cohorts(self, logit: str, factor_CP: NDArray[np.float32], offset_CP: NDArray[np.float32]) -> str:
+        """Add the logits (B, P) of each row's cohort, factor * logit + offset: the row of the tables that the input `cohort` says.
+
+        That input, int64 (B, 1), is 0 where it is not given, as are numbers that the tables do not have: one row's mistake must not
+        fail the others of its batch.
+        """
+        zero, size, axis = (
+            self.constant(f"cohort/{name}", np.array(value))
+            for name, value in (("pooled", 0), ("size", len(factor_CP)), ("axis", [1]))
+        )
+        is_low = self.node("GreaterOrEqual", [COHORT, zero], "cohort/not_below")
+        is_high = self.node("Less", [COHORT, size], "cohort/not_above")
+        known = self.node("Where", [self.node("And", [is_low, is_high], "cohort/is_known"), COHORT, zero], "cohort/known")
+        row = self.node("Squeeze", [known, axis], "cohort/row")
+        factor = self.node("Gather", [self.constant("cohort/factors", factor_CP), row], "cohort/factor", axis=0)
+        offset = self.node("Gather", [self.constant("cohort/offsets", offset_CP), row], "cohort/offset", axis=0)
+        return self.node("Add", [self.node("Mul", [logit, factor], "cohort/scaled"), offset], "cohort/logit")
 
     def first(self, values: str, count: int, output: str) -> None:
         """Give the first columns of `values` out as `output`."""

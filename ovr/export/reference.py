@@ -10,9 +10,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from ovr.calibrator.apply import calibrated_prob
 from ovr.core.artifact import Calibration
 from ovr.core.bundle import ModelBundle
-from ovr.core.calibrations import Calibrations
+from ovr.core.calibrations import Calibrations, cohort_calibrations
+from ovr.core.cohorts import CohortCalibrations
 from ovr.core.heads import HeadColumns
 from ovr.core.shards import npy_bytes
 from ovr.errors import ArtifactError
@@ -23,16 +25,27 @@ TOLERANCE = 1e-5  # of probabilities, absolute: torch and ONNX Runtime add in an
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Raw rows x (N, *shape) float32 and what the heads give for them."""
+    """Raw rows x (N, *shape) float32 and what the heads give for them; with cohorts also torch's logits."""
 
     x: NDArray[np.float32]
     prob_NK: NDArray[np.float64]
     tolerance_K: NDArray[np.float64]
     class_ids: tuple[str, ...]
+    cohorts: CohortCalibrations | None = None
+    logit_NK: NDArray[np.float32] | None = None
 
     def parts(self) -> dict[str, bytes]:
         """Return the files that `load_reference` reads, by their path in a bundle."""
-        return {"reference/x.npy": npy_bytes(self.x), "reference/prob.npy": npy_bytes(self.prob_NK)}
+        logit = {} if self.logit_NK is None else {"reference/logit.npy": npy_bytes(self.logit_NK)}
+        return {"reference/x.npy": npy_bytes(self.x), "reference/prob.npy": npy_bytes(self.prob_NK), **logit}
+
+    def of_cohort(self, number: int) -> "Reference":
+        """Return what the heads give where every row is of cohort `number` of the graph, counted from 1."""
+        assert self.cohorts is not None
+        assert self.logit_NK is not None
+        calibrations = cohort_calibrations(self.cohorts, number - 1)
+        prob_NK = calibrated_prob(self.logit_NK, calibrations)
+        return Reference(self.x, prob_NK, tolerances(calibrations), self.class_ids)
 
     def of(self, columns: Sequence[int] | slice) -> "Reference":
         """Return the reference of the heads in some columns, with the same rows."""
@@ -86,13 +99,25 @@ def check_parts(backbone: onnx.ModelProto, heads: Sequence[onnx.ModelProto], ref
 
 
 def check_fused(fused: onnx.ModelProto, reference: Reference) -> tuple[bytes, float]:
-    """Return the serialised fused graph and its largest difference, if it may be served and gives the reference.
+    """Return the serialised fused graph and its largest difference, if it may be served and gives the reference, for every cohort.
 
     Raises:
         ArtifactError: it does not.
     """
     data = check_structure(fused, allowed_ops=GRAPH_OPS, what="the fused graph")
-    return data, reference.compare(run(data, reference.x), what="the fused graph")
+    prob_NK = run(data, reference.x)
+    diff = reference.compare(prob_NK, what="the fused graph")
+    cohorts = reference.cohorts
+    for number, name in enumerate(() if cohorts is None else (None, *cohorts.names, None)):
+        of_number_NK = run(data, reference.x, cohort=number)
+        if name is None:  # 0, and the first number that there is not
+            if not np.array_equal(of_number_NK, prob_NK):
+                raise ArtifactError(f"the fused graph gives cohort number {number} other probabilities than rows without a cohort")
+            continue
+        assert cohorts is not None
+        what = f"the fused graph for {cohorts.column}={name}"
+        diff = max(diff, reference.of_cohort(number).compare(of_number_NK, what=what))
+    return data, diff
 
 
 def load_reference(bundle: ModelBundle) -> Reference:
@@ -103,16 +128,20 @@ def load_reference(bundle: ModelBundle) -> Reference:
     """
     try:
         x, prob_NK = (np.load(bundle.path / "reference" / name, allow_pickle=False) for name in ("x.npy", "prob.npy"))
+        logit_NK = None
+        if bundle.cohorts is not None:
+            logit_NK = np.load(bundle.path / "reference" / "logit.npy", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise ArtifactError(f"bundle {bundle.path} has no readable reference rows: {error}") from None
-    if x.shape[1:] != bundle.input.shape or prob_NK.shape != (len(x), len(bundle.taxonomy)):
+    expected = (len(x), len(bundle.taxonomy))
+    if x.shape[1:] != bundle.input.shape or prob_NK.shape != expected or (logit_NK is not None and logit_NK.shape != expected):
         raise ArtifactError(
             f"bundle {bundle.path} has reference rows of shape {x.shape} with probabilities {prob_NK.shape}; "
             f"expected (N, {', '.join(map(str, bundle.input.shape))}) and (N, {len(bundle.taxonomy)})"
         )
     heads = bundle.heads
     calibrations = heads.calibrations if isinstance(heads, HeadColumns) else [head.calibration for head in heads]
-    return Reference(x, prob_NK, tolerances(calibrations), bundle.taxonomy.ids)
+    return Reference(x, prob_NK, tolerances(calibrations), bundle.taxonomy.ids, bundle.cohorts, logit_NK)
 
 
 def tolerances(calibrations: Sequence[Calibration]) -> NDArray[np.float64]:

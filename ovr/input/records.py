@@ -50,6 +50,26 @@ def records_of(rows: Any, kind: str) -> list[Any]:
     return records
 
 
+def take_column(rows: Any, column: str, *, keep: bool) -> tuple[list[Any] | None, Any]:
+    """Return the cells of a column of `rows` (None where they have no such column), and the rows without it unless `keep`.
+
+    Args:
+        rows: objects with a value a column, a mapping of columns or a DataFrame; anything else has no columns. In a row that lacks
+            the column where others have it, its cell is None.
+    """
+    if isinstance(rows, Mapping) or (hasattr(rows, "columns") and hasattr(rows, "to_dict")):
+        if column not in rows:
+            return None, rows
+        return list(rows[column]), rows if keep else {name: rows[name] for name in rows if name != column}
+    if not isinstance(rows, Sequence) or isinstance(rows, str | bytes):
+        return None, rows
+    if not any(isinstance(row, Mapping) and column in row for row in rows):
+        return None, rows
+    cells = [row.get(column) if isinstance(row, Mapping) else None for row in rows]
+    kept = rows if keep else [{n: v for n, v in row.items() if n != column} if isinstance(row, Mapping) else row for row in rows]
+    return cells, kept
+
+
 def to_bytes(records: Sequence[Any]) -> NDArray[np.object_]:
     """Return records as what a server is sent, (B, 1)."""
     array = np.empty((len(records), 1), dtype=np.object_)

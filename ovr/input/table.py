@@ -198,6 +198,10 @@ class TableEncoder:
             raise InputError("got no rows; expected at least one")
         return cells
 
+    def knows(self, column: str) -> bool:
+        """Return whether rows may have this column."""
+        return column in self._known
+
     def _columns_of(self, array: NDArray[Any]) -> dict[str, NDArray[Any]]:
         if len(self._numeric) < len(self.columns) or array.dtype.kind not in "iuf" or array.shape[1:] != (len(self.columns),):
             names = _shown([column.name for column in self.columns])

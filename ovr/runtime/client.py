@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovr.core.artifact import ModelCard
+from ovr.core.cohorts import COHORT
 from ovr.core.prediction import Decision, Prediction
 from ovr.core.schema import check_rows
 from ovr.errors import InputError, ServingError
 from ovr.input.records import records_of, to_bytes, wire_name
+from ovr.runtime.cohort_rows import check_takes_cohorts, cohort_names
 
 ROUTER = "ovr"
 SCORES = "ovr_scores"
@@ -74,31 +76,42 @@ class Client:
         return self._fetch_card()[1]
 
     def predict(
-        self, rows: Any, *, batch_size: int = 64, progress: Callable[[int], Any] | None = None, request_id: str = ""
+        self,
+        rows: Any,
+        *,
+        cohort: Any = None,
+        batch_size: int = 64,
+        progress: Callable[[int], Any] | None = None,
+        request_id: str = "",
     ) -> Prediction:
         """Return the server's probabilities and decisions for `rows`: as `EdgePredictor.encode` takes them.
 
         Args:
+            cohort: as in `EdgePredictor.predict_proba`.
             batch_size: rows a request; no more are sent than the server takes.
             progress: called with the number of rows done since the last call.
             request_id: given to the server and back with the prediction.
 
         Raises:
-            InputError: numbers that do not fit the model's input schema, or rows of another kind; nothing has been sent then.
+            InputError: numbers that do not fit the model's input schema, rows of another kind, or cohorts of another number than
+                rows or for a model that has none; nothing has been sent then.
             ServingError: the server is not there or answers with an error, such as for a text or a cell that does not fit, or its
                 model was replaced during the call.
         """
-        card, answers = self._infer(ROUTER, ("prob", "label", "abstained", "top"), rows, batch_size, progress, request_id)
+        outputs = ("prob", "label", "abstained", "top")
+        card, answers = self._infer(ROUTER, outputs, rows, cohort, batch_size, progress, request_id)
         prob_BK, label_BK, abstained_B1, top_BM = (np.concatenate(parts) for parts in zip(*answers, strict=True))
         return Prediction(card, prob_BK, Decision(label_BK, abstained_B1[:, 0], top_BM), request_id)
 
-    def scores(self, rows: Any, *, batch_size: int = 64, progress: Callable[[int], Any] | None = None) -> NDArray[np.float32]:
+    def scores(
+        self, rows: Any, *, cohort: Any = None, batch_size: int = 64, progress: Callable[[int], Any] | None = None
+    ) -> NDArray[np.float32]:
         """Return probabilities (B, K) float32 from the scores model directly: no decision, and the rows are checked here only.
 
         Args:
             rows: what the network takes, numbers (B, *card.input.shape); the others as in `predict`, errors too.
         """
-        _, answers = self._infer(SCORES, ("prob",), rows, batch_size, progress, "")
+        _, answers = self._infer(SCORES, ("prob",), rows, cohort, batch_size, progress, "")
         return np.concatenate([prob_BK for (prob_BK,) in answers])
 
     def close(self) -> None:
@@ -130,6 +143,7 @@ class Client:
         model: str,
         outputs: Sequence[str],
         rows: Any,
+        cohort: Any,
         batch_size: int,
         progress: Callable[[int], Any] | None,
         request_id: str,
@@ -141,7 +155,7 @@ class Client:
             if self._card is None:
                 self._fetch_card()
             try:
-                return self._infer_all(model, outputs, rows, batch_size, progress, request_id)
+                return self._infer_all(model, outputs, rows, cohort, batch_size, progress, request_id)
             except _Replaced as error:
                 self._card = None
                 if error.num_done or attempt == MAX_ATTEMPTS:
@@ -153,25 +167,30 @@ class Client:
         model: str,
         outputs: Sequence[str],
         rows: Any,
+        cohort: Any,
         batch_size: int,
         progress: Callable[[int], Any] | None,
         request_id: str,
     ) -> tuple[ModelCard, list[list[Any]]]:
         assert self._card is not None
         version, card, max_batch_size = self._card
+        check_takes_cohorts(card, cohort)
         kind = card.input.raw_kind if model == ROUTER else None
         x = check_rows(rows, card.input) if kind is None else to_bytes(records_of(rows, kind))
         name, dtype = (card.input.name, "FP32") if kind is None else (wire_name(kind), "BYTES")
+        sent = [(name, dtype, x), *_cohort_tensor(card, cohort, len(x), to_router=model == ROUTER)]
         batch_size = min(batch_size, max_batch_size)
         answers = []
         for start in range(0, len(x), batch_size):
-            part = x[start : start + batch_size]
-            tensor = self._api.InferInput(name, list(part.shape), dtype)
-            tensor.set_data_from_numpy(part)
+            tensors = []
+            for name, dtype, values in sent:
+                part = values[start : start + batch_size]
+                tensors.append(self._api.InferInput(name, list(part.shape), dtype))
+                tensors[-1].set_data_from_numpy(part)
             result = self._call(
                 self._connection.infer,
                 model,
-                [tensor],
+                tensors,
                 what=f"infer rows {start} to {start + len(part) - 1}",
                 outputs=[self._api.InferRequestedOutput(name) for name in outputs],
                 request_id=request_id,
@@ -199,6 +218,16 @@ class Client:
             raise ServingError(f"no server answers at {self.url}: {error}") from None
         except (HTTPException, ValueError) as error:
             raise ServingError(f"what answers at {self.url} is no Triton server, or not this protocol's port: {error}") from None
+
+
+def _cohort_tensor(card: ModelCard, cohort: Any, num_rows: int, *, to_router: bool) -> list[tuple[str, str, NDArray[Any]]]:
+    """Return the input `cohort`: names to the router, which may go without, and numbers to the scores, which may not."""
+    if card.cohorts is None or (to_router and cohort is None):
+        return []
+    names = cohort_names(cohort, num_rows)
+    if not to_router:
+        return [(COHORT, "INT64", card.cohorts.numbers(names)[:, None])]
+    return [(COHORT, "BYTES", np.array([[(name or "").encode()] for name in names], dtype=np.object_))]
 
 
 class _Replaced(Exception):

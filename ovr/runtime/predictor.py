@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from ovr.core.artifact import ModelCard
 from ovr.core.bundle import open_bundle
+from ovr.core.cohorts import COHORT
 from ovr.core.prediction import Prediction
 from ovr.core.schema import check_rows
 from ovr.decision.decide import decide
 from ovr.errors import ArtifactError, ConfigError, InputError
 from ovr.input.encoder import encoder_from_json
+from ovr.runtime.cohort_rows import check_takes_cohorts, cohort_names, split_cohorts
 
 CARD_KEY = "ovr.card"  # of the ONNX file's metadata
 OUTPUT = "prob"
@@ -59,6 +61,7 @@ class EdgePredictor:
         self.card = self._read_card(model_path)
         self._encoder = encoder_from_json(self.card.input.encoder)
         self.num_rows = {"passed": 0, "refused": 0}  # given to `encode`: in calls that went through, and in those that raised
+        self.num_cohort_rows = {"known": 0, "unknown": 0, "missing": 0}  # of models with cohorts: those of the last two are pooled
         if bundle is not None and self.card != bundle.card:
             raise ArtifactError(f"the model card in {model_path} is not that of the bundle; export the bundle again")
 
@@ -73,6 +76,7 @@ class EdgePredictor:
             InputError: a row that does not fit, naming row and column.
         """
         try:
+            rows = split_cohorts(rows, self.card, self._encoder)[1]
             x = check_rows(rows, self.card.input) if self._encoder is None else self._encoder.encode(rows)
         except InputError:
             cells = next(iter(rows.values()), ()) if isinstance(rows, Mapping) else rows
@@ -82,35 +86,66 @@ class EdgePredictor:
         return x
 
     def predict_proba(
-        self, rows: Any, *, encoded: bool = False, batch_size: int = 256, progress: Callable[[int], Any] | None = None
+        self,
+        rows: Any,
+        *,
+        cohort: Any = None,
+        encoded: bool = False,
+        batch_size: int = 256,
+        progress: Callable[[int], Any] | None = None,
     ) -> NDArray[np.float32]:
         """Return calibrated probabilities (B, K) float32; column k belongs to `card.taxonomy[k]`.
 
         Args:
             rows: as `encode` takes them, or with `encoded` as it returns them.
+            cohort: of a model with cohorts: one text a row (None where it is not known), or one for all. Where it is None, it is
+                taken from the rows if these are objects with the model's cohort column. Rows without a cohort, or of one that the
+                model does not know, get the pooled calibration, and are counted in `num_cohort_rows`.
             batch_size: rows given to ONNX Runtime at a time.
             progress: called with the number of rows done since the last call.
 
         Raises:
-            InputError: the rows do not fit the model's input schema, or batch_size is below 1.
+            InputError: the rows do not fit the model's input schema, batch_size is below 1, or cohorts of another number than
+                rows, or for a model that has none.
         """
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; expected at least 1")
+        check_takes_cohorts(self.card, cohort)
         x = check_rows(rows, self.card.input) if encoded else self.encode(rows)
+        number_B1 = self._cohort_numbers(rows, cohort, len(x))
         prob_BK = np.empty((len(x), len(self.card.taxonomy)), dtype=np.float32)
         for start in range(0, len(x), batch_size):
             part = x[start : start + batch_size]
-            prob_BK[start : start + len(part)] = self._session.run([OUTPUT], {self.card.input.name: part})[0]
+            feed: dict[str, NDArray[Any]] = {self.card.input.name: part}
+            if number_B1 is not None:
+                feed[COHORT] = number_B1[start : start + len(part)]
+            prob_BK[start : start + len(part)] = self._session.run([OUTPUT], feed)[0]
             if progress is not None:
                 progress(len(part))
         return prob_BK
 
     def predict(
-        self, rows: Any, *, encoded: bool = False, batch_size: int = 256, progress: Callable[[int], Any] | None = None
+        self,
+        rows: Any,
+        *,
+        cohort: Any = None,
+        encoded: bool = False,
+        batch_size: int = 256,
+        progress: Callable[[int], Any] | None = None,
     ) -> Prediction:
         """Return probabilities and the decision of the model's policy; arguments and errors as in `predict_proba`."""
-        prob_BK = self.predict_proba(rows, encoded=encoded, batch_size=batch_size, progress=progress)
+        prob_BK = self.predict_proba(rows, cohort=cohort, encoded=encoded, batch_size=batch_size, progress=progress)
         return Prediction(self.card, prob_BK, decide(prob_BK, threshold_K=self.card.thresholds, policy=self.card.policy))
+
+    def _cohort_numbers(self, rows: Any, cohort: Any, num_rows: int) -> NDArray[np.int64] | None:
+        """Return the number of each row's cohort in the graph, (B, 1); None where the model has none."""
+        if self.card.cohorts is None:
+            return None
+        given = cohort if cohort is not None else split_cohorts(rows, self.card, self._encoder)[0]
+        names = cohort_names(given, num_rows)
+        for outcome, count in self.card.cohorts.count(names).items():
+            self.num_cohort_rows[outcome] += count
+        return self.card.cohorts.numbers(names)[:, None]
 
     def _read_card(self, model_path: Path) -> ModelCard:
         text = self._session.get_modelmeta().custom_metadata_map.get(CARD_KEY)

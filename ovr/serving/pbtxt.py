@@ -12,6 +12,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from ovr.core.artifact import ModelCard
+from ovr.core.cohorts import COHORT
 from ovr.core.schema import InputSchema
 from ovr.core.taxonomy import slug
 from ovr.errors import ArtifactError, ConfigError
@@ -58,6 +59,8 @@ def scores_config(card: ModelCard, scheduling: Scheduling, *, version: int) -> p
     """Return the configuration of `ovr_scores`: raw rows to calibrated probabilities, names by the classification extension."""
     config = _onnx_config("ovr_scores", scheduling, version=version)
     _tensor(config.input, card.input.name, pb.TYPE_FP32, card.input.shape)
+    if card.cohorts is not None:
+        _tensor(config.input, COHORT, pb.TYPE_INT64, [1])
     _tensor(config.output, "prob", pb.TYPE_FP32, [len(card.taxonomy)]).label_filename = f"{version}/labels.txt"
     return config
 
@@ -72,6 +75,8 @@ def router_config(card: ModelCard, scheduling: Scheduling, *, version: int) -> p
     num_top = min(card.policy.top_k, num_heads)
     name, shape = router_input(card.input)
     _tensor(config.input, name, pb.TYPE_FP32 if card.input.raw_kind is None else pb.TYPE_STRING, shape)
+    if card.cohorts is not None:
+        _tensor(config.input, COHORT, pb.TYPE_STRING, [1]).optional = True
     _tensor(config.output, "prob", pb.TYPE_FP32, [num_heads])
     _tensor(config.output, "label", pb.TYPE_BOOL, [num_heads])
     _tensor(config.output, "abstained", pb.TYPE_BOOL, [1])

@@ -1,6 +1,6 @@
 """Publishing a bundle into a Triton model repository. Knows where things lie in it, not how a server is run.
 
-    ovr_scores/<N>/model.onnx, labels.txt        raw rows -> all probabilities (the fused graph)
+    ovr_scores/<N>/model.onnx, labels.txt        raw rows -> all probabilities (the fused graph; with cohorts, see `scores_graph`)
     ovr/<N>/model.py, card.json, ovr/...         the router, with the files of ovr that it imports
     backbone/<V>/model.onnx                      raw rows -> features              } layout per_head
     head_<slug>/<version>/model.onnx             features -> one probability       }
@@ -25,6 +25,7 @@ import onnx
 from tritonclient.grpc import model_config_pb2 as pb
 
 from ovr.core.bundle import ModelBundle
+from ovr.core.cohorts import COHORT
 from ovr.core.files import canonical_json, fsync_directory, place, read_json, sha256_file, staged_directory, write_file
 from ovr.errors import ArtifactError, ConfigError, ServingError
 from ovr.input.encoder import KINDS
@@ -45,6 +46,7 @@ from ovr.serving.pbtxt import (
     scores_config,
     to_text,
 )
+from ovr.serving.scores_graph import with_required_cohort
 from ovr.serving.vendored import import_closure
 
 log = logging.getLogger(__name__)
@@ -114,8 +116,8 @@ def publish(
 
     Raises:
         ArtifactError: the bundle is published there already, another head has this head's version, or the repository serves
-            another input or layout; the bundle has no fused graph, or head shards with layout per_head. Nothing has been written
-            then.
+            another input or layout, or cohorts where this bundle has none, or none where it has; the bundle has no fused graph, or
+            head shards or cohorts with layout per_head. Nothing has been written then.
         ConfigError: a value that cannot be used.
         ServingError: `server` is not there or serves another repository (nothing has been written), or cannot load what was
             published.
@@ -126,6 +128,11 @@ def publish(
         raise ArtifactError(
             f"layout per_head serves a model a head, and bundle {bundle.path} keeps its {len(bundle.heads)} heads in shards; "
             "publish it with layout fused"
+        )
+    if layout == "per_head" and bundle.cohorts is not None:
+        raise ArtifactError(
+            f"layout per_head serves each head with its pooled calibration, and bundle {bundle.path} has one for each of "
+            f"{bundle.cohorts.column}={', '.join(bundle.cohorts.names[:5])}; publish it with layout fused"
         )
     scheduling = Scheduling(instance_kind, instance_count, max_batch_size, max_queue_delay_us, max_queue_size, num_threads)
     repository = repository.absolute()
@@ -163,7 +170,10 @@ def _models(
     """Return the models that others call, and those that call them."""
     card = bundle.card
     labels = labels_file(card.taxonomy)
-    callees = [_Model(scores_config(card, scheduling, version=version), {"model.onnx": bundle.fused_onnx, "labels.txt": labels})]
+    fused: bytes | Path = bundle.fused_onnx
+    if isinstance(fused, Path) and card.cohorts is not None:
+        fused = with_required_cohort(fused.read_bytes())
+    callees = [_Model(scores_config(card, scheduling, version=version), {"model.onnx": fused, "labels.txt": labels})]
     router = {"model.py": ROUTER_MODEL_PY.encode(), "card.json": canonical_json(card.to_json()), **import_closure(ROUTER)}
     if card.input.raw_kind is not None:
         router |= import_closure(KINDS[card.input.raw_kind].rpartition(".")[0])
@@ -218,6 +228,10 @@ def _check_same_use(repository: Path, bundle: ModelBundle, layout: Layout) -> No
             f"{repository} serves rows of shape {shape} as input {name!r}, this bundle takes {wanted_shape} as "
             f"{wanted_name!r}; publish it into a repository of its own"
         )
+    if any(tensor.name == COHORT for tensor in served.input) != (bundle.cohorts is not None):
+        # The scores take a cohort from all that call them, or from none: old and new versions could not be served side by side.
+        what, has = ("no cohorts", "some") if bundle.cohorts is not None else ("cohorts", "none")
+        raise ArtifactError(f"{repository} serves {what} and this bundle has {has}; publish it into a repository of its own")
     if layout == "fused" and read_config(repository, "ovr_heads") is not None:
         raise ArtifactError(f"{repository} has layout per_head and its heads would stay behind; publish with layout per_head")
 

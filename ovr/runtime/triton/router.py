@@ -15,11 +15,13 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from ovr.core.artifact import ModelCard
+from ovr.core.cohorts import COHORT
 from ovr.core.schema import check_rows
 from ovr.decision.decide import decide
 from ovr.errors import InputError
 from ovr.input.encoder import encoder_from_json
 from ovr.input.records import from_bytes, wire_name
+from ovr.runtime.cohort_rows import cohort_names, split_cohorts
 
 SCORES = "ovr_scores"
 
@@ -45,6 +47,19 @@ class TritonPythonModel:
             )
             for outcome in ("passed", "refused")
         }
+        self.num_cohort_rows: dict[str, Any] = {}
+        if self.card.cohorts is not None:
+            self.cohort_rows_total = pb_utils.MetricFamily(
+                name="ovr_cohort_rows_total",
+                description="Rows answered of a cohort that the model knows, and pooled ones: of one that it does not, and of none",
+                kind=pb_utils.MetricFamily.COUNTER,
+            )
+            self.num_cohort_rows = {
+                cohort: self.cohort_rows_total.Metric(
+                    labels={"model": args["model_name"], "version": args["model_version"], "cohort": cohort}
+                )
+                for cohort in ("known", "unknown", "missing")
+            }
         self.threshold_K = np.array(self.card.thresholds)
         self.class_K = np.array([class_id.encode() for class_id in self.card.taxonomy.ids], dtype=np.object_)
         self.head_version_K = np.array(self.card.head_versions, dtype=np.int64)
@@ -52,17 +67,19 @@ class TritonPythonModel:
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer each request; a bad one gets an error of its own, the others are scored together."""
         responses: list[Any] = [None] * len(requests)
-        rows = {}
+        rows: dict[int, np.ndarray[Any, Any]] = {}
+        cohorts: list[str | None] = []  # of the rows that are scored, where the model has any
         for index, request in enumerate(requests):
             sent = pb_utils.get_input_tensor_by_name(request, self.input_name).as_numpy()
             try:
-                rows[index] = self._encoded(sent)
+                rows[index], names = self._encoded(request, sent)
+                cohorts += names
             except InputError as error:
                 responses[index] = _error(str(error), pb_utils.TritonError.INVALID_ARG)
             self.num_rows["passed" if index in rows else "refused"].increment(len(sent))
         if not rows:
             return responses
-        scored = self._score(np.concatenate(list(rows.values())))
+        scored = self._score(np.concatenate(list(rows.values())), cohorts)
         if scored.has_error():
             failure = _error(f"{SCORES}: {scored.error().message()}", pb_utils.TritonError.UNAVAILABLE)
             return [failure if response is None else response for response in responses]
@@ -79,18 +96,29 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Let go of the counts before their family."""
         self.num_rows.clear()
+        self.num_cohort_rows.clear()
 
-    def _encoded(self, sent: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        if self.encoder is None:
-            return check_rows(sent, self.card.input)
-        return self.encoder.encode(from_bytes(sent, self.encoder.kind))
+    def _encoded(self, request: Any, sent: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], list[str | None]]:
+        """Return the rows as the network takes them, and of a model with cohorts the cohort of each."""
+        rows = sent if self.encoder is None else from_bytes(sent, self.encoder.kind)
+        cells, rows = split_cohorts(rows, self.card, self.encoder)
+        x = check_rows(rows, self.card.input) if self.encoder is None else self.encoder.encode(rows)
+        if self.card.cohorts is None:
+            return x, []
+        given = pb_utils.get_input_tensor_by_name(request, COHORT)
+        return x, cohort_names(cells if given is None else given.as_numpy()[:, 0], len(x))
 
-    def _score(self, x: np.ndarray[Any, Any]) -> Any:
+    def _score(self, x: np.ndarray[Any, Any], cohorts: Sequence[str | None]) -> Any:
+        inputs = [pb_utils.Tensor(self.card.input.name, x)]
+        if self.card.cohorts is not None:
+            inputs.append(pb_utils.Tensor(COHORT, self.card.cohorts.numbers(cohorts)[:, None]))
+            for cohort, count in self.card.cohorts.count(cohorts).items():
+                self.num_cohort_rows[cohort].increment(count)
         request = pb_utils.InferenceRequest(
             model_name=SCORES,
             model_version=self.version,
             requested_output_names=["prob"],
-            inputs=[pb_utils.Tensor(self.card.input.name, x)],
+            inputs=inputs,
             # A GPU instance of the scores would otherwise be free to leave them on the GPU, where numpy cannot read them.
             preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
         )
