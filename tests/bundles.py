@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ovr.core.artifact import Calibration, DecisionPolicy, HeadArtifact
 from ovr.core.bundle import ModelBundle, head_directory
 from ovr.core.bundle_writer import write_bundle
+from ovr.core.cohorts import CohortCalibrations
 from ovr.core.files import sha256_bytes
 from ovr.core.schema import InputSchema
 from ovr.core.taxonomy import Taxonomy
@@ -34,6 +35,7 @@ def small_bundle(
     versions: Sequence[int] | None = None,
     policy: DecisionPolicy | None = None,
     encoder: dict | None = None,
+    cohorts: CohortCalibrations | None = None,
 ) -> ModelBundle:
     """Write a bundle with random weights; `seed` decides the backbone, `head_seeds` (by default the columns) each head."""
     backbone = dense_backbone(shape, num_features, seed=seed)
@@ -66,6 +68,7 @@ def small_bundle(
         provenance={"seed": seed},
         parts=parts,
         fuse=lambda card: fused_model(backbone, models, card).SerializeToString(deterministic=True),
+        cohorts=cohorts,
     )
 
 
