@@ -47,6 +47,7 @@ NOT_PLUG_INS = {
     "head/bank",
     "loss/even_odds",
     "calibrator/apply",
+    "calibrator/cohort",
     "calibrator/families",
     "calibrator/known",
     "calibrator/logistic",
