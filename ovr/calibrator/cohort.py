@@ -4,25 +4,25 @@ With x a head's calibrated logit, the cohort's probability is sigmoid(a x + d), 
 
     sum over the cohort's known rows of softplus(-s (a x + d)) + strength (a - 1 - log a) + strength d^2 / 2
 
-(s = 1 for a positive, -1 for a negative row). The penalties are the logarithms of a prior: before a row of the cohort is seen, log a
-and d are thought to be 1 / sqrt(strength) from 0, which is the pooled calibration. A cohort of n positives among many negatives is
-so moved by n / (n + strength) of the way that its own rows would move it, more or less. The problem is convex, has one optimum, and
-there the likelihood of the cohort's rows is never below that of the pooled calibration.
+(s = 1 for a positive, -1 for a negative row). The penalties are the logarithms of a prior: before a row of the cohort is seen,
+log a and d are thought to be 1 / sqrt(strength) from 0, which is the pooled calibration. A cohort of n positives among many
+negatives is so moved by n / (n + strength) of the way that its own rows would move it, more or less. The problem is convex, has one
+optimum, and there the likelihood of the cohort's rows is never below that of the pooled calibration.
 
 N = rows, C = cohorts, K = heads
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ovr.calibrator.apply import calibrated_prob, scale_and_bias, softplus
+from ovr.calibrator.apply import calibrated_logit, calibrated_prob, scale_and_bias, softplus
 from ovr.core.artifact import Calibration
-from ovr.core.calibrations import Calibrations, cohort_calibrations
-from ovr.core.cohorts import CohortCalibrations
+from ovr.core.calibrations import cohort_calibrations
+from ovr.core.cohorts import POOLED, CohortCalibrations
 from ovr.core.targets import check_targets
 from ovr.errors import ArtifactError, ConfigError, DataError
 
@@ -157,14 +157,35 @@ def cohort_prob(
         number_N: of each row's cohort, see `CohortCalibrations.numbers`.
         columns: which of the cohorts' heads these are.
     """
-    prob_NK = calibrated_prob(logit_NK, calibrations)
+    return _by_cohort(calibrated_prob, logit_NK, calibrations, cohorts, number_N, columns)
+
+
+def cohort_logit(
+    logit_NK: Any,
+    calibrations: Sequence[Calibration],
+    cohorts: CohortCalibrations | None,
+    number_N: I64 | None,
+    *,
+    columns: slice = slice(None),
+) -> F64:
+    """Return the log-odds (N, K) of `cohort_prob`, float64."""
+    return _by_cohort(calibrated_logit, logit_NK, calibrations, cohorts, number_N, columns)
+
+
+def _by_cohort(
+    apply: Callable[[Any, Sequence[Calibration]], F64],
+    logit_NK: Any,
+    calibrations: Sequence[Calibration],
+    cohorts: CohortCalibrations | None,
+    number_N: I64 | None,
+    columns: slice,
+) -> F64:
+    value_NK = apply(logit_NK, calibrations)
     if cohorts is not None and number_N is not None:
-        for number in range(1, len(cohorts.names) + 1):
+        for number in np.unique(number_N[number_N != POOLED]).tolist():
             rows = np.flatnonzero(number_N == number)
-            own: Calibrations = cohort_calibrations(cohorts, number - 1)[columns]
-            if len(rows):
-                prob_NK[rows] = calibrated_prob(np.asarray(logit_NK)[rows], own)
-    return prob_NK
+            value_NK[rows] = apply(np.asarray(logit_NK)[rows], cohort_calibrations(cohorts, number - 1)[columns])
+    return value_NK
 
 
 def _optimum(x_NK: F64, target_NK: NDArray[np.bool_], mask_NK: NDArray[np.bool_], strength: float) -> tuple[F64, F64]:

@@ -44,6 +44,11 @@ def run(cfg: DictConfig) -> None:
         card, prepare, predict = _model(cfg, stack)
         source, how = Path(cfg.input), {"format": cfg.format, "header": cfg.header, "drop": [str(name) for name in cfg.drop]}
         kind = card.input.raw_kind
+        cohort = _cohorts(cfg, card, source)
+        if isinstance(cohort, list) and card.cohorts is not None:
+            column = card.cohorts.column
+            # A table's encoder knows by itself whether it takes the column.
+            how["drop"] += [] if kind == "table" or column in card.input.columns else [column]
         rows: Any
         if kind is None:
             rows = read_rows(source, card.input, **how)
@@ -56,7 +61,9 @@ def run(cfg: DictConfig) -> None:
         bar = stack.enter_context(tqdm(total=len(rows), desc="predict", unit="row"))
         write = writer(output.suffix.lower(), file, card, probabilities=cfg.probabilities)
         for start in range(0, len(rows), cfg.batch_size):
-            prediction = predict(rows[start : start + cfg.batch_size], batch_size=cfg.batch_size)
+            here = slice(start, start + cfg.batch_size)
+            of_rows = cohort[here] if isinstance(cohort, list) else cohort
+            prediction = predict(rows[here], cohort=of_rows, batch_size=cfg.batch_size)
             if prediction.card != card:
                 raise ServingError(
                     f"the model at {cfg.server} was replaced after {start} rows; nothing is written, repeat the call"
@@ -64,6 +71,32 @@ def run(cfg: DictConfig) -> None:
             write(prediction)
             bar.update(len(prediction))
     print(f"{len(rows)} predictions in {output}")
+    if card.cohorts is not None:
+        counts = card.cohorts.count(cohort if isinstance(cohort, list) else [cohort] * len(rows))
+        print(
+            f"cohorts of column {card.cohorts.column}: {counts['known']} rows known; with the pooled calibration "
+            f"{counts['unknown']} of unknown cohorts, {counts['missing']} without one"
+        )
+
+
+def _cohorts(cfg: DictConfig, card: ModelCard, source: Path) -> list[str | None] | str | None:
+    """Return the cohort of the rows of a model that has any: `cohort=` for all, else the file's column; None where it has none.
+
+    Raises:
+        ConfigError: `cohort=` for a model without cohorts.
+        InputError: a cell that is neither text nor number.
+    """
+    from ovr.runtime.cohort_rows import cohort_names
+    from ovr.runtime.record_files import read_column
+
+    if card.cohorts is None:
+        if cfg.cohort is not None:
+            raise ConfigError(f"cohort={cfg.cohort} is given, but the model has one calibration for all rows; leave it out")
+        return None
+    if cfg.cohort is not None:
+        return str(cfg.cohort)
+    cells = read_column(source, card.cohorts.column, format=cfg.format, header=cfg.header)
+    return None if cells is None else cohort_names(cells, len(cells))
 
 
 def check_same_model(answered: ModelCard, asked: ModelCard, *, num_done: int) -> None:

@@ -68,12 +68,14 @@ class HeadFigures:
         label_NC: NDArray[np.bool_],
         target_NC: NDArray[np.bool_],
         mask_NC: NDArray[np.bool_],
+        ranked_NC: F64 | None = None,
     ) -> Figures:
         """Return the figures (C,) of the next heads.
 
         Args:
             logit_NC: as the head gave them.
             calibrated_NC: the log-odds of `prob_NC`.
+            ranked_NC: what rows are ranked by; None is `logit_NC`, whose order calibrations of whole heads keep.
             before_NC: the sigmoid of `logit_NC`.
             prob_NC: calibrated.
             label_NC: what was decided.
@@ -88,7 +90,7 @@ class HeadFigures:
             **{name: ratio(top_C, bottom_C) for name, (top_C, bottom_C) in counts.proportions().items()},
             "f1": counts.f1_K,
         }
-        ranks = rank_figures(logit_NC, target_NC, mask_NC)
+        ranks = rank_figures(logit_NC if ranked_NC is None else ranked_NC, target_NC, mask_NC)
         sums = bin_sums(prob_NC, target_NC, mask_NC)
         losses = log_losses(calibrated_NC, target_NC, mask_NC)
         squares = np.where(mask_NC, target_NC - prob_NC, 0.0) ** 2

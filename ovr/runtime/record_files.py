@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ovr.errors import InputError
-from ovr.input.records import TEXTS
+from ovr.input.records import TEXTS, take_column
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "txt", ".parquet": "parquet"}
 TEXT_COLUMN = "text"
@@ -48,6 +48,27 @@ def read_records(
         raise InputError(f"{path} holds no rows; expected at least one")
     kept = [(where, _without(row, drop)) for where, row in rows]
     return [_text(row, where) for where, row in kept] if kind in TEXTS else [_object(row, where) for where, row in kept]
+
+
+def read_column(path: Path, column: str, *, format: str | None = None, header: bool = True) -> list[Any] | None:
+    """Return the cells of a column of a file of rows, None for a row without it; None where no row has such a column.
+
+    Files that have no names of columns (npy, plain lines, JSON arrays, folders, CSV without a header) have none.
+
+    Raises:
+        InputError: what `read_records` says of a file that cannot be read.
+    """
+    kind = FORMATS.get(path.suffix.lower()) if format is None else format
+    if kind not in ("csv", "tsv", "jsonl", "parquet") or path.is_dir() or (kind in ("csv", "tsv") and not header):
+        return None
+    read = {"csv": _delimited, "tsv": _delimited, "jsonl": _json_lines, "parquet": _parquet}[kind]
+    try:
+        rows = [row for _, row in read(path, delimiter="\t" if kind == "tsv" else ",", header=True)]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+    return take_column(rows, column, keep=True)[0]
 
 
 def _delimited(path: Path, *, delimiter: str, header: bool) -> Iterator[tuple[str, Any]]:

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ovr.calibrator.apply import calibrated_logit, calibrated_prob
+from ovr.calibrator.apply import calibrated_prob
+from ovr.calibrator.cohort import cohort_logit, cohort_prob
 from ovr.core import scale
 from ovr.core.artifact import Calibration, DecisionPolicy
 from ovr.core.calibrations import Calibrations
+from ovr.core.cohorts import CohortCalibrations
 from ovr.core.heads import Figures, figures_of, plain
 from ovr.core.taxonomy import Taxonomy
 from ovr.core.top import RunningTop
@@ -81,6 +83,7 @@ def evaluate(
     propensity_K: NDArray[np.float64],
     cohorts: Mapping[str, NDArray[Any]] | None = None,
     seed: int = 0,
+    cohort_calibrations: CohortCalibrations | None = None,
 ) -> Evaluation:
     """Return the figures of all rows; docs/metrics.md tells what each is.
 
@@ -93,15 +96,20 @@ def evaluate(
     Args:
         cohorts: name of a column -> the cohort of each row (N,).
         seed: of the draws that some intervals come from.
+        cohort_calibrations: those of a bundle that has them; "after" is then with each row's own, by `cohorts`.
 
     Raises:
         DataError: a cohort column that has not one value a row.
     """
     calibrations = Calibrations.of(calibrations)
     detailed = logits.num_heads < scale.LARGE_K
+    number_N = None
+    if cohort_calibrations is not None:
+        number_N = cohort_calibrations.numbers((cohorts or {})[cohort_calibrations.column])
     top = RunningTop(len(logits))
     for columns, logit_NC in logits:
-        top.update(calibrated_prob(logit_NC, calibrations[columns]).astype(np.float32), first_column=columns.start)
+        prob_NC = cohort_prob(logit_NC, calibrations[columns], cohort_calibrations, number_N, columns=columns)
+        top.update(prob_NC.astype(np.float32), first_column=columns.start)
     abstained_N = abstains(top.score_N, policy)
 
     accuracy, top_before, top_after = RowAccuracy(len(logits)), TopLabel(len(logits)), TopLabel(len(logits))
@@ -115,7 +123,7 @@ def evaluate(
         target_NC, mask_NC = labels.columns(columns)
         here = calibrations[columns]
         before_NC = calibrated_prob(logit_NC, Calibrations.identity(len(here)))
-        prob_NC = calibrated_prob(logit_NC, here)
+        prob_NC = cohort_prob(logit_NC, here, cohort_calibrations, number_N, columns=columns)
         label_NC = labels_decided(
             prob_NC.astype(np.float32),
             first_column=columns.start,
@@ -129,7 +137,7 @@ def evaluate(
         top_after.update(prob_NC, target_NC, mask_NC)
         if at is not None:
             at.update(prob_NC, target_NC, mask_NC, first_column=columns.start)
-        log_odds_NC = calibrated_logit(logit_NC, here)
+        log_odds_NC = cohort_logit(logit_NC, here, cohort_calibrations, number_N, columns=columns)
         for when, rows in ranked.items():
             rows.update(logit_NC if when == "before" else log_odds_NC, target_NC, mask_NC, first_column=columns.start)
         if pairs is not None:
@@ -144,6 +152,7 @@ def evaluate(
             label_NC=label_NC,
             target_NC=target_NC,
             mask_NC=mask_NC,
+            ranked_NC=None if cohort_calibrations is None else log_odds_NC,
         )
         figures |= {"temperature": np.where(here.affine_K, 1 / here.scale_K, np.nan), "threshold": threshold_K[columns]}
         blocks.append(figures)

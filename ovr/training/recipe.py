@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ovr.abstention.fit import AbstentionRule
+from ovr.calibrator.cohort import CohortCalibrator
 from ovr.core.artifact import Calibration, DecisionPolicy
 from ovr.data.labels import Labels
 from ovr.data.splits import Rows, Splits, standardization
@@ -71,6 +72,7 @@ class Recipe:
     callbacks: list[lightning.Callback]
     loggers: list[Any]
     calibrator: Calibrator
+    cohort: CohortCalibrator  # a calibration for each value of its column, beside that of all rows
     threshold: ThresholdRule
     abstention: AbstentionRule | None  # None: the policy's own limit
     solver: Solver

@@ -17,18 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovr.abstention.fit import fit_abstention
-from ovr.calibrator.apply import calibrated_prob
+from ovr.calibrator.cohort import cohort_prob
 from ovr.core import scale
 from ovr.core.artifact import AFFINE_KINDS, DecisionPolicy
 from ovr.core.bundle import ModelBundle
 from ovr.core.calibrations import Calibrations
+from ovr.core.cohorts import CohortCalibrations
 from ovr.core.thresholds import OK, Thresholds
 from ovr.data.card import card_parts
 from ovr.data.labels import Labels
 from ovr.data.leakage import check_leakage, find_leakage
-from ovr.data.splits import CalibRows, Splits
+from ovr.data.splits import CalibRows, Rows, Splits
 from ovr.data.support import check_small_classes
-from ovr.errors import ArtifactError, ConfigError
+from ovr.errors import ArtifactError, ConfigError, DataError
 from ovr.export.bundle import export_bundle
 from ovr.export.sharded import export_sharded_bundle
 from ovr.threshold.fit import fit_thresholds, rule_for
@@ -72,6 +73,7 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
     """
     _check(recipe, run_dir, resume, splits.taxonomy.ids)
     _check_kinds(recipe, len(splits.taxonomy))
+    _check_cohorts(recipe, splits)
     small_K = check_small_classes(splits, min_positives=recipe.min_positives, allow=recipe.allow_small_classes)
     seconds: dict[str, float] = {}
     leakage = None
@@ -86,8 +88,9 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
     num_heads = len(splits.taxonomy)
     with _timed(seconds, "calibrate"):
         calib_logits = LogitBlocks(fitted.model.head, fitted.features(splits.calib), num_heads=num_heads)
-        calibrations, thresholds = _calibrate(recipe, calib_logits, splits)
-        policy, abstention = _abstention(recipe, calib_logits, splits.calib, calibrations, thresholds)
+        calibrations, cohorts, thresholds = _calibrate(recipe, calib_logits, splits)
+        calib_prob = _ProbBlocks(calib_logits, calibrations, cohorts, _numbers(cohorts, splits.calib))
+        policy, abstention = _abstention(recipe, calib_prob, splits.calib, thresholds)
     with _timed(seconds, "evaluate"):
         test_logits = LogitBlocks(fitted.model.head, fitted.features(splits.test), num_heads=num_heads)
         evaluation = evaluate(
@@ -99,6 +102,7 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
             small_K=small_K,
             propensity_K=recipe.propensity.of(splits.train.labels.num_positives_K(), num_rows=len(splits.train)),
             cohorts=splits.test.cohorts,
+            cohort_calibrations=cohorts,
         )
     evaluation.summary.update(abstention)
     with _timed(seconds, "export"):
@@ -138,7 +142,8 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
                 **common,
             )
         else:
-            report, test_prob_NK = evaluation.report(splits.taxonomy, calibrations), _probs(test_logits, calibrations)
+            report = evaluation.report(splits.taxonomy, calibrations)
+            test_prob_NK = _probs(_ProbBlocks(test_logits, calibrations, cohorts, _numbers(cohorts, splits.test)))
             for row, status in zip(report["classes"], thresholds.status_K, strict=True):
                 row["threshold_status"] = status
             bundle, max_abs_diff = export_bundle(
@@ -146,8 +151,10 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
                 thresholds=thresholds,
                 versions=[recipe.version] * num_heads,
                 metrics=[{"test": row} for row in report["classes"]],
-                calibration_arrays=_dense_arrays(calib_logits, splits.calib.labels),
+                calibration_arrays=_dense_arrays(calib_logits, splits.calib.labels)
+                | ({} if cohorts is None else {"cohort": splits.calib.cohorts[cohorts.column]}),
                 report=report,
+                cohorts=cohorts,
                 **common,
             )
     log.info("bundle %s with %d heads in %s", bundle.bundle_sha256[:12], len(bundle.heads), bundle.path)
@@ -170,16 +177,34 @@ def _sparse_arrays(logits: LogitBlocks, labels: Labels) -> dict[str, NDArray[Any
     }
 
 
-def _calibrate(recipe: Recipe, logits: LogitBlocks, splits: Splits) -> tuple[Calibrations, Thresholds]:
-    parts, chosen = [], []
+def _calibrate(recipe: Recipe, logits: LogitBlocks, splits: Splits) -> tuple[Calibrations, CohortCalibrations | None, Thresholds]:
+    parts, fits, chosen = [], [], []
+
+    def choose(columns: slice, prob_NC: NDArray[np.float32]) -> None:
+        labels = splits.calib.labels.columns(columns)
+        chosen.append(fit_thresholds(recipe.threshold, prob_NC, *labels, class_ids=splits.taxonomy.ids, columns=columns))
+
     for columns, logit_NC in _together(logits) if _wants_all_heads(recipe) else logits:
         target_NC, mask_NC = splits.calib.labels.columns(columns)
         parts.append(Calibrations.of(recipe.calibrator.fit(logit_NC, target_NC, mask_NC)))
         if logits.num_heads >= scale.LARGE_K:
             parts[-1].check_affine(where=f"a bundle of {scale.LARGE_K} heads or more")
-        prob_NC = _prob(logit_NC, parts[-1])
-        chosen.append(fit_thresholds(recipe.threshold, prob_NC, target_NC, mask_NC, class_ids=splits.taxonomy.ids, columns=columns))
+        if recipe.cohort.column is None:
+            choose(columns, cohort_prob(logit_NC, parts[-1], None, None).astype(np.float32))
+        else:
+            cohort_N = splits.calib.cohorts[recipe.cohort.column]
+            fits.append(recipe.cohort.fit(logit_NC, target_NC, mask_NC, cohort_N, parts[-1]))
     calibrations = Calibrations.joined(parts)
+    cohorts = recipe.cohort.joined(fits) if fits else None
+    if cohorts is not None:
+        for columns, prob_NC in _ProbBlocks(logits, calibrations, cohorts, _numbers(cohorts, splits.calib)):
+            choose(columns, prob_NC)
+        log.info(
+            "calibrations for %s; %d of %d heads of a cohort keep the pooled one",
+            ", ".join(f"{cohorts.column}={name}" for name in cohorts.names),
+            sum(row.count("pooled") for row in cohorts.status),
+            len(cohorts.names) * cohorts.num_heads,
+        )
     for status, count in calibrations.num_by_status().items():
         if status != "ok":
             log.warning("calibration status %r for %d of %d heads", status, count, len(calibrations))
@@ -187,7 +212,11 @@ def _calibrate(recipe: Recipe, logits: LogitBlocks, splits: Splits) -> tuple[Cal
     if without := thresholds.columns_without_promise():
         shown = "; ".join(f"{splits.taxonomy.ids[k]!r} {thresholds.status_K[k]}" for k in without[:3])
         log.warning("%d of %d thresholds are fallbacks without the promise: %s", len(without), len(thresholds), shown)
-    return calibrations, thresholds
+    return calibrations, cohorts, thresholds
+
+
+def _numbers(cohorts: CohortCalibrations | None, rows: Rows) -> NDArray[np.int64] | None:
+    return None if cohorts is None else cohorts.numbers(rows.cohorts[cohorts.column])
 
 
 def _wants_all_heads(recipe: Recipe) -> bool:
@@ -200,16 +229,16 @@ def _together(logits: LogitBlocks) -> Iterator[tuple[slice, NDArray[np.float32]]
 
 
 def _abstention(
-    recipe: Recipe, logits: LogitBlocks, rows: CalibRows, calibrations: Calibrations, thresholds: Thresholds
+    recipe: Recipe, blocks: "_ProbBlocks", rows: CalibRows, thresholds: Thresholds
 ) -> tuple[DecisionPolicy, dict[str, Any]]:
     """Return the policy with its abstention limit, and what the report tells of it."""
     policy, status = recipe.policy, "constant"
     if recipe.abstention is not None:
         policy, status = fit_abstention(
             recipe.abstention,
-            _ProbBlocks(logits, calibrations),
+            blocks,
             rows.labels,
-            num_rows=len(logits),
+            num_rows=len(rows),
             threshold_K=thresholds.threshold_K,
             policy=recipe.policy,
         )
@@ -223,18 +252,17 @@ class _ProbBlocks:
 
     logits: LogitBlocks
     calibrations: Calibrations
+    cohorts: CohortCalibrations | None
+    number_N: NDArray[np.int64] | None  # of each row's cohort
 
     def __iter__(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         for columns, logit_NC in self.logits:
-            yield columns, _prob(logit_NC, self.calibrations[columns])
+            prob_NC = cohort_prob(logit_NC, self.calibrations[columns], self.cohorts, self.number_N, columns=columns)
+            yield columns, prob_NC.astype(np.float32)
 
 
-def _probs(logits: LogitBlocks, calibrations: Calibrations) -> NDArray[np.float32]:
-    return np.concatenate([prob_NC for _, prob_NC in _ProbBlocks(logits, calibrations)], axis=1)
-
-
-def _prob(logit_NC: NDArray[Any], calibrations: Calibrations) -> NDArray[np.float32]:
-    return calibrated_prob(logit_NC, calibrations).astype(np.float32)
+def _probs(blocks: _ProbBlocks) -> NDArray[np.float32]:
+    return np.concatenate([prob_NC for _, prob_NC in blocks], axis=1)
 
 
 def _check(recipe: Recipe, run_dir: Path, resume: bool, class_ids: Sequence[str]) -> None:
@@ -278,6 +306,25 @@ def _check_kinds(recipe: Recipe, num_heads: int) -> None:
             f"kept with {', '.join(AFFINE_KINDS)} only: choose calibrator=temperature or platt, or of auto "
             "calibrator.kinds=[temperature,platt]"
         )
+
+
+def _check_cohorts(recipe: Recipe, splits: Splits) -> None:
+    column = recipe.cohort.column
+    if column is None:
+        return
+    if len(splits.taxonomy) >= scale.LARGE_K:
+        raise ConfigError(
+            f"cohort.column={column} asks for a calibration a cohort, and bundles of {scale.LARGE_K} classes or more hold none; "
+            "leave it out"
+        )
+    if others := sorted(set(recipe.calibrator.kinds) - set(AFFINE_KINDS)):
+        raise ConfigError(
+            f"cohort.column={column} rescales a head's calibrated logit, and the calibrator may give {', '.join(others)}: choose "
+            "calibrator=temperature, platt or identity, or of auto calibrator.kinds=[temperature,platt]"
+        )
+    if column not in splits.calib.cohorts:
+        known = ", ".join(map(repr, splits.calib.cohorts)) or "none"
+        raise DataError(f"the rows carry no cohorts of column {column!r}, but of {known}; add data.source.cohorts=[{column}]")
 
 
 @contextmanager

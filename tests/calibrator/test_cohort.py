@@ -115,12 +115,13 @@ def test_what_cannot_be_fitted_is_refused(sample):
         fit_cohorts(*sample[:3], sample[3][:3], POOLED)
     isotonic = Calibration("isotonic", knot_logits=(0.0, 1.0), knot_probs=(0.2, 0.8))
     with pytest.raises(
-        ArtifactError, match="cohorts are fitted beside an affine calibration: .*isotonic.*choose another calibrator"
+        ArtifactError, match=r"cohorts are fitted beside an affine calibration: .*isotonic.*choose another calibrator"
     ):
         fit_cohorts(*sample, [POOLED[0], isotonic])
+    calibrator = CohortCalibrator(column="shop", min_positives=9999)
+    fit = calibrator.fit(*sample, POOLED)
     with pytest.raises(DataError, match="none of the 3 cohorts of column 'shop' has 9999 positive and as many negative"):
-        calibrator = CohortCalibrator(column="shop", min_positives=9999)
-        calibrator.joined([calibrator.fit(*sample, POOLED)])
+        calibrator.joined([fit])
     for settings, message in (
         ({"column": 3}, r"cohort\.column is 3"),
         ({"column": "a", "min_positives": 0}, r"cohort\.min_positives is 0"),
