@@ -34,3 +34,7 @@ class InputError(OvrError):
 
 class ServingError(OvrError):
     """A server that cannot be started, reached or loaded."""
+
+
+class ContractError(OvrError):
+    """Heads that do not keep the calibration contract, or a server that does not give what was exported."""

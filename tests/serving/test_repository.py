@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+import onnx
 import pytest
 
 from ovr.core.artifact import ModelCard
@@ -15,6 +16,7 @@ from ovr.serving import control
 from ovr.serving.contents import model_names, read_config
 from ovr.serving.repository import publish
 from tests.bundles import ODD_IDS, small_bundle
+from tests.cohorts import some_cohorts
 from tests.serving.consistency import check_repository
 
 
@@ -109,6 +111,35 @@ def test_many_clashes_are_counted_in_one_error(bundles, tmp_path):
     other = small_bundle(tmp_path / "other", ODD_IDS, head_seeds=range(50, 50 + len(ODD_IDS)))
     with pytest.raises(ArtifactError, match="and 5 more with other weights"):
         publish(other, tmp_path / "repo", layout="per_head")
+
+
+def test_cohorts_are_an_input_of_the_scores_and_may_be_left_out_of_the_router(tmp_path):
+    bundle = small_bundle(tmp_path / "bundle", cohorts=some_cohorts(3))
+    publish(bundle, tmp_path / "repo")
+    scores, router = (read_config(tmp_path / "repo", name) for name in ("ovr_scores", "ovr"))
+    assert [(tensor.name, tensor.optional) for tensor in scores.input] == [("x", False), ("cohort", False)]
+    assert [(tensor.name, tensor.optional) for tensor in router.input] == [("x", False), ("cohort", True)]
+    served = onnx.load(tmp_path / "repo/ovr_scores/1/model.onnx")
+    made = onnx.load(bundle.fused_onnx)
+    assert {tensor.name for tensor in made.graph.initializer} - {tensor.name for tensor in served.graph.initializer} == {"cohort"}
+    assert served.graph.node == made.graph.node
+    assert json.loads((tmp_path / "repo/ovr/1/card.json").read_bytes())["cohorts"]["names"] == ["F", "M"]
+
+
+def test_heads_of_their_own_have_no_cohorts(tmp_path):
+    bundle = small_bundle(tmp_path / "bundle", cohorts=some_cohorts(3))
+    with pytest.raises(ArtifactError, match=r"serves each head with its pooled calibration, .* sex=F, M; publish it with layout"):
+        publish(bundle, tmp_path / "repo", layout="per_head")
+
+
+def test_cohorts_come_and_go_with_a_repository_of_their_own(bundles, tmp_path):
+    with_cohorts = small_bundle(tmp_path / "bundle", ODD_IDS, cohorts=some_cohorts(len(ODD_IDS)))
+    publish(bundles[0], tmp_path / "plain")
+    publish(with_cohorts, tmp_path / "cohorts")
+    with pytest.raises(ArtifactError, match="serves no cohorts and this bundle has some; publish it into a repository of its own"):
+        publish(with_cohorts, tmp_path / "plain")
+    with pytest.raises(ArtifactError, match="serves cohorts and this bundle has none; publish it into a repository of its own"):
+        publish(bundles[0], tmp_path / "cohorts")
 
 
 def test_another_input_needs_another_repository(bundles, tmp_path):

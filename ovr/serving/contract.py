@@ -1,0 +1,178 @@
+"""The calibration contract on what a server returns over gRPC. Knows not where rows and labels come from.
+
+Rows are sent as the network takes them: to the router where that is what it takes, else, for models that encode cells or texts, to
+the scores, which the router passes on unchanged.
+
+N = rows, K = heads
+"""
+
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovr.core.bundle import ModelBundle
+from ovr.errors import ConfigError, ContractError, DataError, ServingError
+from ovr.metric.contract import LIMIT, HeadVerdict, judge, limits_of
+from ovr.metric.intervals import CONFIDENCE
+from ovr.runtime.client import Client
+from ovr.runtime.predictor import EdgePredictor
+from ovr.serving.repository import publish
+from ovr.serving.server import start
+
+log = logging.getLogger(__name__)
+
+CHUNK_ROWS = 4096  # read, sent and compared at a time
+TOLERANCE = 1e-6  # of probabilities, absolute: Triton against ONNX Runtime here
+UNDECIDED = ("fail", "allow")
+SHOWN = 20  # heads named in one error
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a server returned, and how far that is from ONNX Runtime in this process."""
+
+    prob_NK: NDArray[np.float32]
+    server: str
+    max_abs_diff: float
+    same_bytes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """The verdicts, and what they are of."""
+
+    bundle_sha256: str
+    served: Served
+    verdicts: tuple[HeadVerdict, ...]
+    confidence: float
+    undecided: str
+
+    @property
+    def broken(self) -> tuple[HeadVerdict, ...]:
+        """The heads that do not keep it: those that fail, and those undecided unless that is allowed."""
+        bad = ("fail", "undecided") if self.undecided == "fail" else ("fail",)
+        return tuple(verdict for verdict in self.verdicts if verdict.outcome in bad)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether every head keeps it, and the server's probabilities are ONNX Runtime's."""
+        return not self.broken and self.served.max_abs_diff <= TOLERANCE
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for `contract.json`."""
+        counts = {outcome: sum(v.outcome == outcome for v in self.verdicts) for outcome in ("pass", "fail", "undecided")}
+        return {
+            "schema_version": 1,
+            "kept": self.is_kept,
+            "bundle_sha256": self.bundle_sha256,
+            "server": self.served.server,
+            "num_rows": len(self.served.prob_NK),
+            "max_abs_diff_from_onnxruntime": self.served.max_abs_diff,
+            "same_bytes_as_onnxruntime": self.served.same_bytes,
+            "confidence": self.confidence,
+            "undecided": self.undecided,
+            "num_heads": counts,
+            "heads": [verdict.to_json() for verdict in self.verdicts],
+        }
+
+    def check(self) -> None:
+        """Raise ContractError, naming the heads, unless it is kept."""
+        problems = []
+        if self.broken:
+            more = f"; and {len(self.broken) - SHOWN} more" if len(self.broken) > SHOWN else ""
+            heads = "; ".join(map(str, self.broken[:SHOWN]))
+            problems.append(f"{len(self.broken)} of {len(self.verdicts)} heads do not keep it: {heads}{more}")
+        if not self.served.max_abs_diff <= TOLERANCE:
+            problems.append(
+                f"the server's probabilities differ by up to {self.served.max_abs_diff:.2g} from those of ONNX Runtime; expected "
+                f"at most {TOLERANCE:g}"
+            )
+        if problems:
+            raise ContractError(f"the calibration contract of bundle {self.bundle_sha256[:12]} is broken: {'. '.join(problems)}")
+
+
+def measure_contract(
+    bundle: ModelBundle,
+    x: Any,
+    target_NK: NDArray[np.bool_],
+    mask_NK: NDArray[np.bool_],
+    *,
+    cohort: Any = None,
+    limit: float = LIMIT,
+    limit_of: Mapping[str, float] | None = None,
+    confidence: float = CONFIDENCE,
+    undecided: str = "fail",
+    server: str | None = None,
+) -> Contract:
+    """Return what a server's answers for labelled rows say of each head's calibration error.
+
+    Args:
+        x: rows (N, *bundle.input.shape) as the network takes them, read in chunks.
+        cohort: of a bundle with cohorts, see `Client.predict`.
+        limit, limit_of: of the calibration error, of all classes and of some by their ids.
+        undecided: what a head comes to whose rows are too few to decide: "fail", as it is not proven, or "allow".
+        server: gRPC address HOST:PORT of a server on this bundle; None starts one on a repository of its own while it measures.
+
+    Raises:
+        ConfigError: limits, `confidence` or `undecided` that cannot be used.
+        DataError: no rows.
+        ServingError: the server is not there, cannot be started, or serves another bundle.
+        ArtifactError: the bundle cannot be served.
+    """
+    if undecided not in UNDECIDED:
+        raise ConfigError(f"undecided is {undecided!r}; expected {' or '.join(map(repr, UNDECIDED))}")
+    limit_K = limits_of(bundle.taxonomy.ids, limit, limit_of)
+    if not 0 < confidence < 1:
+        raise ConfigError(f"confidence is {confidence!r}; expected a number above 0 and below 1")
+    if not len(x):
+        raise DataError("the contract got no rows; expected labelled rows that the bundle was not trained on")
+    with _address(bundle, server) as url:
+        served = served_prob(bundle, x, cohort=cohort, url=url)
+    verdicts = judge(served.prob_NK, target_NK, mask_NK, class_ids=bundle.taxonomy.ids, limit_K=limit_K, confidence=confidence)
+    return Contract(bundle.bundle_sha256, served, tuple(verdicts), confidence, undecided)
+
+
+def served_prob(bundle: ModelBundle, x: Any, *, cohort: Any = None, url: str) -> Served:
+    """Return the probabilities (N, K) that the server at `url` (grpc://HOST:PORT) gives for rows, compared with ONNX Runtime's.
+
+    Raises:
+        ServingError: the server is not there, serves another bundle, or its model is replaced on the way.
+    """
+    prob_NK = np.empty((len(x), len(bundle.taxonomy)), np.float32)
+    edge, diff, same = EdgePredictor(bundle.path), 0.0, True
+    with Client(url) as client:
+        for start in range(0, len(x), CHUNK_ROWS):
+            here = slice(start, min(start + CHUNK_ROWS, len(x)))
+            part = np.asarray(x[here])
+            names = cohort if cohort is None or isinstance(cohort, str) else cohort[here]
+            if bundle.input.raw_kind is None:
+                prob_NK[here] = client.predict(part, cohort=names).prob_BK
+            else:
+                prob_NK[here] = client.scores(part, cohort=names)
+            if (answered := client.card().bundle_sha256) != bundle.bundle_sha256:
+                raise ServingError(f"the server at {url} serves bundle {answered[:12]}; this one is {bundle.bundle_sha256[:12]}")
+            expected_NK = edge.predict_proba(part, cohort=names, encoded=True)
+            diff = max(diff, float(np.abs(prob_NK[here].astype(np.float64) - expected_NK).max()))
+            same = same and prob_NK[here].tobytes() == expected_NK.tobytes()
+    return Served(prob_NK, url, diff, same)
+
+
+@contextmanager
+def _address(bundle: ModelBundle, server: str | None) -> Iterator[str]:
+    """Yield the gRPC address of `server`, or of one that is started on the bundle and stopped at the end."""
+    if server is not None:
+        yield server if "://" in server else f"grpc://{server}"
+        return
+    with tempfile.TemporaryDirectory(prefix="ovr-contract-") as scratch:
+        repository = Path(scratch) / "repository"
+        publish(bundle, repository)
+        with start(repository) as running:
+            log.info("a server on bundle %s is at %s", bundle.bundle_sha256[:12], running.grpc_url)
+            yield running.grpc_url

@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+
+from ovr.errors import ConfigError
+from ovr.metric.calibration_bound import ece_upper_bound
+from ovr.metric.contract import judge, limits_of
+
+IDS = ("good", "bad", "few", "none", "bad with few")
+
+
+def sample(rng, num_rows=4000):
+    """Return a calibrated head, one that is far off, one of 60 rows, one without rows, and one far off with 500 rows."""
+    prob_NK = np.repeat(rng.uniform(0.02, 0.98, (num_rows, 1)), 5, axis=1)
+    truth_NK = prob_NK.copy()
+    truth_NK[:, 1] = truth_NK[:, 4] = np.clip(prob_NK[:, 1] - 0.45, 0, 1)
+    mask_NK = np.ones((num_rows, 5), bool)
+    mask_NK[60:, 2] = mask_NK[:, 3] = mask_NK[500:, 4] = False
+    return prob_NK, rng.random((num_rows, 5)) < truth_NK, mask_NK
+
+
+def test_each_head_gets_the_verdict_that_its_rows_allow(rng):
+    prob_NK, target_NK, mask_NK = sample(rng)
+    verdicts = judge(prob_NK, target_NK, mask_NK, class_ids=IDS, limit_K=limits_of(IDS))
+    assert [v.outcome for v in verdicts] == ["pass", "fail", "undecided", "undecided", "fail"]
+    ece_K, upper_K = ece_upper_bound(prob_NK, target_NK, mask_NK)
+    for k, verdict in enumerate(verdicts):
+        assert verdict.class_id == IDS[k]
+        assert verdict.upper == upper_K[k]
+        assert verdict.ece == (None if k == 3 else ece_K[k])
+        assert verdict.num_rows == mask_NK[:, k].sum()
+        assert verdict.num_positives == (target_NK & mask_NK)[:, k].sum()
+    assert 60 < verdicts[2].num_rows_needed <= 4000
+    assert "'few': undecided (ECE" in str(verdicts[2])
+    assert f"60 rows, {verdicts[2].num_positives} positive; it needs about {verdicts[2].num_rows_needed} rows to decide)" in str(
+        verdicts[2]
+    )
+    assert str(verdicts[3]).startswith("'none': undecided (no known row; limit 0.05; 0 rows, 0 positive; it needs about ")
+    assert "needs" not in str(verdicts[1])
+    assert verdicts[0].to_json()["outcome"] == "pass"
+
+
+def test_as_many_rows_as_are_needed_decide(rng):
+    prob_NK, target_NK, mask_NK = sample(rng, 9000)
+    needed = judge(prob_NK, target_NK, mask_NK, class_ids=IDS, limit_K=limits_of(IDS))[0].num_rows_needed
+    known_N1, limit_K = np.ones((needed, 1), bool), limits_of(["a"])
+    outcomes = []
+    for _ in range(40):
+        p_N1 = rng.uniform(0.02, 0.98, (needed, 1))
+        [verdict] = judge(p_N1, rng.random((needed, 1)) < p_N1, known_N1, class_ids=["a"], limit_K=limit_K)
+        outcomes.append(verdict.outcome)
+    assert outcomes.count("pass") >= 26  # 0.8 of 40 is promised; below 26 with probability 0.005
+
+
+def test_a_class_has_its_own_limit(rng):
+    prob_NK, target_NK, mask_NK = sample(rng)
+    limit_K = limits_of(IDS, 0.05, {"bad": 0.9, "good": 0.001})
+    assert limit_K.tolist() == [0.001, 0.9, 0.05, 0.05, 0.05]
+    verdicts = judge(prob_NK, target_NK, mask_NK, class_ids=IDS, limit_K=limit_K)
+    assert verdicts[1].outcome == "pass"
+    assert verdicts[0].outcome == "undecided"
+    assert verdicts[0].num_rows_needed > 4000
+
+
+def test_limits_that_cannot_be_are_refused():
+    with pytest.raises(ConfigError, match="classes that the model does not have: 'owl'; its classes are 'cat'"):
+        limits_of(["cat"], of_class={"owl": 0.1})
+    for limit, of_class, message in (
+        (0, {}, "the contract's limit is 0; expected a number above 0"),
+        (True, {}, "limit is True"),
+        ("a", {}, "limit is 'a'"),
+        (0.05, {"cat": 1.5}, "limit of class 'cat' is 1.5"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            limits_of(["cat"], limit, of_class)
