@@ -22,11 +22,13 @@ def run(cfg: DictConfig) -> None:
     from ovr.lifecycle.rows import labelled_logits
 
     ids, threads, out = class_ids(cfg.classes, key="classes"), num_threads(cfg), Path(cfg.out)
-    calibrator = build(cfg.calibrator, cfg.allow_targets)
+    calibrator, cohort = build(cfg.calibrator, cfg.allow_targets), build(cfg.cohort, cfg.allow_targets)
     bundle = open_bundle(Path(cfg.bundle))
     check_out(bundle, out)
     rows = labelled_logits(bundle, read_rows(cfg, bundle, purpose="calibrated on"), num_threads=threads)
-    settings = {"calibrator": OmegaConf.to_container(cfg.calibrator), "classes": ids}
-    made = calibrate(bundle, out, rows, calibrator=calibrator, class_ids=ids, thresholds=cfg.thresholds, settings=settings)
+    settings = {name: OmegaConf.to_container(cfg[name]) for name in ("calibrator", "cohort")} | {"classes": ids}
+    made = calibrate(
+        bundle, out, rows, calibrator=calibrator, class_ids=ids, thresholds=cfg.thresholds, cohort=cohort, settings=settings
+    )
     print(f"{len(made.changed_ids)} of {len(bundle.heads)} heads changed, on {len(rows.labels)} rows")
     print(f"bundle {made.bundle.bundle_sha256[:12]} in {out}; its parent is {bundle.bundle_sha256[:12]}")

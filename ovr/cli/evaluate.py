@@ -1,8 +1,9 @@
-"""`ovr evaluate`: the figures of a bundle on labelled rows."""
+"""`ovr evaluate`: the figures of a bundle on labelled rows, and with contract=true a verdict on what a server returns for them."""
 
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ovr.cli.instantiate import build
 from ovr.cli.labelled_rows import num_threads, read_rows
@@ -18,12 +19,19 @@ def run(cfg: DictConfig) -> None:
         ConfigError: no rows are given, or a setting that cannot be used.
         ArtifactError: the bundle cannot be used, or `out` exists.
         DataError: rows that cannot be read, do not fit the bundle, or were trained on.
+        ContractError: with contract=true, after everything has been written: heads that do not keep the contract.
+        ServingError: with contract=true, and no server can be asked.
     """
     from ovr.core.bundle import open_bundle
+    from ovr.core.files import canonical_json
+    from ovr.lifecycle.cohorts import cohort_of_rows
     from ovr.lifecycle.evaluate import evaluate_bundle, write_evaluation
     from ovr.lifecycle.rewrite import check_out
 
     threads, out = num_threads(cfg), Path(cfg.out)
+    if not isinstance(cfg.contract, bool):
+        raise ConfigError(f"contract is {cfg.contract!r}; expected true or false")
+    settings = contract_settings(cfg)
     if cfg.data is None:
         raise ConfigError(
             "data is not given: a bundle keeps no test rows. Name labelled rows that it was not trained on, such as data=table "
@@ -34,10 +42,41 @@ def run(cfg: DictConfig) -> None:
     check_out(bundle, out)
     rows = read_rows(cfg, bundle, purpose="measured on")
     assert rows is not None
+    contract = None
+    if cfg.contract:
+        from ovr.serving.contract import measure_contract
+
+        labelled = rows.rows
+        cohort_N = None if bundle.cohorts is None else cohort_of_rows(bundle.cohorts.column, labelled.cohorts)
+        contract = measure_contract(bundle, labelled.x, *labelled.labels.dense(), cohort=cohort_N, **settings)
     evaluation = evaluate_bundle(bundle, rows, propensity=propensity, num_threads=threads)
-    write_evaluation(out, evaluation, bundle)
+    more = {} if contract is None else {"contract.json": canonical_json(contract.to_json())}
+    write_evaluation(out, evaluation, bundle, more)
     print(f"bundle {bundle.bundle_sha256[:12]}, {len(bundle.heads)} heads, {evaluation.report['num_rows']} rows")
     for name in SHOWN:
         if (value := evaluation.report.get(name)) is not None:
             print(f"  {name.ljust(24)} {value:.4f}")
     print(f"{out / 'metrics.json'} and {out / 'classes.csv'} hold all of it")
+    if contract is not None:
+        same = "the same bytes as" if contract.served.same_bytes else f"up to {contract.served.max_abs_diff:.1e} off"
+        counts = ", ".join(f"{count} {outcome}" for outcome, count in contract.to_json()["num_heads"].items() if count)
+        print(f"contract: {counts}; the server's probabilities are {same} ONNX Runtime's; {out / 'contract.json'} says more")
+        contract.check()
+
+
+def contract_settings(cfg: DictConfig) -> dict[str, Any]:
+    """Return the arguments of `measure_contract` that the configuration gives.
+
+    Raises:
+        ConfigError: `max_ece_of` is no mapping of class ids.
+    """
+    if not isinstance(cfg.max_ece_of, DictConfig | None):
+        raise ConfigError(f"max_ece_of is {cfg.max_ece_of!r}; expected limits by class id, such as {{cat: 0.1}}")
+    of_class: Any = {} if cfg.max_ece_of is None else OmegaConf.to_container(cfg.max_ece_of)
+    return {
+        "limit": cfg.max_ece,
+        "limit_of": {str(class_id): limit for class_id, limit in of_class.items()},
+        "confidence": cfg.confidence,
+        "undecided": cfg.undecided,
+        "server": cfg.server,
+    }

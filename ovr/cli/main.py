@@ -25,6 +25,7 @@ __all__ = ["conf_dir", "main"]
 
 INTERRUPTED = 130  # what shells report of a process that SIGINT ended
 OTHERS_REPORT_S = 15
+FLAGS = {("evaluate", "--contract"): "contract=true"}  # what reads better as a flag
 
 
 class _JobError(BaseException):
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ovr {__version__}")
         return 0
     command, *rest = args
+    rest = [FLAGS.get((command, arg), arg) for arg in rest]
     if rest and f"{command} {rest[0]}" in COMMANDS:
         command, *rest = f"{command} {rest[0]}", *rest[1:]
     try:

@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovr.calibrator.apply import calibrated_prob
+from ovr.calibrator.cohort import CohortCalibrator
 from ovr.core import scale
 from ovr.core.artifact import Calibration
 from ovr.core.bundle import ModelBundle
 from ovr.core.calibrations import Calibrations
 from ovr.errors import ConfigError
+from ovr.lifecycle.cohorts import cohort_of_rows, merged
 from ovr.lifecycle.logits import Logits
 from ovr.lifecycle.rewrite import Rewritten, calibrations_of, check_out, differ, rewritten
 from ovr.lifecycle.rows import LabelledLogits
@@ -39,6 +41,7 @@ def calibrate(
     calibrator: Calibrator,
     class_ids: Collection[str] | None = None,
     thresholds: str = "same_rows",
+    cohort: CohortCalibrator | None = None,
     settings: dict[str, Any] | None = None,
 ) -> Rewritten:
     """Write the bundle with calibrations that are fitted on `rows` to `out`.
@@ -48,7 +51,9 @@ def calibrate(
 
     Args:
         thresholds: of heads that change. "same_rows" moves each so that it takes the rows that it took, which keeps what was chosen
-            or promised of it; "same_numbers" keeps the numbers, for thresholds that are probabilities of their own meaning (costs).
+            or promised of it (of a bundle with cohorts: of rows without one); "same_numbers" keeps the numbers, for thresholds that
+            are probabilities of their own meaning (costs).
+        cohort: fits a calibration a cohort, by its column or, where it names none, by that of a bundle that has cohorts.
         settings: what the provenance tells of this step, in plain values.
 
     Raises:
@@ -61,7 +66,9 @@ def calibrate(
     columns = some_columns(bundle, class_ids)
     check_out(bundle, out)
     before = calibrations_of(bundle)
-    parts = []
+    parts, fits = [], []
+    cohort = _of_bundle(cohort or CohortCalibrator(column=None), bundle)
+    cohort_N = None if cohort.column is None else cohort_of_rows(cohort.column, rows.cohorts)
     for block, logit_NC in _together(rows.logits) if wants_all_heads(calibrator) else rows.logits:
         target_NC, mask_NC = rows.labels.columns(block)
         fitted = calibrator.fit(logit_NC, target_NC, mask_NC)
@@ -70,12 +77,23 @@ def calibrate(
             for c, (new, old) in enumerate(zip(fitted, before[block], strict=True))
         ]
         parts.append(Calibrations.of(chosen))
+        if cohort_N is not None:
+            fits.append(cohort.fit(logit_NC, target_NC, mask_NC, cohort_N, parts[-1]))
     after = Calibrations.joined(parts)
     threshold_K = np.array(bundle.card.thresholds, np.float64)
     if thresholds == "same_rows":
         threshold_K = moved_thresholds(threshold_K, before, after)
     entry = {"command": "calibrate", "thresholds": thresholds, "data": rows.record, **(settings or {})}
-    return rewritten(bundle, out, calibrations=after, threshold_K=threshold_K, policy=bundle.policy, entry=entry)
+    cohorts = merged(bundle.cohorts, cohort.joined(fits), columns, after) if fits else None
+    return rewritten(bundle, out, calibrations=after, threshold_K=threshold_K, policy=bundle.policy, cohorts=cohorts, entry=entry)
+
+
+def _of_bundle(cohort: CohortCalibrator, bundle: ModelBundle) -> CohortCalibrator:
+    """Return the calibrator with the column of a bundle that has cohorts, where it names none."""
+    if cohort.column is not None or bundle.cohorts is None:
+        return cohort
+    column = bundle.cohorts.column
+    return CohortCalibrator(column=column, min_positives=cohort.min_positives, prior_strength=cohort.prior_strength)
 
 
 def wants_all_heads(calibrator: Calibrator) -> bool:

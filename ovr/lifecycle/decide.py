@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovr.abstention.fit import AbstentionRule, fit_abstention
-from ovr.calibrator.apply import calibrated_prob
+from ovr.calibrator.cohort import cohort_prob
 from ovr.core.artifact import DecisionPolicy
 from ovr.core.bundle import ModelBundle
 from ovr.core.calibrations import Calibrations
+from ovr.core.cohorts import CohortCalibrations
 from ovr.core.thresholds import OK, Thresholds
 from ovr.lifecycle.calibrate import some_columns
+from ovr.lifecycle.cohorts import numbers_of_rows
 from ovr.lifecycle.logits import Logits
 from ovr.lifecycle.rewrite import Rewritten, calibrations_of, check_out, rewritten, thresholds_of
 from ovr.lifecycle.rows import LabelledLogits
@@ -55,7 +57,8 @@ def redecide(
     calibrations = calibrations_of(bundle)
     threshold_K = np.array(bundle.card.thresholds, np.float64)
     status_K = list(thresholds_of(bundle).status_K)
-    for block, prob_NC in _Probs(rows.logits, calibrations):
+    blocks = _Probs(rows.logits, calibrations, bundle.cohorts, numbers_of_rows(bundle.cohorts, rows.cohorts))
+    for block, prob_NC in blocks:
         target_NC, mask_NC = rows.labels.columns(block)
         found = fit_thresholds(threshold, prob_NC, target_NC, mask_NC, class_ids=bundle.taxonomy.ids, columns=block)
         for k, number, said in zip(range(block.start, block.stop), found.threshold_K, found.status_K, strict=True):
@@ -66,7 +69,6 @@ def redecide(
         shown = "; ".join(f"{bundle.taxonomy[k].id!r} {status_K[k]}" for k in without[:3])
         log.warning("%d of %d thresholds are fallbacks without the promise: %s", len(without), len(thresholds), shown)
     if abstention is not None:
-        blocks = _Probs(rows.logits, calibrations)
         num_rows = len(rows.logits)
         policy, said = fit_abstention(abstention, blocks, rows.labels, num_rows=num_rows, threshold_K=threshold_K, policy=policy)
         log.log(logging.INFO if said == OK else logging.WARNING, "abstain_below=%.4f: %s", policy.abstain_below, said)
@@ -77,6 +79,7 @@ def redecide(
         calibrations=calibrations,
         threshold_K=threshold_K,
         policy=policy,
+        cohorts=bundle.cohorts,
         entry=entry,
         threshold_status_K=status_K,
     )
@@ -88,7 +91,10 @@ class _Probs:
 
     logits: Logits
     calibrations: Calibrations
+    cohorts: CohortCalibrations | None
+    number_N: NDArray[np.int64] | None  # of each row's cohort
 
     def __iter__(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         for block, logit_NC in self.logits:
-            yield block, calibrated_prob(logit_NC, self.calibrations[block]).astype(np.float32)
+            prob_NC = cohort_prob(logit_NC, self.calibrations[block], self.cohorts, self.number_N, columns=block)
+            yield block, prob_NC.astype(np.float32)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ovr.calibrator.apply import calibrated_prob
+from ovr.calibrator.cohort import cohort_prob
 from ovr.core import scale
 from ovr.core.bundle import ModelBundle
 from ovr.core.calibrations import Calibrations
@@ -24,7 +24,8 @@ from ovr.data.cohorts import Cohorts
 from ovr.data.labels import Labels
 from ovr.data.lazy import blocks
 from ovr.errors import DataError
-from ovr.export.reference import tolerances
+from ovr.export.reference import TOLERANCE, tolerances
+from ovr.lifecycle.cohorts import cohort_of_rows, numbers_of_rows
 from ovr.lifecycle.logits import Logits, StoredLogits, bundle_features
 from ovr.lifecycle.rewrite import calibrations_of, thresholds_of
 from ovr.lifecycle.rows import NewRows
@@ -95,6 +96,8 @@ def evaluate_rows(
             f"{'logits' if prob_NK is None else 'probabilities'} are {shape} and labels ({len(labels)}, {labels.num_heads}); "
             f"expected as many rows, and {num_heads} heads"
         )
+    if logits is not None and bundle.cohorts is not None:
+        cohort_of_rows(bundle.cohorts.column, cohorts or {})  # or say that it is missing
     calibrations = Calibrations.identity(num_heads) if logits is None else calibrations_of(bundle)
     num_train, num_rows, small_K = _counts(bundle)
     evaluated = evaluate(
@@ -106,6 +109,7 @@ def evaluate_rows(
         small_K=small_K | (labels.num_positives_K() < num_small),
         propensity_K=propensity.of(num_train, num_rows=num_rows),
         cohorts=cohorts or None,
+        cohort_calibrations=None if logits is None else bundle.cohorts,
     )
     report = evaluated.summary if num_heads >= scale.LARGE_K else evaluated.report(bundle.taxonomy, calibrations_of(bundle))
     report["abstain_below"] = bundle.policy.abstain_below
@@ -129,17 +133,23 @@ def evaluate_bundle(bundle: ModelBundle, new: NewRows, *, propensity: Propensity
     prob_NK = None
     if not bundle.shards and bundle.has_fused:
         predictor = EdgePredictor(bundle.path, num_threads=num_threads)
-        parts = [predictor.predict_proba(np.asarray(rows.x[block]), encoded=True) for block in blocks(rows.x)]
+        cohort_N = None if bundle.cohorts is None else cohort_of_rows(bundle.cohorts.column, rows.cohorts)
+        parts = [
+            predictor.predict_proba(np.asarray(rows.x[block]), encoded=True, cohort=None if cohort_N is None else cohort_N[block])
+            for block in blocks(rows.x)
+        ]
         prob_NK = np.concatenate(parts)
     made = evaluate_rows(bundle, prob_NK, rows.labels, rows.cohorts, logits=logits, propensity=propensity)
     report = {**made.report, "bundle_sha256": bundle.bundle_sha256, "data": new.record}
     if prob_NK is not None:
-        report["max_abs_diff"] = _check_same(bundle, prob_NK, logits)
+        report["max_abs_diff"] = _check_same(bundle, prob_NK, logits, rows.cohorts)
     return Evaluation(report, made.figures, prob_NK, rows.labels, rows.cohorts)
 
 
-def write_evaluation(out: Path, evaluation: Evaluation, bundle: ModelBundle) -> None:
+def write_evaluation(out: Path, evaluation: Evaluation, bundle: ModelBundle, more: Mapping[str, bytes] | None = None) -> None:
     """Write metrics.json and a CSV a table of the report, such as classes.csv with a line a class, into a new directory.
+
+    `more` files are written there too, by their names.
 
     Raises:
         ArtifactError: `out` exists.
@@ -148,7 +158,7 @@ def write_evaluation(out: Path, evaluation: Evaluation, bundle: ModelBundle) -> 
     if "classes" not in found:  # from `LARGE_K` heads on
         found["classes"] = lines(_rows(bundle, evaluation.figures))
     with staged_directory(out) as staging:
-        place(staging, {"metrics.json": canonical_json(evaluation.report)})
+        place(staging, {"metrics.json": canonical_json(evaluation.report), **(more or {})})
         place(staging, {f"{name}.csv": csv_text(table).encode() for name, table in found.items()})
 
 
@@ -171,12 +181,16 @@ class _ProbLogits:
             yield columns, np.log(prob_NC) - np.log1p(-prob_NC)
 
 
-def _check_same(bundle: ModelBundle, prob_NK: NDArray[np.float32], logits: Logits) -> float:
+def _check_same(bundle: ModelBundle, prob_NK: NDArray[np.float32], logits: Logits, cohorts: Cohorts) -> float:
     """Return the largest difference of the fused graph's probabilities from those of the heads' logits and calibrations."""
     calibrations = calibrations_of(bundle)
     tolerance_K, largest, wrong = tolerances(calibrations), 0.0, []
+    number_N = numbers_of_rows(bundle.cohorts, cohorts)
+    if bundle.cohorts is not None:
+        tolerance_K = np.maximum(tolerance_K, TOLERANCE * bundle.cohorts.scale_CK.max(axis=0))
     for columns, logit_NC in logits:
-        diff_C = np.abs(calibrated_prob(logit_NC, calibrations[columns]) - prob_NK[:, columns]).max(axis=0)
+        expected_NC = cohort_prob(logit_NC, calibrations[columns], bundle.cohorts, number_N, columns=columns)
+        diff_C = np.abs(expected_NC - prob_NK[:, columns]).max(axis=0)
         largest = max(largest, float(diff_C.max()))
         wrong += [bundle.taxonomy[columns.start + int(c)].id for c in np.flatnonzero(diff_C > tolerance_K[columns])]
     if wrong:

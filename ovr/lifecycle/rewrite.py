@@ -22,6 +22,7 @@ from ovr.core.artifact import Calibration, DecisionPolicy, HeadArtifact, ModelCa
 from ovr.core.bundle import FUSED_ONNX, MANIFEST, ModelBundle, head_directory
 from ovr.core.bundle_writer import write_bundle
 from ovr.core.calibrations import Calibrations
+from ovr.core.cohorts import CohortCalibrations
 from ovr.core.heads import HeadColumns
 from ovr.core.sharded_bundle import write_sharded_bundle
 from ovr.core.shards import Shard, npy_bytes, paths, read_figures, read_weights, shard_bytes
@@ -34,9 +35,10 @@ from ovr.export.heads_graph import blank, folded
 from ovr.export.reference import Reference, check_fused, check_parts, load_reference, tolerances
 from ovr.export.shard import shard_file, shard_metadata, shard_model
 from ovr.export.stored import parsed, stored_models, stored_weights
+from ovr.lifecycle.cohorts import differing
 from ovr.lifecycle.logits import StoredLogits, bundle_features
 
-REFERENCE_PROB = "reference/prob.npy"
+REFERENCE_PROB, REFERENCE_LOGIT = "reference/prob.npy", "reference/logit.npy"
 Parts = dict[str, bytes | Path]
 
 
@@ -78,6 +80,7 @@ def rewritten(
     calibrations: Calibrations,
     threshold_K: NDArray[np.float64],
     policy: DecisionPolicy,
+    cohorts: CohortCalibrations | None,
     entry: dict[str, Any],
     threshold_status_K: Sequence[str] | None = None,
 ) -> Rewritten:
@@ -85,6 +88,7 @@ def rewritten(
 
     Args:
         out: must not exist, nor lie within the bundle.
+        cohorts: a calibration a cohort and head; a head for which one changes has changed.
         threshold_status_K: what is said of the thresholds (see `ovr.core.thresholds`); None: what was said of them.
         entry: what the history in the provenance tells of this step, in plain values.
 
@@ -95,13 +99,16 @@ def rewritten(
     check_out(bundle, out)
     if bundle.shards:
         calibrations.check_affine(where="a bundle with head shards")
+        if cohorts is not None:
+            raise ArtifactError(f"bundle {bundle.path} has head shards, and those hold no calibration a cohort ({cohorts.column})")
     before = calibrations_of(bundle)
     said_K = thresholds_of(bundle).status_K
     thresholds = Thresholds(threshold_K, said_K if threshold_status_K is None else tuple(threshold_status_K))
     restated_K = np.array([new != old for new, old in zip(thresholds.status_K, said_K, strict=True)])
     rethought_K = restated_K | (threshold_K != np.array(bundle.card.thresholds))
-    changed = np.flatnonzero(differ(before, calibrations) | rethought_K).tolist()
-    reference = _reference(bundle, before, calibrations)
+    differ_K = differ(before, calibrations) | differing(bundle.cohorts, cohorts, len(bundle.heads))
+    changed = np.flatnonzero(differ_K | rethought_K).tolist()
+    reference = _reference(bundle, before, calibrations, cohorts)
     told = {
         **entry,
         "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -129,20 +136,24 @@ def _report_of(bundle: ModelBundle) -> str:
     return str(history[-1]["report_is_of_bundle_sha256"]) if history else bundle.bundle_sha256
 
 
-def _reference(bundle: ModelBundle, before: Calibrations, after: Calibrations) -> Reference:
+def _reference(bundle: ModelBundle, before: Calibrations, after: Calibrations, cohorts: CohortCalibrations | None) -> Reference:
     """Return the reference answers with the new calibrations: those of heads that keep theirs are torch's as they were."""
     old = load_reference(bundle)
     changed = np.flatnonzero(differ(before, after)).tolist()
-    if not changed:
-        return old
-    prob_NK = old.prob_NK.copy()
+    kept_NK = old.logit_NK
+    if not changed and (cohorts is None or kept_NK is not None):
+        return replace(old, cohorts=cohorts)
+    prob_NK, logit_NK = old.prob_NK.copy(), np.empty(old.prob_NK.shape, np.float32)
     for columns, logit_NC in StoredLogits(bundle, bundle_features(bundle, old.x)):
         # The weights give what torch gave with the calibrations before: then they do with others too.
         what = "the bundle's heads in ONNX Runtime"
         old.of(columns).compare(calibrated_prob(logit_NC, before[columns]).astype(np.float32), what=what)
         here = [k - columns.start for k in changed if columns.start <= k < columns.stop]
         prob_NK[:, columns][:, here] = calibrated_prob(logit_NC, after[columns])[:, here]
-    return Reference(old.x, prob_NK, tolerances(after), old.class_ids)
+        logit_NK[:, columns] = logit_NC
+    if cohorts is None:
+        return Reference(old.x, prob_NK, tolerances(after), old.class_ids)
+    return Reference(old.x, prob_NK, tolerances(after), old.class_ids, cohorts, logit_NK if kept_NK is None else kept_NK)
 
 
 def _kept(bundle: ModelBundle, without: Sequence[str]) -> Parts:
@@ -175,8 +186,10 @@ def _write_heads(
         heads[k] = replace(new, threshold_status=thresholds.status_K[k], metrics={})
         protos[k] = head_model(kind, weights, heads[k].calibration, head_metadata(heads[k]))
     backbone = parsed(bundle.backbone_onnx.read_bytes(), what="the backbone")
-    parts = _kept(bundle, [REFERENCE_PROB, *(f"{head_directory(bundle.heads[k])}/" for k in changed)])
+    parts = _kept(bundle, [REFERENCE_PROB, REFERENCE_LOGIT, *(f"{head_directory(bundle.heads[k])}/" for k in changed)])
     parts[REFERENCE_PROB] = _unchanged(bundle, REFERENCE_PROB, npy_bytes(reference.prob_NK))
+    if reference.logit_NK is not None:
+        parts[REFERENCE_LOGIT] = _unchanged(bundle, REFERENCE_LOGIT, npy_bytes(reference.logit_NK))
     diffs: dict[str, float] = {}
     if changed:
         checked = check_parts(backbone, [protos[k] for k in changed], reference.of(list(changed)))
@@ -196,6 +209,7 @@ def _write_heads(
         provenance=provenance,
         parts=parts,
         fuse=fuse,
+        cohorts=reference.cohorts,
     )
     return made, diffs
 
@@ -278,4 +292,4 @@ def _write_shards(
 def _unchanged(bundle: ModelBundle, name: str, content: bytes) -> bytes | Path:
     """Return the bundle's own file where it holds the same."""
     file = bundle.path / name
-    return file if file.read_bytes() == content else content
+    return file if file.is_file() and file.read_bytes() == content else content

@@ -101,7 +101,8 @@ def labelled_logits(bundle: ModelBundle, new: NewRows | None, *, num_threads: in
             f"bundle {bundle.path} keeps logits ({len(logits)}, {logits.num_heads}) and labels ({len(labels)}, {labels.num_heads}) "
             f"of calibration rows; expected as many rows, and {num_heads} heads"
         )
-    return LabelledLogits(logits, labels, {"rows": "the bundle's own calibration rows", "num_rows": len(labels)})
+    cohorts = {} if bundle.cohorts is None else {bundle.cohorts.column: _array(bundle, "cohort")}
+    return LabelledLogits(logits, labels, {"rows": "the bundle's own calibration rows", "num_rows": len(labels)}, cohorts)
 
 
 def _array(bundle: ModelBundle, name: str) -> NDArray[Any]:

@@ -99,3 +99,8 @@ def test_nothing_is_written_into_the_bundle(bundle, rows, tmp_path, capsys):
     error = error_of(capsys, *predict(bundle, tmp_path, f"output={bundle.path / 'y.csv'}"))
     assert "is inside the bundle" in error
     assert not (bundle.path / "y.csv").exists()
+
+
+def test_a_cohort_for_a_model_without_any_is_refused(bundle, rows, tmp_path, capsys):
+    message = "cohort=F is given, but the model has one calibration for all rows; leave it out"
+    assert message in error_of(capsys, *predict(bundle, tmp_path, "cohort=F"))

@@ -1,7 +1,7 @@
 import pytest
 
 from ovr.errors import InputError
-from ovr.runtime.record_files import read_records
+from ovr.runtime.record_files import read_column, read_records
 
 
 def written(tmp_path, name, text, encoding="utf-8"):
@@ -70,3 +70,21 @@ def test_no_parquet_is_an_error_of_its_own(tmp_path):
     pytest.importorskip("pyarrow")
     with pytest.raises(InputError, match="is not Parquet"):
         read_records(written(tmp_path, "a.parquet", "no"), "table")
+
+
+def test_a_column_of_a_file_of_any_form_is_read_alone(tmp_path):
+    (tmp_path / "a.csv").write_text("a,s\n1,x\n2,\n")
+    (tmp_path / "a.tsv").write_text("a\ts\n1\tx\n2\t\n")
+    (tmp_path / "a.jsonl").write_text('{"a": 1, "s": "x"}\n{"a": 2, "s": ""}\n')
+    for name in ("a.csv", "a.tsv", "a.jsonl"):
+        assert read_column(tmp_path / name, "s") == ["x", ""]
+        assert read_column(tmp_path / name, "t") is None
+    assert read_column(tmp_path / "a.csv", "s", header=False) is None
+    (tmp_path / "a.txt").write_text("s")
+    assert read_column(tmp_path / "a.txt", "s") is None
+    assert read_column(tmp_path, "s") is None
+    (tmp_path / "bad.csv").write_bytes(b"s\n\xff\n")
+    with pytest.raises(InputError, match="is not UTF-8 text"):
+        read_column(tmp_path / "bad.csv", "s")
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        read_column(tmp_path / "none.csv", "s")

@@ -1,0 +1,132 @@
+"""Bundles with cohorts that are calibrated, decided and measured again."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ovr import EdgePredictor
+from ovr.calibrator.cohort import CohortCalibrator, cohort_prob
+from ovr.calibrator.temperature import Temperature
+from ovr.core.bundle import open_bundle
+from ovr.core.calibrations import Calibrations
+from ovr.core.cohorts import CohortCalibrations
+from ovr.data.labels import Labels
+from ovr.data.splits import TestRows
+from ovr.errors import ArtifactError, DataError
+from ovr.lifecycle.calibrate import calibrate
+from ovr.lifecycle.cohorts import differing, merged
+from ovr.lifecycle.decide import redecide
+from ovr.lifecycle.evaluate import evaluate_bundle
+from ovr.lifecycle.logits import KnownLogits
+from ovr.lifecycle.rewrite import calibrations_of
+from ovr.lifecycle.rows import LabelledLogits, NewRows, labelled_logits
+from ovr.metric.calibration import ece_equal_mass
+from tests.cohorts import some_cohorts
+from tests.lifecycle.conftest import CLASS_IDS, NUM_ROWS, rows_of, sample_labels, torch_logits
+
+SEX = np.array(["F", "M"] * (NUM_ROWS // 2))
+CALIBRATOR = CohortCalibrator(column="sex", min_positives=5)
+
+
+@pytest.fixture(scope="module")
+def rows(trained):
+    """Labels of women are drawn with other odds than those of men."""
+    model, _ = trained()
+    x = rows_of(5)
+    logit_NK = torch_logits(model, x).astype(np.float32)
+    target_NK, mask_NK = sample_labels(logit_NK + np.where(SEX == "F", 3.0, -3.0)[:, None], 5)
+    return x, logit_NK, Labels.from_dense(target_NK, mask_NK)
+
+
+@pytest.fixture(scope="module")
+def made(trained, rows, tmp_path_factory):
+    """The bundle without cohorts, calibrated again with them."""
+    _, logit_NK, labels = rows
+    labelled = LabelledLogits(KnownLogits(logit_NK), labels, {"rows": "all"}, {"sex": SEX})
+    out = tmp_path_factory.mktemp("cohorts") / "bundle"
+    return calibrate(trained()[1], out, labelled, calibrator=Temperature(), cohort=CALIBRATOR)
+
+
+def test_a_bundle_gets_cohorts_on_new_rows(trained, rows, made):
+    x, logit_NK, labels = rows
+    bundle = open_bundle(made.bundle.path)
+    target_NK, mask_NK = labels.dense()
+    calibrations = calibrations_of(bundle)
+    expected = CALIBRATOR.joined([CALIBRATOR.fit(logit_NK, target_NK, mask_NK, SEX, calibrations)])
+    assert bundle.cohorts == expected
+    assert made.changed_ids == CLASS_IDS
+    got = EdgePredictor(bundle.path).predict_proba(x, cohort=SEX)
+    prob_NK = cohort_prob(logit_NK, calibrations, expected, expected.numbers(SEX))
+    np.testing.assert_allclose(got, prob_NK, atol=5e-5)
+    shared = trained()[1].backbone_onnx.stat().st_ino == bundle.backbone_onnx.stat().st_ino
+    assert shared
+
+
+def test_figures_are_of_each_row_s_own_calibration(rows, made):
+    x, logit_NK, labels = rows
+    bundle, (target_NK, mask_NK) = made.bundle, labels.dense()
+    evaluation = evaluate_bundle(bundle, NewRows(TestRows(x, labels, {"sex": SEX}), {"rows": "all"}))
+    prob_NK = cohort_prob(logit_NK, calibrations_of(bundle), bundle.cohorts, bundle.cohorts.numbers(SEX))
+    ece_K = [row["ece_after"] for row in evaluation.report["classes"]]
+    np.testing.assert_allclose(ece_K, ece_equal_mass(prob_NK, target_NK, mask_NK), atol=1e-4)
+    assert evaluation.report["max_abs_diff"] < 5e-5
+    with pytest.raises(DataError, match=r"no cohorts of column 'sex', by which the bundle calibrates, but of none; add data"):
+        evaluate_bundle(bundle, NewRows(TestRows(x, labels), {"rows": "all"}))
+
+
+def test_the_column_of_the_bundle_is_that_of_the_next_calibration_and_other_classes_stay(made, rows, tmp_path):
+    _, logit_NK, labels = rows
+    labelled = LabelledLogits(KnownLogits(logit_NK[:200]), labels.take(np.arange(200)), {}, {"sex": SEX[:200]})
+    again = calibrate(made.bundle, tmp_path / "again", labelled, calibrator=Temperature(), class_ids=["train"])
+    before, after = made.bundle.cohorts, again.bundle.cohorts
+    assert again.changed_ids == ("train",)
+    for c in (0, 1):
+        assert after.scale[c][:3] == before.scale[c][:3]
+        assert after.scale[c][3] != before.scale[c][3]
+    with pytest.raises(DataError, match="no cohorts of column 'sex'"):
+        calibrate(made.bundle, tmp_path / "none", replace(labelled, cohorts={}), calibrator=Temperature())
+
+
+def test_thresholds_are_chosen_on_each_row_s_own_calibration_and_cohorts_stay(made, rows, tmp_path):
+    class Rule:
+        def fit(self, prob_NK, target_NK, mask_NK):
+            self.prob_NK = prob_NK
+            return np.full(prob_NK.shape[1], 0.25)
+
+    _, logit_NK, labels = rows
+    bundle, rule = made.bundle, Rule()
+    labelled = LabelledLogits(KnownLogits(logit_NK), labels, {}, {"sex": SEX})
+    decided = redecide(bundle, tmp_path / "decided", labelled, threshold=rule, policy=bundle.policy)
+    expected = cohort_prob(logit_NK, calibrations_of(bundle), bundle.cohorts, bundle.cohorts.numbers(SEX))
+    np.testing.assert_allclose(rule.prob_NK, expected, atol=1e-6)
+    assert decided.bundle.cohorts == bundle.cohorts
+    assert (decided.bundle.path / "reference/logit.npy").stat().st_ino == (bundle.path / "reference/logit.npy").stat().st_ino
+
+
+def test_a_bundle_keeps_the_cohorts_of_its_own_calibration_rows(made):
+    with pytest.raises(ArtifactError, match=r"cohort\.npy"):
+        labelled_logits(made.bundle, None)
+
+
+def test_heads_with_another_calibration_of_a_cohort_differ():
+    cohorts = some_cohorts(3)
+    assert not differing(cohorts, some_cohorts(3), 3).any()
+    assert not differing(None, None, 3).any()
+    changed = replace(cohorts, bias=(cohorts.bias[0], (*cohorts.bias[1][:2], 9.0)))
+    assert differing(cohorts, changed, 3).tolist() == [False, False, True]
+    for other in (None, some_cohorts(3, column="shop"), some_cohorts(3, ("F", "x"))):
+        assert differing(cohorts, other, 3).all()
+
+
+def test_cohorts_that_only_one_of_two_calibrations_has_keep_the_pooled_one():
+    pooled = Calibrations.identity(3)
+    old, new = some_cohorts(3, ("F", "M")), some_cohorts(3, ("F", "x"), seed=1)
+    both: CohortCalibrations = merged(old, new, {1}, pooled)
+    assert both.names == ("F", "M", "x")
+    assert both.scale[0] == (old.scale[0][0], new.scale[0][1], old.scale[0][2])
+    assert both.scale[1] == (old.scale[1][0], 1.0, old.scale[1][2])
+    assert both.status[1] == ("ok", "pooled", "ok")
+    assert both.scale[2] == (1.0, new.scale[1][1], 1.0)
+    assert merged(old, new, None, pooled) is new
+    assert merged(some_cohorts(3, column="shop"), new, {0}, pooled).names == ("F", "x")
