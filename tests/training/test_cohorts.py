@@ -29,6 +29,11 @@ def write(path, num_rows, seed):
     return path
 
 
+def read(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 @pytest.fixture(scope="module")
 def args(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cohorts")
@@ -49,7 +54,7 @@ def test_rows_of_a_file_get_the_calibration_of_their_sex(bundle, tmp_path, capsy
     assert set(np.load(bundle.path / "calibration/cohort.npy")) == {"F", "M", ""}
     yes = bundle.taxonomy.column("yes")
     assert bundle.cohorts.bias[0][yes] > 0.7 > -0.7 > bundle.cohorts.bias[1][yes]
-    rows = list(csv.DictReader(write(tmp_path / "new.csv", 4000, 1).open()))
+    rows = read(write(tmp_path / "new.csv", 4000, 1))
     label_N, sex_N = (np.array([row.pop(name) if name == "label" else row[name] for row in rows]) for name in ("label", "sex"))
     predictor = EdgePredictor(bundle.path)
     own_NK = predictor.predict_proba(rows)
@@ -65,7 +70,7 @@ def test_rows_of_a_file_get_the_calibration_of_their_sex(bundle, tmp_path, capsy
     assert main(["predict", f"bundle={bundle.path}", f"input={tmp_path / 'new.csv'}", f"output={output}", "drop=[label]"]) == 0
     known = int((sex_N != "").sum())
     assert f"cohorts of column sex: {known} rows known; with the pooled calibration 0 of unknown" in capsys.readouterr().out
-    written = [[float(row[f"prob:{class_id}"]) for class_id in bundle.taxonomy.ids] for row in csv.DictReader(output.open())]
+    written = [[float(row[f"prob:{class_id}"]) for class_id in bundle.taxonomy.ids] for row in read(output)]
     np.testing.assert_array_equal(np.array(written, np.float32), own_NK)
 
 
@@ -82,6 +87,8 @@ def test_what_cannot_have_cohorts_is_told_before_work_starts(args, tmp_path, cap
     run = f"hydra.run.dir={tmp_path / 'run'}"
     message = "the rows carry no cohorts of column 'shop', but of 'sex'; add data.source.cohorts=[shop]"
     assert message in error_of(capsys, "train", *args, "cohort.column=shop", run)
+    message = "cohort.column=sex rescales a head's calibrated logit, and the calibrator may give isotonic: choose calibrator=temp"
+    assert message in error_of(capsys, "train", *args, "cohort.column=sex", "calibrator=isotonic", run)
     monkeypatch.setattr(scale, "LARGE_K", 2)
     message = "cohort.column=sex asks for a calibration a cohort, and bundles of 2 classes or more hold none"
     assert message in error_of(capsys, "train", *args, "cohort.column=sex", run)
