@@ -129,7 +129,7 @@ def measure_contract(
     if undecided not in UNDECIDED:
         raise ConfigError(f"undecided is {undecided!r}; expected {' or '.join(map(repr, UNDECIDED))}")
     limit_K = limits_of(bundle.taxonomy.ids, limit, limit_of)
-    if not 0 < confidence < 1:
+    if isinstance(confidence, bool) or not isinstance(confidence, int | float) or not 0 < confidence < 1:
         raise ConfigError(f"confidence is {confidence!r}; expected a number above 0 and below 1")
     if not len(x):
         raise DataError("the contract got no rows; expected labelled rows that the bundle was not trained on")
