@@ -13,6 +13,7 @@ from ovr.core.calibrations import cohort_calibrations
 from ovr.errors import ArtifactError
 from ovr.export.bundle import torch_logits
 from ovr.export.check import run
+from ovr.export.fused import fused_model_of_stack
 from ovr.export.reference import check_fused, load_reference
 from ovr.export.standalone import export_onnx
 from tests.cohorts import some_cohorts
@@ -84,6 +85,11 @@ def test_only_affine_heads_and_bundles_without_shards_have_cohorts(tmp_path):
         sample_bundle(tmp_path / "isotonic", sample_model(), IDS, calibrations=calibrations, cohorts=COHORTS)
     with pytest.raises(ArtifactError, match="the cohorts of column 'sex' are of 3 heads; expected 5"):
         sample_bundle(tmp_path / "three", sample_model(), IDS, cohorts=some_cohorts(3))
+
+
+def test_a_graph_of_stacked_heads_takes_no_cohorts(exported):
+    with pytest.raises(ArtifactError, match="for each value of column 'sex'; bundles with head shards hold none"):
+        fused_model_of_stack(onnx.ModelProto(), "linear", {}, exported[2].card)
 
 
 def test_rows_without_a_cohort_keep_their_bits_when_cohorts_change(exported, tmp_path):

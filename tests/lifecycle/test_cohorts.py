@@ -19,7 +19,7 @@ from ovr.lifecycle.cohorts import differing, merged
 from ovr.lifecycle.decide import redecide
 from ovr.lifecycle.evaluate import evaluate_bundle
 from ovr.lifecycle.logits import KnownLogits
-from ovr.lifecycle.rewrite import calibrations_of
+from ovr.lifecycle.rewrite import calibrations_of, rewritten
 from ovr.lifecycle.rows import LabelledLogits, NewRows, labelled_logits
 from ovr.metric.calibration import ece_equal_mass
 from tests.cohorts import some_cohorts
@@ -107,6 +107,13 @@ def test_thresholds_are_chosen_on_each_row_s_own_calibration_and_cohorts_stay(ma
 def test_a_bundle_keeps_the_cohorts_of_its_own_calibration_rows(made):
     with pytest.raises(ArtifactError, match=r"cohort\.npy"):
         labelled_logits(made.bundle, None)
+
+
+def test_bundles_with_head_shards_hold_no_cohorts(sharded, tmp_path):
+    _, bundle = sharded
+    settings = {"calibrations": calibrations_of(bundle), "threshold_K": np.array(bundle.card.thresholds), "policy": bundle.policy}
+    with pytest.raises(ArtifactError, match=r"has head shards, and those hold no calibration a cohort \(sex\)"):
+        rewritten(bundle, tmp_path / "out", **settings, cohorts=some_cohorts(len(CLASS_IDS)), entry={})
 
 
 def test_heads_with_another_calibration_of_a_cohort_differ():
