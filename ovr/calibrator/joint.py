@@ -166,6 +166,7 @@ class Joint:
     """Plug-in: `fit_joint`. It needs all heads at once."""
 
     all_heads = True
+    kinds: tuple[str, ...] = ("joint",)
 
     def __init__(self, *, strength: float = STRENGTH) -> None:
         """Take how much the scale and bias shared by all heads hold each head's own.

@@ -68,11 +68,12 @@ def redecide(
     if without := thresholds.columns_without_promise():
         shown = "; ".join(f"{bundle.taxonomy[k].id!r} {status_K[k]}" for k in without[:3])
         log.warning("%d of %d thresholds are fallbacks without the promise: %s", len(without), len(thresholds), shown)
+    entry = {"command": "decide", "data": rows.record, **(settings or {})}
     if abstention is not None:
         num_rows = len(rows.logits)
         policy, said = fit_abstention(abstention, blocks, rows.labels, num_rows=num_rows, threshold_K=threshold_K, policy=policy)
         log.log(logging.INFO if said == OK else logging.WARNING, "abstain_below=%.4f: %s", policy.abstain_below, said)
-    entry = {"command": "decide", "data": rows.record, **(settings or {})}
+        entry["abstention_status"] = said
     return rewritten(
         bundle,
         out,

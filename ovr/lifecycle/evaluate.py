@@ -38,7 +38,8 @@ log = logging.getLogger(__name__)
 
 PROPENSITY = Propensity(A=0.55, B=1.5)
 # Of probabilities alone nothing is known of what they were before they were calibrated.
-BEFORE = ("ece_before", "nll_before", "brier_before", "top_label_ece_before", "temperature")
+RANKED = ("argmax_accuracy", "normalized_nll", "normalized_top_label_ece", "mean_prob_none")
+BEFORE = ("ece_before", "nll_before", "brier_before", "top_label_ece_before", "temperature", *(f"{name}_before" for name in RANKED))
 LEAST_PROB = float(np.finfo(np.float32).tiny)
 MOST_PROB = 1 - 2.0**-25  # float32 gives 1 from here on
 

@@ -106,6 +106,7 @@ def test_what_is_said_of_a_threshold_is_kept_and_the_limit_is_chosen_with_it(tra
     assert said == ["ok", "cannot_be_promised: n = 3", "ok", "ok"]
     assert "1 of 4 thresholds are fallbacks without the promise" in caplog.text
     prob_NK = np.concatenate([calibrated_prob(logit_NC, calibrations_of(made)[block]) for block, logit_NC in rows.logits], axis=1)
+    assert again.provenance["history"][-1]["abstention_status"] == "ok"
     assert again.policy.abstain_below == pytest.approx(np.median(prob_NK.max(axis=1)), abs=1e-6)
     later = redecide(again, tmp_path / "later", rows, threshold=Promised(), policy=POLICY)
     assert (later.changed_ids, later.bundle.policy) == ((), POLICY)
