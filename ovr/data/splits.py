@@ -87,13 +87,13 @@ def make_splits(
     """Return checked splits from raw (x, labels) of train, val, calib and test, where `encoder`, if any, made the rows.
 
     `origin` tells of the files that they came from and how they were split, for the bundle's data card. `cohorts` are those of each
-    split's rows. For a model that is there (`fitted`) no class needs rows, and where all rows are wanted `parts` has the test split
-    alone, and the others are empty.
+    split's rows. Where all rows are wanted for a model that is there (`fitted`) `parts` has the test split alone, and the others
+    are empty. Whether every class has rows is not asked here but in `ovr.data.support`.
     A memory-mapped array, or any other x that is not a NumPy array, stays as it is: its values are checked when they are read.
 
     Raises:
         DataError: there are other splits than these four; a split is empty, has another row shape than `input`, or holds NaN or
-            infinity; a class has no training row; no class has a validation row. All problems are named in one error.
+            infinity; no class has a validation row. All problems are named in one error.
     """
     cohorts = cohorts or {}
     wanted = ("test",) if fitted is not None and fitted.whole else SPLIT_NAMES
@@ -114,13 +114,8 @@ def make_splits(
             problems.append(
                 f"{name} split: {len(x)} rows but labels ({len(labels)}, {labels.num_heads}); expected ({len(x)}, {len(taxonomy)})"
             )
-    if not problems and fitted is None:
-        absent = [taxonomy[k].id for k in np.flatnonzero(parts["train"][1].num_positives_K() == 0)]
-        if absent:
-            shown = ", ".join(map(repr, absent[:10])) + (", ..." if len(absent) > 10 else "")
-            problems.append(f"no training row of class {shown}; every class needs at least one, or leave it out of the taxonomy")
-        if not parts["val"][1].num_positives_K().any():
-            problems.append("the val split has no positive row of any class; the best epoch could not be chosen")
+    if not problems and fitted is None and not parts["val"][1].num_positives_K().any():
+        problems.append("the val split has no positive row of any class; the best epoch could not be chosen")
     if problems:
         raise DataError("; ".join(problems))
     none = np.zeros((0, *input.shape), np.float32), Labels(Entries.none(0), Entries.none(0), len(taxonomy))

@@ -46,7 +46,7 @@ def load_table(
     files: Mapping[str, str | None],
     target: str | Sequence[str],
     classes: Sequence[str],
-    columns: Mapping[str, Any],
+    columns: Mapping[str, Any] | None,
     drop: Sequence[str],
     names: Sequence[str] | None,
     dialect: Mapping[str, Any],
@@ -64,7 +64,7 @@ def load_table(
         files: a file each for train and any of val, calib and test; the splits without one are parts of the train file.
         target: the column of class ids; or a list of 0/1 columns, each a class.
         classes: the taxonomy, in column order; when empty, the 0/1 columns, or the sorted class ids of the training file.
-        columns: the kind (numeric, category, date) or the settings of some columns; of others the training rows show it.
+        columns: the kind (numeric, category, date) or the settings of some columns, if any; of others the training rows show it.
         drop: columns that are no features.
         names: of the columns of a text file without a header.
         dialect: of `Dialect`; a `delimiter` of None goes by the file's name.
@@ -93,7 +93,7 @@ def load_table(
         fitted.check_one_file(list(given), one="data.path=FILE")
         split = {**split, "by": "stratified", "column": None} if fitted.whole else split
     rule = LabelRule.of(target, **labels)
-    own = {name: ColumnSettings.of(name, value) for name, value in columns.items()}
+    own = {name: ColumnSettings.of(name, value) for name, value in (columns or {}).items()}
     cohorts = check_names(cohorts)
     no_features = {*rule.target, *([split["column"]] if split["column"] else []), *(name for name in cohorts if name in drop)}
     made: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in encoding.items()}
@@ -290,5 +290,5 @@ def _check_no_typos(name: str, cells: Coded, train: Columns, row_N: I64, setting
         raise DataError(
             f"{where}, column {name!r} holds {cell!r}, but {num_numbers} training rows hold numbers; correct the {len(bad_P)} "
             "others, add what they hold to data.source.encoding.marks if they are missing, or read the column as text by "
-            f"data.source.columns={{{name}: category}}"
+            f"'data.source.columns={{{name}: category}}'"
         )

@@ -68,7 +68,7 @@ def encoded(rows: TableRows, table: Columns, split: str, *, lazy: bool) -> NDArr
             if found.reason == UNREADABLE:
                 raise DataError(
                     f"{table.where(row)}, column {found.column!r} holds {found.value!r}; expected {found.expected} "
-                    f"(data.source.columns={{{found.column}: category}} reads the column as text)"
+                    f"('data.source.columns={{{found.column}: category}}' reads the column as text)"
                 )
             if found.refused:
                 counts[found.column, found.reason] = counts.get((found.column, found.reason), 0) + len(found.row_P)

@@ -8,7 +8,7 @@ N = rows, K = heads, P = values or labels of all rows
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +21,8 @@ from ovr.data.entries import Entries
 from ovr.data.fitted import Fitted
 from ovr.data.labels import Labels
 from ovr.data.origin import Origin, source_files
-from ovr.data.splits import Splits, make_splits
-from ovr.data.splitting import SplitRule
+from ovr.data.splits import SPLIT_NAMES, Splits, make_splits
+from ovr.data.splitting import SplitRule, split_rows
 from ovr.errors import DataError
 from ovr.input.sparse import SparseRows
 
@@ -66,14 +66,15 @@ def load_xmc(
     taxonomy, and what the test file says of it is not counted; every other has one in the train split at least.
 
     Args:
-        test: the test split; None: `fractions` has a share for it.
+        test: the test split; None: it is a part of the training file too.
         label_names: a file with a name a line for each label, in order.
         ids: what class ids are: "number" of the label, or its "name".
         num_tokens: of what the backbone was told; at least the features of the files.
         max_tokens: values kept of a row, the largest; None keeps those of the longest row of the train split.
         log_values: whether a value v becomes sign(v) log(1 + |v|).
         normalize: "l2" divides the values of a row by their norm, "none" does not.
-        fractions: shares of the training file for train, val and calib.
+        fractions: shares of the training file for train, val, calib and test, which are drawn by iterative stratification; that of
+            test does not count where it has a file, and the others are scaled to sum to 1.
         fitted: the model that the rows are read for. Its encoder counts in place of `max_tokens`, `log_values` and `normalize`;
             its classes are those of the rows, and what the files say of others is not counted, as in training.
 
@@ -81,12 +82,11 @@ def load_xmc(
         DataError: a file that cannot be read or is not of the format (naming the line), files that differ in features or labels,
             fractions of other splits, and what `make_splits` refuses.
     """
-    expected = {"train", "val", "calib"} | ({"test"} if test is None else set())
     whole = fitted is not None and fitted.whole
     if fitted is not None:
         fitted.check_one_file([] if test is None else ["train", "test"], one="data.train=FILE alone")
-    if set(fractions) != expected and not whole:
-        raise DataError(f"data.source.fractions names {', '.join(fractions)}; expected {', '.join(sorted(expected))}")
+    divided = [name for name in SPLIT_NAMES if name != "test" or test is None]
+    split_rule = None if whole else _split_rule(fractions, divided, seed=seed)
     if ids not in ("number", "name") or (ids == "name" and label_names is None):
         raise DataError(f"data.source.ids is {ids!r}; expected 'number', or 'name' with data.label_names=FILE")
     file = read_xmc(Path(train).expanduser())
@@ -108,7 +108,7 @@ def load_xmc(
     if not len(column_K):
         raise DataError(f"{file.path}: no row has a label")
     labels = _with_columns(file.labels, column_K)
-    rows = {"test": np.arange(len(labels))} if whole else split_with_positives(labels.positives, fractions, seed=seed)
+    rows = {"test": np.arange(len(labels))} if split_rule is None else split_rows(split_rule, labels)
     parts = {name: (file.rows.take(rows_B), labels.take(rows_B)) for name, rows_B in rows.items()}
     if test_file is not None:
         parts["test"] = (test_file.rows, _with_columns(test_file.labels, column_K))
@@ -132,7 +132,7 @@ def load_xmc(
         encoder=encoder,
         origin=Origin(
             source_files([train, test, label_names]),
-            None if whole else SplitRule("stratified", None, fractions, seed),
+            split_rule,
             rows if test_file is None else {**rows, "test": np.arange(len(test_file.rows))},
         ),
         fitted=fitted,
@@ -171,32 +171,15 @@ def read_xmc(path: Path) -> XmcFile:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
-def split_with_positives(labels: Entries, fractions: Mapping[str, float], *, seed: int) -> dict[str, I64]:
-    """Return disjoint sorted row numbers for each name in `fractions`, drawn at random.
-
-    The first has a positive row of every class that has one, for which it may get more than its share; the others then have what is
-    left in proportion.
-
-    Raises:
-        DataError: fractions that are not positive numbers or do not sum to 1; a seed that is not a whole number of at least 0.
-    """
-    share = np.array(list(fractions.values()), dtype=float)
-    if not (share > 0).all() or abs(share.sum() - 1) > 1e-6:
-        raise DataError(f"split fractions must be positive and sum to 1, got {dict(fractions)}")
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise DataError(f"the seed of the split must be a whole number of at least 0, got {seed!r}")
-    num_rows = len(labels)
-    place_N = np.random.default_rng(seed).permutation(num_rows)
-    # The row of each class that comes first in the order drawn.
-    by_class_P = np.lexsort((place_N[labels.row_P], labels.column_P))
-    first_P = np.unique(labels.column_P[by_class_P], return_index=True)[1]
-    needed_N = np.zeros(num_rows, dtype=bool)
-    needed_N[labels.row_P[by_class_P][first_P]] = True
-    order_N = np.lexsort((place_N, ~needed_N))
-    first = max(int(needed_N.sum()), round(share[0] * num_rows))
-    rest = np.cumsum(share[1:]) / share[1:].sum()
-    bounds = first + np.round(rest[:-1] * (num_rows - first)).astype(int)
-    return {name: np.sort(part) for name, part in zip(fractions, np.split(order_N, [first, *bounds]), strict=True)}
+def _split_rule(fractions: Mapping[str, float], names: Sequence[str], *, seed: int) -> SplitRule:
+    """Return the rule for the splits `names`; where the test rows have a file, the other fractions are scaled to sum to 1."""
+    if set(fractions) - set(SPLIT_NAMES) or not set(names) <= set(fractions):
+        raise DataError(f"data.source.fractions names {', '.join(fractions)}; expected {', '.join(names)}")
+    shares = {name: fractions[name] for name in names}
+    if not all(isinstance(share, int | float) and share > 0 for share in shares.values()):
+        raise DataError(f"data.source.fractions must be positive, got {dict(fractions)}")
+    total = 1 if "test" in names else sum(shares.values())
+    return SplitRule("stratified", None, {name: share / total for name, share in shares.items()}, seed)
 
 
 def _read(path: Path, lines: Iterator[tuple[int, bytes]]) -> XmcFile:

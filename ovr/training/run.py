@@ -67,7 +67,7 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
 
     Raises:
         ConfigError: a setting that cannot be used, or training that diverges.
-        DataError: classes with too few rows that are not allowed, or too many rows that are in two splits.
+        DataError: classes with too few rows, or of one kind, that are not allowed, or too many rows that are in two splits.
         ArtifactError: nothing to resume, the run has its bundle already, or the bundle to start from is damaged.
         KeyboardInterrupt: SIGINT during the fit, which can be resumed; SystemExit(143): SIGTERM likewise.
     """

@@ -34,13 +34,6 @@ def test_all_problems_of_the_splits_are_in_one_error(rng):
         make_splits(Taxonomy.from_ids("abc"), InputSchema((4,)), bad)
 
 
-def test_a_class_without_a_training_row_is_named(rng):
-    bad = parts(rng)
-    bad["train"] = (bad["train"][0], Labels.from_columns(np.arange(30) % 2, num_heads=3))
-    with pytest.raises(DataError, match="no training row of class 'c'"):
-        make_splits(Taxonomy.from_ids("abc"), InputSchema((4,)), bad)
-
-
 def test_other_splits_than_the_four_are_refused(rng):
     bad = parts(rng)
     del bad["calib"]

@@ -42,6 +42,23 @@ def test_small_classes_are_refused_unless_they_are_allowed():
         check_small_classes(splits(few), min_positives=MINIMUM, allow=False)
 
 
+def test_a_class_without_a_training_row_is_small_whatever_the_minimum():
+    none = splits({**SOME, "train": [9, 0, 5, 0]})
+    assert small_classes(none, min_positives=dict.fromkeys(SPLIT_NAMES, 0)).tolist() == [False, True, False, True]
+    assert check_small_classes(none, min_positives=MINIMUM, allow=True).tolist() == [False, True, False, True]
+    with pytest.raises(DataError, match=r"^no training row of class 'b', 'd'\. allow_small_classes=true trains them"):
+        check_small_classes(none, min_positives=MINIMUM, allow=False)
+
+
+def test_a_class_without_a_negative_row_is_small():
+    lonely = splits({"train": [9, 5], "val": [1, 1], "calib": [3, 0], "test": [1, 2]})
+    assert small_classes(lonely, min_positives=dict.fromkeys(SPLIT_NAMES, 0)).tolist() == [True, False]
+    one = splits({name: [9] for name in SPLIT_NAMES})
+    assert check_small_classes(one, min_positives=MINIMUM, allow=True).tolist() == [True]
+    with pytest.raises(DataError, match=r"^no negative row of class 'a' in train, calib, test: a head that says yes to every row"):
+        check_small_classes(one, min_positives=MINIMUM, allow=False)
+
+
 @pytest.mark.parametrize(
     "minimum", [5, {"train": 5}, {**MINIMUM, "train": -1}, {**MINIMUM, "train": 1.5}, {**MINIMUM, "val": True}]
 )

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from ovr.data.lazy import LazyArray
-from ovr.data.xmc import load_xmc, read_xmc, split_with_positives
+from ovr.data.splits import SPLIT_NAMES
+from ovr.data.xmc import load_xmc, read_xmc
 from ovr.errors import DataError
 from ovr.input.encoder import encoder_from_json
 
@@ -208,15 +209,23 @@ def test_one_file_has_a_share_for_test(files):
     assert [len(rows) for rows in (splits.train, splits.val, splits.calib, splits.test)] == [100, 40, 40, 20]
 
 
+def test_a_test_file_takes_the_place_of_its_share(files):
+    splits = load(files["train"], files["test"], fractions={"train": 0.3, "val": 0.1, "calib": 0.1, "test": 0.5})
+    assert [len(rows) for rows in (splits.train, splits.val, splits.calib, splits.test)] == [120, 40, 40, 50]
+    assert splits.origin.rule.fractions == FRACTIONS
+
+
 def test_settings_that_do_not_fit_are_refused(files, tmp_path, rng):
     other = write(tmp_path / "other.txt", sample_lines(rng, 20, num_features=19)[0], num_features=19)
     for settings, message in (
         ({"test": other}, r"other\.txt has 19 features and 6 labels, .*train\.txt has 20 and 6; expected the same"),
         ({"num_tokens": 19}, r"train\.txt has 20 features, data\.num_tokens is 19; expected at least as many"),
-        ({"fractions": {"train": 0.5, "test": 0.5}}, "fractions names train, test; expected calib, train, val"),
+        ({"fractions": {"train": 0.5, "test": 0.5}}, "fractions names train, test; expected train, val, calib$"),
+        ({"fractions": FRACTIONS, "test": None}, "fractions names train, val, calib; expected train, val, calib, test"),
         ({"ids": "name"}, "ids is 'name'; expected 'number', or 'name' with data.label_names=FILE"),
         ({"ids": "text"}, "ids is 'text'"),
-        ({"fractions": {"train": 0.5, "val": 0.5, "calib": 0.5}}, "must be positive and sum to 1"),
+        ({"fractions": {"train": 0.5, "val": 0.5, "calib": 0}}, "fractions must be positive"),
+        ({"fractions": dict.fromkeys(SPLIT_NAMES, 0.5), "test": None}, r"split\.fractions must sum to 1"),
         ({"seed": -1}, "seed of the split must be a whole number of at least 0, got -1"),
     ):
         with pytest.raises(DataError, match=message):
@@ -226,19 +235,23 @@ def test_settings_that_do_not_fit_are_refused(files, tmp_path, rng):
         load(bare, files["test"])
 
 
-def test_every_class_has_a_training_row_however_rare(tmp_path, rng):
-    label_N = np.concatenate([np.arange(300), rng.integers(0, 3, size=700)])
-    file = read_xmc(write(tmp_path / "rows.txt", [f"{label} 0:1" for label in rng.permutation(label_N)], num_labels=300))
-    rows = split_with_positives(file.labels, FRACTIONS, seed=1)
-    assert {name: len(row_B) for name, row_B in rows.items()} == {"train": 600, "val": 200, "calib": 200}
-    np.testing.assert_array_equal(np.sort(np.concatenate(list(rows.values()))), np.arange(1000))
-    assert set(file.labels.take(rows["train"]).column_P) == set(range(300))
-    again, other = (split_with_positives(file.labels, FRACTIONS, seed=seed) for seed in (1, 2))
-    assert all(np.array_equal(rows[name], again[name]) for name in rows)
-    assert not np.array_equal(rows["train"], other["train"])
+def test_every_class_has_a_training_row_however_rare_and_the_others_are_spread(tmp_path, rng):
+    labels = [[label] for label in range(300)] + [[label % 3, 3] if label % 2 else [label % 3] for label in range(700)]
+    lines = [f"{','.join(map(str, labels[n]))} 0:1" for n in rng.permutation(1000)]
+    path = write(tmp_path / "rows.txt", lines, num_labels=300)
+    splits, again, other = (load(path, fractions={**FRACTIONS, "train": 0.5, "test": 0.1}, seed=seed) for seed in (1, 1, 2))
+    parts = [getattr(splits, name) for name in SPLIT_NAMES]
+    assert sum(map(len, parts)) == 1000
+    assert parts[0].labels.num_positives_K().min() == 1
+    count_KS = np.stack([part.labels.num_positives_K() for part in parts], axis=1)[:4]
+    assert np.abs(count_KS - count_KS.sum(axis=1, keepdims=True) * [0.5, 0.2, 0.2, 0.1]).max() <= 2
+    rows = [s.origin.row_numbers for s in (splits, again, other)]
+    assert all(np.array_equal(rows[0][name], rows[1][name]) for name in SPLIT_NAMES)
+    assert not np.array_equal(rows[0]["train"], rows[2]["train"])
 
 
 def test_rows_that_rare_classes_need_come_before_the_share(tmp_path):
-    file = read_xmc(write(tmp_path / "rows.txt", [f"{label} 0:1" for label in range(90)] + ["0 0:1"] * 10, num_labels=90))
-    rows = split_with_positives(file.labels, FRACTIONS, seed=0)
-    assert {name: len(row_B) for name, row_B in rows.items()} == {"train": 90, "val": 5, "calib": 5}
+    path = write(tmp_path / "rows.txt", [f"{label} 0:1" for label in range(90)] + ["0 0:1"] * 10, num_labels=90)
+    splits = load(path, fractions={**FRACTIONS, "train": 0.5, "test": 0.1})
+    assert len(splits.train) >= 90
+    assert splits.train.labels.num_positives_K().min() == 1

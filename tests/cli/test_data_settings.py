@@ -1,0 +1,57 @@
+"""Settings of data sources, given as the documentation writes them, through the command line."""
+
+import csv
+
+import pytest
+
+from ovr.cli.main import main
+
+
+@pytest.fixture
+def check(tmp_path, monkeypatch, capsys):
+    """Return a function that runs `ovr data check` and returns its exit status, what it printed, and its error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args):
+        status = main(["data", "check", "max_rows=50", *map(str, args)])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def put_csv(path, rows, delimiter=","):
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, delimiter=delimiter).writerows(rows)
+    return path
+
+
+@pytest.fixture
+def cities(tmp_path, rng):
+    """A table with dates that are not ISO 8601, numbers of cities, and a class that a number tells."""
+    header = ["when", "city", "size", "label"]
+    rows = [[f"{n % 28 + 1:02}.03.2024", n % 3, n % 7, f"class {n % 2}"] for n in range(120)]
+    return put_csv(tmp_path / "cities.csv", [header, *rows])
+
+
+@pytest.mark.parametrize("plus", ["", "+"])
+def test_columns_are_set_on_the_command_line(check, cities, plus):
+    setting = f'{plus}data.source.columns={{when: {{kind: date, formats: ["%d.%m.%Y"]}}, city: category}}'
+    status, _, log = check("data=table", f"data.path={cities}", "data.target=label", setting)
+    assert status == 0
+    assert "table of 3 columns (1 date, 1 category, 1 numeric)" in log
+
+
+def test_classes_without_a_training_row_are_in_the_tables(check, tmp_path, rng):
+    rows = [[rng.normal(), f"class {n % 2}" if n < 110 else "late"] for n in range(120)]
+    path = put_csv(tmp_path / "rows.csv", [["x", "label"], *rows])
+    status, printed, _ = check("data=table", f"data.path={path}", "data.target=label", "data.source.split.by=time")
+    assert status == 0
+    assert ["late", "0", "0", "0", "10", "True"] in [line.split()[:6] for line in printed.splitlines()]
+
+
+def test_one_xmc_file_is_enough(check, tmp_path, rng):
+    lines = [f"{n % 3} {n % 3}:1 {3 + n % 7}:{rng.integers(1, 9)}" for n in range(100)]
+    (tmp_path / "rows.txt").write_text("\n".join(["100 10 3", *lines]) + "\n")
+    status, printed, _ = check("data=xmc", "data.train=rows.txt", "data.num_tokens=10")
+    assert status == 0
+    assert "100 rows" in printed
