@@ -50,11 +50,15 @@ def class_lines(report: "DataReport", splits: "Splits") -> list[list[Any]]:
 
 
 def row_lines(report: "DataReport", splits: "Splits") -> list[list[Any]]:
-    """Return the header and a line a finding; rows are counted from 0 in their split, and in the source where it tells."""
-    header = ["kind", "split", "row", "source_row", "score", "given", "suggested", "other_split", "other_row", "other_source_row"]
+    """Return the header and a line a finding; rows are counted from 0 in their split, and in the source where it tells.
+
+    `where` is the file and the line, the row or the image, where the source tells.
+    """
+    place = ("split", "row", "source_row", "where")
+    header = ["kind", *place, "score", "given", "suggested", *(f"other_{name}" for name in place)]
     lines = []
     for finding in report.findings:
-        other = ["", "", ""] if finding.other is None else _place(report, splits, finding.other)
+        other = ["", "", "", ""] if finding.other is None else _place(report, splits, finding.other)
         lines.append(
             [finding.kind, *_place(report, splits, finding.row), f"{finding.score:.6f}", finding.given, finding.suggested, *other]
         )
@@ -66,7 +70,8 @@ def _place(report: "DataReport", splits: "Splits", row: int) -> list[Any]:
 
     name, number = SPLIT_NAMES[report.split_N[row]], int(report.number_N[row])
     numbers = splits.origin.row_numbers.get(name)
-    return [name, number, "" if numbers is None else int(numbers[number])]
+    where = splits.origin.where.get(name)
+    return [name, number, "" if numbers is None else int(numbers[number]), "" if where is None else where(number)]
 
 
 def _print(report: "DataReport", splits: "Splits", cfg: DictConfig) -> None:
@@ -91,7 +96,9 @@ def _print(report: "DataReport", splits: "Splits", cfg: DictConfig) -> None:
         found = [line[1:] for line in rows[1:] if line[0] == kind]
         print(f"\n{title}: {len(found)}")
         if found:
-            print(table([rows[0][1:], *found[: cfg.max_lines]]))
+            shown = [rows[0][1:], *found[: cfg.max_lines]]
+            used = [any(line[c] != "" for line in shown[1:]) for c in range(len(shown[0]))]
+            print(table([[value for value, use in zip(line, used, strict=True) if use] for line in shown]))
             _more(len(found), cfg.max_lines)
 
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,9 @@ def load_images(
         log.warning("%d of %d images are left out for their labels", len(found.ids_N) - len(labelled.kept), len(found.ids_N))
         found = found.take(labelled.kept)
     whole = fitted is not None and fitted.whole
-    rows = {"test": np.arange(len(found.ids_N))} if whole else split_rows(division, labelled.labels, found.value_N)
+    rows = {"test": np.arange(len(found.ids_N))}
+    if not whole:
+        rows = split_rows(division, labelled.labels, found.value_N, where=found.where)
     if fitted is None:
         encoder = ImageEncoder(*_size(size, found.images), mode=mode, fit=fit, resample=resample, background=background)
     else:
@@ -159,8 +162,17 @@ def load_images(
         parts[name] = (x, labelled.labels.take(row_B))
     # A row of a folder has no number of its own.
     numbers = {} if source.is_dir() else {name: labelled.kept[row_B] for name, row_B in rows.items()}
-    origin = Origin(_files(source, found), None if whole else division, numbers)
+    where = {name: partial(_where, found, row_B) for name, row_B in rows.items()}
+    origin = Origin(_files(source, found), None if whole else division, numbers, where)
     return make_splits(taxonomy, encoder.tensor, parts, encoder=encoder, origin=origin, fitted=fitted)
+
+
+def _where(found: _Found, row_B: NDArray[np.int64], row: int) -> str:
+    place = found.where(int(row_B[row]))
+    if isinstance(found.images, np.ndarray):
+        return place
+    file = str(found.images[int(row_B[row])])
+    return place if place == file else f"{place}: {file}"
 
 
 def _files(source: Path, found: _Found) -> tuple[SourceFile, ...]:

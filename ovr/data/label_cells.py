@@ -3,6 +3,7 @@
 N = rows, K = heads
 """
 
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -116,10 +117,18 @@ def labels_of(ids_N: Sequence[Ids], taxonomy: Taxonomy, rule: LabelRule, where: 
         DataError: rows without a label or labels outside the taxonomy, where the rule refuses them; no row stays.
     """
     column_of = {class_id: k for k, class_id in enumerate(taxonomy.ids)}
-    kept, columns, unknown, outside, empty = [], [], [], Counter[str](), []
+    # Plain numbers, and each different tuple of ids looked up once: there may be millions of rows.
+    kept, columns, num_columns, unknown = array("q"), array("i"), array("q"), array("q")
+    known: dict[Ids, tuple[list[str], list[int]]] = {}
+    outside, empty = Counter[str](), array("q")
     first_outside = -1
     for number, ids in enumerate(ids_N):
-        strange = [class_id for class_id in ids or () if class_id not in column_of]
+        if ids not in known:
+            known[ids] = (
+                [class_id for class_id in ids or () if class_id not in column_of],
+                sorted(column_of[class_id] for class_id in ids or () if class_id in column_of),
+            )
+        strange, own = known[ids]
         if strange and rule.outside == "refuse":
             outside.update(strange)
             first_outside = number if first_outside < 0 else first_outside
@@ -128,8 +137,9 @@ def labels_of(ids_N: Sequence[Ids], taxonomy: Taxonomy, rule: LabelRule, where: 
         if (strange and rule.outside == "leave_out") or (ids is None and rule.no_label == "leave_out"):
             continue
         kept.append(number)
-        columns.append(sorted(column_of[class_id] for class_id in ids or () if class_id in column_of))
-        unknown.append(ids is None and rule.no_label == "unknown")
+        columns.extend(own)
+        num_columns.append(len(own))
+        unknown.append(len(taxonomy) if ids is None and rule.no_label == "unknown" else 0)
     if outside:
         raise DataError(
             f"{where(first_outside)}: labels outside the taxonomy of {len(taxonomy)} classes: {_shown(sorted(outside))} in "
@@ -144,9 +154,9 @@ def labels_of(ids_N: Sequence[Ids], taxonomy: Taxonomy, rule: LabelRule, where: 
         raise DataError(
             f"{where(0)} and the {len(ids_N) - 1} rows after it are all left out for their labels; expected some to stay"
         )
-    every = range(len(taxonomy))
-    positives = _entries(columns)
-    unknowns = _entries([every if row_unknown else () for row_unknown in unknown])
+    every = np.arange(len(taxonomy), dtype=np.int32)
+    unknowns = Entries(_starts(unknown), np.tile(every, sum(map(bool, unknown))))
+    positives = Entries(_starts(num_columns), np.array(columns, np.int32))
     return LabelledRows(np.array(kept, np.int64), Labels(positives, unknowns, len(taxonomy)))
 
 
@@ -170,9 +180,8 @@ def _read_names(path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _entries(columns: Sequence[Sequence[int]]) -> Entries:
-    start_N1 = np.concatenate([[0], np.cumsum([len(row) for row in columns])]).astype(np.int64)
-    return Entries(start_N1, np.array([column for row in columns for column in row], np.int32))
+def _starts(num_N: "array[int]") -> NDArray[np.int64]:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(num_N, dtype=np.int64)])
 
 
 def _shown(names: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ B = rows of one split
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ class Origin:
     files: tuple[SourceFile, ...] = ()
     rule: "SplitRule | None" = None
     row_numbers: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)  # split -> (B,), rows of the source from 0
+    where: Mapping[str, Callable[[int], str]] = field(default_factory=dict)  # split -> what says where its row b is: file and line
 
     def to_json(self) -> dict[str, Any]:
         """Return files and rule as plain values."""

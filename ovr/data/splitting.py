@@ -6,7 +6,7 @@ N = rows, B = rows of one split, S = splits
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from numbers import Real
@@ -95,7 +95,9 @@ class SplitRule:
         return {"by": self.by, "column": self.column, "fractions": dict(self.fractions), "seed": self.seed}
 
 
-def split_rows(rule: SplitRule, labels: Labels, values: Sequence[Any] | None = None) -> dict[str, I64]:
+def split_rows(
+    rule: SplitRule, labels: Labels, values: Sequence[Any] | None = None, *, where: Callable[[int], str] = "row {}".format
+) -> dict[str, I64]:
     """Return disjoint ascending row numbers that together are all rows, by the name of their split, in the order of `SPLIT_NAMES`.
 
     The result depends on the rule, the labels and the values only. Where splits are drawn ("stratified", "group", and what comes
@@ -103,6 +105,7 @@ def split_rows(rule: SplitRule, labels: Labels, values: Sequence[Any] | None = N
 
     Args:
         values: one a row: the cells of `rule.column`; with "file" the split that the row's file stands for; None with "stratified".
+        where: how messages call a row.
 
     Raises:
         DataError: values that are missing, too many or cannot be used (naming the row); a split without a row; fractions that lack
@@ -118,11 +121,11 @@ def split_rows(rule: SplitRule, labels: Labels, values: Sequence[Any] | None = N
     if values is None:
         rows = _stratified(rule, labels, np.arange(len(labels)), list(rule.fractions))
     elif rule.by == "time":
-        rows = _by_time(rule, values)
+        rows = _by_time(rule, values, where)
     elif rule.by == "group":
-        rows = _by_group(rule, labels, values)
+        rows = _by_group(rule, labels, values, where)
     else:
-        rows = _by_name(rule, labels, values)
+        rows = _by_name(rule, labels, values, where)
     if empty := [name for name, row_B in rows.items() if not len(row_B)]:
         raise DataError(
             f"split {', '.join(empty)} would have no row: {len(labels)} rows are too few for split.fractions={dict(rule.fractions)}"
@@ -149,7 +152,7 @@ def _stratified(rule: SplitRule, labels: Labels, among_B: I64, names: Sequence[s
     return {name: among_B[split_B == s] for s, name in enumerate(order)}
 
 
-def _by_name(rule: SplitRule, labels: Labels, values: Sequence[Any]) -> dict[str, I64]:
+def _by_name(rule: SplitRule, labels: Labels, values: Sequence[Any], where: Callable[[int], str]) -> dict[str, I64]:
     what = f"column {rule.column!r}" if rule.by == "column" else "the file's split"
     spelled: dict[str, str] = {}
     place: dict[Any, int] = {}  # of each value there is, so that a million rows are few look-ups
@@ -157,11 +160,11 @@ def _by_name(rule: SplitRule, labels: Labels, values: Sequence[Any]) -> dict[str
     for row, value in enumerate(values):
         if value not in place:
             if (name := split_name(value)) is None:
-                raise DataError(f"row {row}: {what} holds {value!r}, which names no split; expected {_spellings()}")
+                raise DataError(f"{where(row)}: {what} holds {value!r}, which names no split; expected {_spellings()}")
             spelling = str(value).strip().lower()
             if spelled.setdefault(name, spelling) != spelling:
                 raise DataError(
-                    f"row {row}: {what} holds {spelling!r}, an earlier row {spelled[name]!r}, and both mean {name}; use one"
+                    f"{where(row)}: {what} holds {spelling!r}, an earlier row {spelled[name]!r}, and both mean {name}; use one"
                 )
             place[value] = SPLIT_NAMES.index(name)
         split_N[row] = place[value]
@@ -179,10 +182,10 @@ def _by_name(rule: SplitRule, labels: Labels, values: Sequence[Any]) -> dict[str
     return given | _stratified(rule, labels, given["train"], ["train", *missing])
 
 
-def _by_time(rule: SplitRule, values: Sequence[Any]) -> dict[str, I64]:
+def _by_time(rule: SplitRule, values: Sequence[Any], where: Callable[[int], str]) -> dict[str, I64]:
     """Bounds lie between two times, as near to the fractions as they come."""
     names = [name for name in SPLIT_NAMES if name in rule.fractions]
-    time_N = _times(rule.column, values)
+    time_N = _times(rule.column, values, where)
     order_N = np.argsort(time_N, kind="stable")
     start_T = np.flatnonzero(np.diff(time_N[order_N]) > 0) + 1  # where another time begins
     if len(start_T) + 1 < len(names):
@@ -201,17 +204,17 @@ def _by_time(rule: SplitRule, values: Sequence[Any]) -> dict[str, I64]:
     return {name: np.sort(row_B) for name, row_B in zip(names, np.split(order_N, bounds), strict=True)}
 
 
-def _times(column: str | None, values: Sequence[Any]) -> NDArray[np.float64]:
+def _times(column: str | None, values: Sequence[Any], where: Callable[[int], str]) -> NDArray[np.float64]:
     """Return the values as numbers that order them: all numbers, or all ISO 8601 dates (with or without time and zone)."""
     time_N = np.empty(len(values))
     kind, began = "", ""
     for row, value in enumerate(values):
         here, time_N[row] = _time(value)
-        where = f"row {row}, column {column!r} holds {value!r}"
+        said = f"column {column!r} holds {value!r}"
         if not here:
-            raise DataError(f"{where}; expected a number or a date such as 2024-05-31T12:00:00")
+            raise DataError(f"{where(row)}, {said}; expected a number or a date such as 2024-05-31T12:00:00")
         if kind and here != kind:
-            raise DataError(f"{where}, {here}; row 0 holds {began!r}, {kind}; expected one kind in all rows")
+            raise DataError(f"{where(row)}, {said}, {here}; the first row holds {began!r}, {kind}; expected one kind in all rows")
         kind, began = here, began or str(value)
     return time_N
 
@@ -241,13 +244,13 @@ def _time(value: Any) -> tuple[str, float]:
     return "", math.nan
 
 
-def _by_group(rule: SplitRule, labels: Labels, values: Sequence[Any]) -> dict[str, I64]:
+def _by_group(rule: SplitRule, labels: Labels, values: Sequence[Any], where: Callable[[int], str]) -> dict[str, I64]:
     names = [name for name in SPLIT_NAMES if name in rule.fractions]
     number: dict[Any, int] = {}
     group_N = np.empty(len(values), np.int64)
     for row, value in enumerate(values):
         if value is None or value == "" or value != value:
-            raise DataError(f"row {row}, column {rule.column!r} is empty; expected the group of the row")
+            raise DataError(f"{where(row)}, column {rule.column!r} is empty; expected the group of the row")
         group_N[row] = number.setdefault(value, len(number))
     if len(number) < len(names):
         raise DataError(

@@ -8,6 +8,7 @@ N = rows, D = numbers of an encoded row
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,18 +141,23 @@ def load_table(
     encoder = known or _fit(
         train, features, own_rows["train"], settings, own, ignored=(*train.dropped, *sorted(no_features - {*rule.target}))
     )
-    parts, numbers, cohorts_of = {}, {}, {}
+    parts, numbers, places, cohorts_of = {}, {}, {}, {}
     total = sum(map(len, own_rows.values())) + sum(len(table) for name, table in tables.items() if name != "train")
     lazy = total * encoder.tensor.size * 4 > max_encoded_bytes
     for name in own_rows if whole else SPLIT_NAMES:
         of_train = name in own_rows
         table, of_table = (train, labels_by_file["train"]) if of_train else (tables[name], labels_by_file[name])
         numbers[name] = row_N = own_rows[name] if of_train else np.arange(len(table))
+        places[name] = partial(_place, table, row_N)
         rows = TableRows(encoder, {column.name: table.cells[column.name] for column in encoder.columns}, row_N)
         parts[name] = (encoded(rows, table, name, lazy=lazy), of_table.take(row_N))
         cohorts_of[name] = {column: cohort_of_compact(table.cells[column][row_N]) for column in cohorts}
-    origin = Origin(source_files(source.values()), split_rule, numbers)
+    origin = Origin(source_files(source.values()), split_rule, numbers, places)
     return make_splits(taxonomy, encoder.tensor, parts, encoder=encoder, origin=origin, cohorts=cohorts_of, fitted=fitted)
+
+
+def _place(table: Columns, row_N: I64, row: int) -> str:
+    return table.where(int(row_N[row]))
 
 
 def _as_fitted(
@@ -234,9 +240,9 @@ def _split(table: Columns, labels: Labels, rule: SplitRule | None, names: Sequen
         return {"train": np.arange(len(table))}
     values = None if rule.column is None else range(len(table)) if rule.column == ROW_NUMBER else _values(table, rule.column)
     try:
-        rows = split_rows(rule, labels, values)
+        rows = split_rows(rule, labels, values, where=table.where)
     except DataError as error:
-        raise DataError(f"{table.path}: {error}") from None
+        raise DataError(str(error) if str(error).startswith(str(table.path)) else f"{table.path}: {error}") from None
     if set(rows) != set(names):
         raise DataError(f"{table.path}: column {rule.column!r} names the splits {', '.join(rows)}; expected {', '.join(names)}")
     return rows

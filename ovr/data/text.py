@@ -5,7 +5,7 @@ N = rows
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from ovr.data.cohorts import check_columns, check_names, cohort_of_cells
 from ovr.data.delimited import Dialect, delimiter_of, read_header, read_rows
 from ovr.data.fitted import Fitted
 from ovr.data.json_rows import Record, read_json, read_json_lines
-from ovr.data.label_cells import Ids, LabelRule, class_ids, labels_of
+from ovr.data.label_cells import LabelRule, class_ids, labels_of
 from ovr.data.labels import Labels
 from ovr.data.lazy import RowNumbers
 from ovr.data.origin import Origin, source_files
 from ovr.data.splits import SPLIT_NAMES, Splits, make_splits
 from ovr.data.splitting import SplitRule, split_rows
+from ovr.data.text_rows import TextRows
 from ovr.errors import DataError
 from ovr.input.encoder import Encoder
 from ovr.input.text import HashedText
@@ -105,22 +106,6 @@ class TextFiles:
                 yield f"{path}, line {line}", dict(zip(columns, cells, strict=True))
 
 
-@dataclass(slots=True)
-class _Part:
-    """Rows of one or more files."""
-
-    texts: list[str] = field(default_factory=list)
-    ids: list[Ids] = field(default_factory=list)
-    where: list[str] = field(default_factory=list)
-    cells: list[Any] = field(default_factory=list)  # of the column to split by
-    cohorts: list[list[Any]] = field(default_factory=list)  # a cell for each cohort column
-    numbers: list[int] = field(default_factory=list)  # of the rows in their files, from 0
-
-    def take(self, rows_B: NDArray[np.int64]) -> "_Part":
-        columns: tuple[list[Any], ...] = (self.texts, self.ids, self.where, self.cells, self.cohorts, self.numbers)
-        return _Part(*([column[n] for n in rows_B] for column in columns))
-
-
 @dataclass(frozen=True, slots=True)
 class EncodedTexts:
     """Texts as an encoder makes them, (N, *shape) float32, each when it is asked for."""
@@ -187,40 +172,34 @@ def load_text(
         split = {**split, "by": "stratified", "column": None} if fitted.whole else split
     for name, sources in sources_of.items():
         read += [file for file, _ in sources]
-        part = parts[name] = _Part()
+        part = parts[name] = TextRows(num_cohorts=len(cohorts))
         column = split.get("column") if name in ("all", split.get("of")) else None
         for file, lists in sources:
             for where, text, label, cell, more in reader.rows(file, lists, column, cohorts):
-                part.where.append(where)
-                part.texts.append(text)
-                part.ids.append(rule.ids(label, where))
-                part.cells.append(cell)
-                part.cohorts.append(more)
-        part.numbers = list(range(len(part.texts)))
-        if not part.texts:
+                part.add(where, text, rule.ids(label, where), cell, more)
+        if not len(part):
             raise DataError(f"{', '.join(str(file) for file, _ in sources)} holds no rows for {name}; expected at least one")
     seen = parts["train" if "train" in parts else "all"].ids
     taxonomy = rule.taxonomy(list(map(str, classes)) or rule.names or class_ids(seen)) if fitted is None else fitted.taxonomy
     labelled = {}
     for name, part in parts.items():
-        found = labels_of(part.ids, taxonomy, rule, part.where.__getitem__)
-        if len(found.kept) < len(part.ids):
-            log.warning("%d of %d rows of %s are left out for their labels", len(part.ids) - len(found.kept), len(part.ids), name)
-        labelled[name] = (part.take(found.kept), found.labels)
+        found = labels_of(part.ids, taxonomy, rule, part.where)
+        if len(found.kept) < len(part):
+            log.warning("%d of %d rows of %s are left out for their labels", len(part) - len(found.kept), len(part), name)
+            part = part.take(found.kept)
+        labelled[name] = (part, found.labels)
     whole = fitted is not None and fitted.whole
     divided, split_rule = ({"test": labelled["all"]}, None) if whole else _divided(labelled, **split)
     if empty := sum(not text.strip() for part, _ in divided.values() for text in part.texts):
         log.warning("%d rows have an empty text; a model sees all of them alike", empty)
-    num_bytes = 4 * encoder.tensor.size * sum(len(part.texts) for part, _ in divided.values())
+    num_bytes = 4 * encoder.tensor.size * sum(len(part) for part, _ in divided.values())
     make = encoder.encode if num_bytes <= memory_mib << 20 else lambda texts: EncodedTexts(texts, encoder)
     encoded = {name: (make(part.texts), labels) for name, (part, labels) in divided.items()}
-    numbers = {name: np.array(part.numbers, np.int64) for name, (part, _) in divided.items()}
-    origin = Origin(source_files([*read, rule.names_file]), split_rule, numbers)
+    numbers = {name: part.numbers() for name, (part, _) in divided.items()}
+    places = {name: part.where for name, (part, _) in divided.items()}
+    origin = Origin(source_files([*read, rule.names_file]), split_rule, numbers, places)
     cohorts_of = {
-        name: {
-            column: cohort_of_cells([cells[c] for cells in part.cohorts], column, part.where.__getitem__)
-            for c, column in enumerate(cohorts)
-        }
+        name: {column: cohort_of_cells(cells, column, part.where) for column, cells in zip(cohorts, part.cohorts, strict=True)}
         for name, (part, _) in divided.items()
     }
     return make_splits(taxonomy, encoder.tensor, encoded, encoder=encoder, origin=origin, cohorts=cohorts_of, fitted=fitted)
@@ -247,8 +226,8 @@ def _sources(
 
 
 def _divided(
-    parts: dict[str, tuple[_Part, Labels]], *, of: str, fractions: Mapping[str, float], **settings: Any
-) -> tuple[dict[str, tuple[_Part, Labels]], SplitRule | None]:
+    parts: dict[str, tuple[TextRows, Labels]], *, of: str, fractions: Mapping[str, float], **settings: Any
+) -> tuple[dict[str, tuple[TextRows, Labels]], SplitRule | None]:
     """Return the four splits, and the rule that made those of them that are not among `parts`: out of `of`, or of "all" rows."""
     absent = [name for name in SPLIT_NAMES if name not in parts]
     if not absent:
@@ -259,7 +238,8 @@ def _divided(
     rule = SplitRule.of({**settings, "fractions": fractions if whole == "all" else _shares(fractions, of, absent)})
     part, labels = parts[whole]
     divided = {name: other for name, other in parts.items() if name != whole}
-    for name, rows_B in split_rows(rule, labels, None if rule.by == "stratified" else part.cells).items():
+    values = None if rule.by == "stratified" else part.cells
+    for name, rows_B in split_rows(rule, labels, values, where=part.where).items():
         # What stays of a split is what a rule calls train.
         divided[of if name == "train" and whole == of else name] = (part.take(rows_B), labels.take(rows_B))
     return divided, rule

@@ -55,3 +55,41 @@ def test_one_xmc_file_is_enough(check, tmp_path, rng):
     status, printed, _ = check("data=xmc", "data.train=rows.txt", "data.num_tokens=10")
     assert status == 0
     assert "100 rows" in printed
+
+
+def test_findings_in_several_files_name_file_and_line(check, tmp_path):
+    for name, num in (("a", 40), ("b", 30), ("c", 30), ("d", 30)):
+        rows = [[f"{name} word{n} more{n % 2}", "odd" if n % 2 else "even"] for n in range(num)]
+        put_csv(tmp_path / f"{name}.csv", [["text", "label"], *rows])
+    with (tmp_path / "a2.csv").open("w") as file:
+        file.write("text,label\na word4 more0,odd\n")
+    files = "data.files={train: [a.csv, a2.csv], val: b.csv, calib: c.csv, test: d.csv}"
+    status, printed, _ = check("data=text", files, "data.label=label", "out=found")
+    assert status == 0
+    with (tmp_path / "found" / "rows.csv").open(newline="") as file:
+        conflicts = [row for row in csv.DictReader(file) if row["kind"] == "conflict"]
+    assert [(row["where"], row["other_where"]) for row in conflicts] == [
+        ("a.csv, line 6", "a2.csv, line 2"),
+        ("a2.csv, line 2", "a.csv, line 6"),
+    ]
+    assert "a.csv, line 6" in printed
+
+
+def test_findings_in_a_folder_of_images_name_the_file(check, tmp_path, rng):
+    pytest.importorskip("PIL")
+    from PIL import Image
+
+    pixels = rng.integers(0, 255, size=(41, 8, 8, 3), dtype="uint8")
+    pixels[40] = pixels[0]
+    for n, one in enumerate(pixels):
+        folder = tmp_path / "images" / ("even" if n % 2 == 0 and n < 40 else "odd")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(one).save(folder / f"{n}.png")
+    status, _, _ = check("data=images", "data.path=images", "data.size=[8,8]", "out=found")
+    assert status == 0
+    with (tmp_path / "found" / "rows.csv").open(newline="") as file:
+        conflicts = [row for row in csv.DictReader(file) if row["kind"] == "conflict"]
+    assert sorted((row["where"], row["other_where"]) for row in conflicts) == [
+        ("images/even/0.png", "images/odd/40.png"),
+        ("images/odd/40.png", "images/even/0.png"),
+    ]

@@ -192,7 +192,7 @@ def test_what_a_table_lacks_is_named(table):
     with pytest.raises(DataError, match=r"by=file is for folders"):
         load(table, by="file")
     table.write_text(text.replace("calib", "holdout"))
-    with pytest.raises(DataError, match=r"row 5: column 'part' holds 'holdout', which names no split"):
+    with pytest.raises(DataError, match=r"csv, line 7: column 'part' holds 'holdout', which names no split"):
         load(table, by="column", column="part", rule=MANY)
     table.write_text(text.replace("cat;even", "", 1).replace("root/dog/3.png", ""))
     with pytest.raises(DataError, match=r"images\.csv, line 13 has no path"):

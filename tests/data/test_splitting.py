@@ -213,7 +213,9 @@ def test_numbers_and_dates_order_rows_and_are_not_mixed():
     for values in kinds:
         rows = split_rows(SplitRule("time", "t", FRACTIONS), multi_class(np.zeros(40, int)), values[::-1])
         assert rows["train"].tolist() == list(range(16, 40)), values[0]
-    with pytest.raises(DataError, match=r"row 1, column 't' holds '2024-01-01', a date without a zone; row 0 holds '3', a number"):
+    with pytest.raises(
+        DataError, match=r"row 1, column 't' holds '2024-01-01', a date without a zone; the first row holds '3', a number"
+    ):
         split_rows(SplitRule("time", "t", FRACTIONS), multi_class([0, 0]), ["3", "2024-01-01"])
     for bad in ("", "yesterday", "nan", None, float("inf"), True, np.datetime64("NaT")):
         with pytest.raises(DataError, match=r"row 1, column 't' holds .*; expected a number or a date such as 2024"):

@@ -118,7 +118,7 @@ def test_splits_by_time_or_by_the_order_of_the_rows(tmp_path):
     np.testing.assert_allclose(raw(splits.test, splits, "u"), np.arange(9), atol=1e-4)
     assert splits.input.columns == ("u", "v")
     days[7][3] = ""
-    with pytest.raises(DataError, match=r"row 7, column 'day' holds .*; expected a number or a date"):
+    with pytest.raises(DataError, match=r"c\.csv, line 9 \(row 7\), column 'day' holds .*; expected a number or a date"):
         load(write(tmp_path / "c.csv", days, header=header), split={"by": "time", "column": "day"})
     with pytest.raises(DataError, match=r"split.by is 'chance'; expected one of"):
         load(path, split={"by": "chance"})
