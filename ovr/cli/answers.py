@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import IO
 
@@ -13,7 +13,9 @@ from ovr.core.prediction import Prediction
 FORMATS = (".csv", ".jsonl", ".ndjson")
 
 
-def writer(ending: str, file: IO[bytes], card: ModelCard, *, probabilities: bool) -> Callable[[Prediction], None]:
+def writer(
+    ending: str, file: IO[bytes], card: ModelCard, *, probabilities: bool, files: Sequence[str] | None = None
+) -> Callable[[Prediction], None]:
     """Return the function that appends the rows of a prediction to `file`, UTF-8; row numbers go on from call to call.
 
     jsonl: row, labels, names, abstained, top (class, prob), and prob by class id. csv: row, label and name (of argmax; empty where
@@ -23,11 +25,15 @@ def writer(ending: str, file: IO[bytes], card: ModelCard, *, probabilities: bool
     Args:
         ending: one of `FORMATS`.
         probabilities: whether every class's probability is written.
+        files: the file that each row is, if any, which is then written after its number.
     """
-    return _csv_writer(file, card, probabilities) if ending == ".csv" else _jsonl_writer(file, card, probabilities)
+    make = _csv_writer if ending == ".csv" else _jsonl_writer
+    return make(file, card, probabilities, files)
 
 
-def _jsonl_writer(file: IO[bytes], card: ModelCard, probabilities: bool) -> Callable[[Prediction], None]:
+def _jsonl_writer(
+    file: IO[bytes], card: ModelCard, probabilities: bool, files: Sequence[str] | None
+) -> Callable[[Prediction], None]:
     rows = count()
     name = {spec.id: spec.name for spec in card.taxonomy}
 
@@ -36,17 +42,25 @@ def _jsonl_writer(file: IO[bytes], card: ModelCard, probabilities: bool) -> Call
             if not probabilities:
                 del record["prob"]
             labels = record.pop("labels")
-            line = {"row": next(rows), "labels": labels, "names": [name[class_id] for class_id in labels], **record}
+            row = next(rows)
+            own = {} if files is None else {"file": files[row]}
+            line = {"row": row, **own, "labels": labels, "names": [name[class_id] for class_id in labels], **record}
             file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
     return write
 
 
-def _csv_writer(file: IO[bytes], card: ModelCard, probabilities: bool) -> Callable[[Prediction], None]:
+def _csv_writer(file: IO[bytes], card: ModelCard, probabilities: bool, files: Sequence[str] | None) -> Callable[[Prediction], None]:
     rows = count()
     name = {spec.id: spec.name for spec in card.taxonomy}
     single = card.policy.mode == "argmax"
-    columns = ["row", *(["label", "name"] if single else ["labels", "names"]), "abstained", "confidence"]
+    columns = [
+        "row",
+        *([] if files is None else ["file"]),
+        *(["label", "name"] if single else ["labels", "names"]),
+        "abstained",
+        "confidence",
+    ]
     columns += [f"prob:{class_id}" for class_id in card.taxonomy.ids] if probabilities else []
 
     def append(lines: list[list[object]]) -> None:
@@ -65,7 +79,9 @@ def _csv_writer(file: IO[bytes], card: ModelCard, probabilities: bool) -> Callab
             else:
                 cells = [json.dumps(labels, ensure_ascii=False), json.dumps(names, ensure_ascii=False)]
             shown = prob_K if probabilities else []
-            lines.append([next(rows), *cells, str(abstained).lower(), max(prob_K), *shown])
+            row = next(rows)
+            own = [] if files is None else [files[row]]
+            lines.append([row, *own, *cells, str(abstained).lower(), max(prob_K), *shown])
         append(lines)
 
     append([list(columns)])

@@ -1,10 +1,11 @@
 """`ovr predict`: rows in, predictions out, from a bundle or from a server. Needs no torch."""
 
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -12,6 +13,11 @@ from ovr.cli.answers import FORMATS, writer
 from ovr.core.artifact import ModelCard
 from ovr.core.prediction import Prediction
 from ovr.errors import ConfigError, InputError, ServingError
+
+if TYPE_CHECKING:
+    from ovr.runtime.predictor import EdgePredictor
+
+MAX_SHOWN = 5  # rows that an error tells of
 
 
 def run(cfg: DictConfig) -> None:
@@ -26,7 +32,7 @@ def run(cfg: DictConfig) -> None:
 
     from ovr.core.files import staged_file
     from ovr.runtime.images import read_images
-    from ovr.runtime.record_files import read_records
+    from ovr.runtime.record_files import TextColumns, read_placed_records
     from ovr.runtime.rows import read_rows
 
     output = Path(cfg.output)
@@ -50,16 +56,19 @@ def run(cfg: DictConfig) -> None:
             # A table's encoder knows by itself whether it takes the column.
             how["drop"] += [] if kind == "table" or column in card.input.columns else [column]
         rows: Any
+        files = None
+        where: Callable[[int], str] = "row {}".format
         if kind is None:
             rows = read_rows(source, card.input, **how)
         elif kind == "image":
             rows = read_images(source, column=cfg.path_column)
+            files = _names(rows, source)
         else:
-            rows = read_records(source, kind, **how)
-        rows = prepare(rows)
+            rows, where = read_placed_records(source, kind, text=TextColumns.of(card.input.encoder), **how)
+        rows = prepare(rows, where)
         file = stack.enter_context(staged_file(output))
         bar = stack.enter_context(tqdm(total=len(rows), desc="predict", unit="row"))
-        write = writer(output.suffix.lower(), file, card, probabilities=cfg.probabilities)
+        write = writer(output.suffix.lower(), file, card, probabilities=cfg.probabilities, files=files)
         for start in range(0, len(rows), cfg.batch_size):
             here = slice(start, start + cfg.batch_size)
             of_rows = cohort[here] if isinstance(cohort, list) else cohort
@@ -70,7 +79,7 @@ def run(cfg: DictConfig) -> None:
                 )
             write(prediction)
             bar.update(len(prediction))
-    print(f"{len(rows)} predictions in {output}")
+    print(f"{len(rows)} predictions in {output}: {len(rows)} rows passed the model's checks, 0 were refused")
     if card.cohorts is not None:
         counts = card.cohorts.count(cohort if isinstance(cohort, list) else [cohort] * len(rows))
         print(
@@ -108,7 +117,35 @@ def check_same_model(answered: ModelCard, asked: ModelCard, *, num_done: int) ->
         )
 
 
-def _model(cfg: DictConfig, stack: ExitStack) -> tuple[ModelCard, Callable[[Any], Any], Callable[..., Prediction]]:
+def _names(rows: Any, source: Path) -> list[str] | None:
+    """Return the name of each image file as seen from the folder of the input, None of an array."""
+    if not isinstance(rows, list):
+        return None
+    root = source if source.is_dir() else source.parent
+    return [os.path.relpath(file, root) for file in rows]
+
+
+def _prepared(predictor: "EdgePredictor", rows: Any, where: Callable[[int], str]) -> Any:
+    """Return rows as the network takes them.
+
+    Raises:
+        InputError: some are refused; how many, and where the first of them are.
+    """
+    try:
+        return predictor.encode(rows)
+    except InputError:
+        problems = predictor.check(rows)
+        if not problems:
+            raise
+        shown = "; ".join(f"{where(row)}: {problem}" for row, problem in list(problems.items())[:MAX_SHOWN])
+        more = f"; and {len(problems) - MAX_SHOWN} more" if len(problems) > MAX_SHOWN else ""
+        raise InputError(
+            f"{len(rows) - len(problems)} of {len(rows)} rows passed the model's checks, {len(problems)} were refused: "
+            f"{shown}{more}"
+        ) from None
+
+
+def _model(cfg: DictConfig, stack: ExitStack) -> tuple[ModelCard, Callable[..., Any], Callable[..., Prediction]]:
     """Return the model card, what checks all rows, and the function from those to predictions; `stack` closes what is opened."""
     if (cfg.bundle is None) == (cfg.server is None):
         got = "neither" if cfg.bundle is None else "both"
@@ -117,10 +154,10 @@ def _model(cfg: DictConfig, stack: ExitStack) -> tuple[ModelCard, Callable[[Any]
         from ovr.runtime.client import Client
 
         client = stack.enter_context(Client(cfg.server))
-        return client.card(), lambda rows: rows, client.predict
+        return client.card(), lambda rows, _: rows, client.predict
     from ovr.runtime.predictor import EdgePredictor
 
     predictor = EdgePredictor(Path(cfg.bundle))
     if predictor.card.input.raw_kind == "image":  # decoded batch by batch: all of them might not fit the memory
-        return predictor.card, lambda rows: rows, predictor.predict
-    return predictor.card, predictor.encode, partial(predictor.predict, encoded=True)
+        return predictor.card, lambda rows, _: rows, predictor.predict
+    return predictor.card, partial(_prepared, predictor), partial(predictor.predict, encoded=True)

@@ -78,14 +78,15 @@ def check_rows(rows: Any, schema: InputSchema) -> NDArray[np.float32]:
     Integers and floats of any width are taken; a value that float32 cannot hold is refused as not finite.
 
     Raises:
-        InputError: not numeric, another shape than (B, *schema.shape), no rows, or NaN or infinity (naming row and column).
+        InputError: another shape than (B, *schema.shape), no rows, a value that is no number, NaN or infinity (naming row and
+            column).
     """
     try:
         array = np.asarray(rows)
     except ValueError as error:
         raise InputError(f"rows cannot be made into an array: {error}") from None
     if array.dtype.kind not in "fiu":
-        raise InputError(f"rows must be numbers, got dtype {array.dtype}; expected {schema.dtype}")
+        raise InputError(_no_number(rows, schema) or f"rows must be numbers, got dtype {array.dtype}; expected {schema.dtype}")
     if array.ndim != len(schema.shape) + 1 or array.shape[1:] != schema.shape:
         expected = ", ".join(["rows", *map(str, schema.shape)])
         raise InputError(f"rows have shape {array.shape}; expected ({expected})")
@@ -102,3 +103,16 @@ def check_rows(rows: Any, schema: InputSchema) -> NDArray[np.float32]:
             f"({int((~finite).sum())} of {finite.size} are not)"
         )
     return array_f32
+
+
+def _no_number(rows: Any, schema: InputSchema) -> str | None:
+    """Return what is said of the first value that is no number, where the rows have the right shape."""
+    array = np.asarray(rows, dtype=object)
+    if array.shape[1:] != schema.shape:
+        return None
+    for row, values in enumerate(array.reshape(len(array), -1)):
+        for column, value in enumerate(values.tolist()):
+            if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
+                shown = repr(value) if len(repr(value)) <= 40 else f"{repr(value)[:37]}..."
+                return f"row {row}, {schema.column_name(column)} holds {shown}; expected a number"
+    return None

@@ -74,7 +74,7 @@ class EncodedRows:
     def __getitem__(self, rows: RowNumbers, /) -> NDArray[np.float32]:
         if isinstance(self.images, np.ndarray):
             pixels = self.images[rows]
-            return self.encoder.encode(pixels) if len(pixels) else np.empty((0, *self.encoder.tensor.shape), np.float32)
+            return self.encoder.encode(list(pixels)) if len(pixels) else np.empty((0, *self.encoder.tensor.shape), np.float32)
         picked = range(len(self.images))[rows] if isinstance(rows, slice) else rows.tolist()
         x = np.empty((len(picked), *self.encoder.tensor.shape), np.float32)
 
@@ -292,7 +292,7 @@ def _held(found: _Found, encoder: ImageEncoder, memory_mib: int) -> NDArray[Any]
         return None
 
     _raise_all(decode, found, by_number=True)
-    return encoder.encode(pixels) if 4 * num_bytes <= held else pixels
+    return encoder.encode(list(pixels)) if 4 * num_bytes <= held else pixels
 
 
 def _raise_all(problem_of: Callable[[Any], str | None], found: _Found, *, by_number: bool = False) -> None:

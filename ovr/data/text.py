@@ -5,7 +5,7 @@ N = rows
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from ovr.errors import DataError
 from ovr.input.encoder import Encoder
 from ovr.input.text import HashedText
 from ovr.input.tokens import Tokens
+from ovr.runtime.record_files import TEXT_COLUMN
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,11 @@ class TextFiles:
         if isinstance(self.names, str):
             raise DataError(f"data.source.reader.names is {self.names!r}; expected a list, such as [{self.names}]")
 
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """The columns that make a text."""
+        return tuple(map(str, [self.text] if isinstance(self.text, str | int) else self.text))
+
     def rows(
         self, path: Path, keys: Sequence[str] | None, column: str | None, cohorts: Sequence[str] = ()
     ) -> Iterator[tuple[str, str, Any, Any, list[Any]]]:
@@ -64,7 +70,7 @@ class TextFiles:
         Raises:
             DataError: what the readers refuse; a missing column; a text that is none.
         """
-        text_columns = tuple(map(str, [self.text] if isinstance(self.text, str | int) else self.text))
+        text_columns = self.text_columns
         label_column = str(self.label)
         for where, record in self._records(path, keys):
             check_columns(cohorts, list(record), where)
@@ -140,7 +146,7 @@ def load_text(
     rule: LabelRule,
     classes: Sequence[str],
     split: Mapping[str, Any],
-    encoder: Encoder,
+    encoder: HashedText | Tokens,
     memory_mib: int,
     cohorts: Sequence[str] = (),
     fitted: Fitted | None = None,
@@ -170,6 +176,8 @@ def load_text(
         encoder = fitted.encoder(HashedText, Tokens, source="data=text")
         fitted.check_one_file([name for name in sources_of if name != "all"], one="data.path=FILE")
         split = {**split, "by": "stratified", "column": None} if fitted.whole else split
+    elif reader.text_columns != (TEXT_COLUMN,):  # so that a file like the training file can be predicted
+        encoder = replace(encoder, columns=reader.text_columns, joiner=reader.joiner)
     for name, sources in sources_of.items():
         read += [file for file, _ in sources]
         part = parts[name] = TextRows(num_cohorts=len(cohorts))

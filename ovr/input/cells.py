@@ -5,13 +5,15 @@ N = rows, P = cells that cannot be read
 
 import math
 import zlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ovr.errors import InputError
 
 I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
@@ -225,6 +227,16 @@ def read_texts(cells: Cells, marks: Collection[str]) -> tuple[Coded | Hashed, I6
             found = known[key] = MISSING if text is None or text in marks else code.setdefault(text, len(code))
         code_N[row] = found
     return Coded(code_N, list(code)), np.array(bad, dtype=np.int64)
+
+
+def check_columns_of_cells(columns: Mapping[str, Any]) -> None:
+    """Raise InputError unless each column is a sequence of cells, which a text is not; a mapping of single cells is one row."""
+    for name, cells in columns.items():
+        if isinstance(cells, str | bytes) or not hasattr(cells, "__len__") or (isinstance(cells, np.ndarray) and cells.ndim == 0):
+            shown = repr(cells) if len(repr(cells)) <= 40 else f"{repr(cells)[:37]}..."
+            raise InputError(
+                f"rows are a mapping whose column {name!r} is {shown}; expected a sequence of cells: for one row give [row], a list"
+            )
 
 
 def cell_at(cells: Cells, row: int) -> Any:

@@ -176,6 +176,11 @@ def _named(n: int, function: Callable[[Any], T], row: Any) -> T:
 
 
 def _listed(rows: Any) -> Sequence[Any]:
+    if isinstance(rows, np.ndarray) and rows.ndim == 3 and rows.dtype == np.uint8 and rows.shape[2] in (3, 4):
+        raise InputError(
+            f"rows are one uint8 array of shape {rows.shape}, which is one colour image or {len(rows)} grey ones of width "
+            f"{rows.shape[2]}: give img[None] for one image, or list(img) for grey ones"
+        )
     if isinstance(rows, np.ndarray) and rows.ndim:
         listed: Sequence[Any] = list(rows)
     elif isinstance(rows, list | tuple):

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ovr.errors import InputError
+from ovr.errors import ArtifactError, InputError
+from ovr.input.cells import check_columns_of_cells
 from ovr.input.image import file_contents
 
 TEXTS = ("text", "tokens")  # kinds whose records are texts
@@ -70,6 +71,28 @@ def take_column(rows: Any, column: str, *, keep: bool) -> tuple[list[Any] | None
     return cells, kept
 
 
+def columns_of(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `columns` and `joiner` of what the encoder of texts wrote, or nothing where it wrote none.
+
+    Raises:
+        ArtifactError: they are no distinct texts, and a text.
+    """
+    if "columns" not in value and "joiner" not in value:
+        return {}
+    columns, joiner = value.get("columns"), value.get("joiner")
+    known = isinstance(columns, list) and columns and all(isinstance(name, str) for name in columns)
+    if not known or len(set(columns or ())) < len(columns or ()) or not isinstance(joiner, str):
+        raise ArtifactError(
+            f"the encoder of texts has columns {columns!r} and joiner {joiner!r}; expected a list of distinct names, and a text"
+        )
+    return {"columns": tuple(columns or ()), "joiner": joiner}
+
+
+def without_no_columns(plain: dict[str, Any]) -> dict[str, Any]:
+    """Return plain values of an encoder of texts, without `columns` and `joiner` where there are no columns."""
+    return plain if plain["columns"] else {name: value for name, value in plain.items() if name not in ("columns", "joiner")}
+
+
 def to_bytes(records: Sequence[Any]) -> NDArray[np.object_]:
     """Return records as what a server is sent, (B, 1)."""
     array = np.empty((len(records), 1), dtype=np.object_)
@@ -108,6 +131,7 @@ def _objects(rows: Any) -> list[dict[str, Any]]:
     if hasattr(rows, "columns") and hasattr(rows, "to_dict"):  # a pandas DataFrame
         rows = {str(name): rows[name].tolist() for name in rows.columns}
     if isinstance(rows, Mapping):
+        check_columns_of_cells(rows)
         columns = {str(name): list(cells) for name, cells in rows.items()}
         if len({len(cells) for cells in columns.values()}) > 1:
             sizes = ", ".join(f"{name!r} {len(cells)}" for name, cells in list(columns.items())[:5])

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ovr.core.schema import InputSchema
 from ovr.errors import ArtifactError, InputError
-from ovr.input.cells import Cells, Coded, Hashed, read_numbers
+from ovr.input.cells import Cells, Coded, Hashed, cell_at, check_columns_of_cells, read_numbers
 from ovr.input.columns import (
     CLIP,
     COLUMNS,
@@ -109,6 +109,21 @@ class TableEncoder:
         x_ND, findings = self.encode_all(rows)
         return RowCheck(len(x_ND), tuple(findings))
 
+    def problems(self, rows: Any) -> dict[int, str]:
+        """Return what is wrong with each row that `encode` refuses, by its number, ascending.
+
+        Raises:
+            InputError: as `check` does.
+        """
+        cells = self._cells(rows)
+        found: dict[int, list[str]] = {}
+        for each in self.encode_all(cells)[1]:
+            if each.refused:
+                for row in each.row_P.tolist():
+                    value = cell_at(cells[each.column], row)
+                    found.setdefault(row, []).append(f"column {each.column!r} holds {value!r}; expected {each.expected}")
+        return {row: "; ".join(found[row]) for row in sorted(found)}
+
     def encode_all(self, rows: Any) -> tuple[NDArray[np.float32], list[Finding]]:
         """Return the rows as (N, D), with refused cells as if they were missing, and everything that is to be said of them."""
         cells = self._cells(rows)
@@ -177,6 +192,7 @@ class TableEncoder:
         wanted = [column.name for column in self.columns]
         if isinstance(rows, Mapping):
             self._check_names("the rows have", rows)
+            check_columns_of_cells(rows)
             cells = {name: rows[name] if isinstance(rows[name], _ARRAYS) else list(rows[name]) for name in wanted}
             if len({len(column) for column in cells.values()}) > 1:
                 sizes = ", ".join(f"{name!r} {len(column)}" for name, column in list(cells.items())[:5])

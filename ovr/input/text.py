@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ovr.core.schema import InputSchema
 from ovr.errors import ArtifactError
-from ovr.input.records import records_of
+from ovr.input.records import columns_of, records_of, without_no_columns
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -64,6 +64,8 @@ class HashedText:
     chars: tuple[int, int] | None = (3, 5)
     lowercase: bool = True
     normal_form: Literal["none", "NFC", "NFKC"] = "NFKC"
+    columns: tuple[str, ...] = ()  # of a file, whose cells with `joiner` between them are a text; (): the only one, or "text"
+    joiner: str = "\n"
 
     def __post_init__(self) -> None:
         for name in ("num_tokens", "max_tokens"):
@@ -113,7 +115,7 @@ class HashedText:
     def to_json(self) -> dict[str, Any]:
         """Return plain values for the bundle."""
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-        return {"kind": self.kind, **plain}
+        return {"kind": self.kind, **without_no_columns(plain)}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
@@ -122,12 +124,13 @@ class HashedText:
         Raises:
             ArtifactError: other keys, or values out of range.
         """
-        expected = {"kind", *(field.name for field in fields(cls))}
-        if set(value) != expected or value["kind"] != cls.kind:
+        expected = {"kind", *(field.name for field in fields(cls))} - {"columns", "joiner"}
+        if set(value) - {"columns", "joiner"} != expected or value["kind"] != cls.kind:
             raise ArtifactError(
                 f"an encoder of hashed text has {', '.join(sorted(expected))}; got {', '.join(map(repr, sorted(value)))}"
             )
-        return cls(**{name: setting for name, setting in value.items() if name != "kind"})
+        settings = {name: setting for name, setting in value.items() if name not in ("kind", "columns", "joiner")}
+        return cls(**settings, **columns_of(value))
 
     def _tokens(self, texts: Sequence[str]) -> tuple[I64, I64, I64, NDArray[np.float64]]:
         """Return (row, place, number, weight) of each token."""

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ovr.core.bundle import MANIFEST, open_bundle
 from ovr.core.schema import InputSchema
 from ovr.errors import ArtifactError, ConfigError, InputError
+from ovr.input.records import columns_of, without_no_columns
 
 FILE = "tokenizer.json"
 MAX_CHARACTERS = 100_000  # of a text that are looked at; part of what the encoder means, so not to be changed
@@ -43,6 +44,8 @@ class Tokens:
 
     tokenizer: str  # the text of a tokenizer.json
     max_tokens: int
+    columns: tuple[str, ...] = ()  # of a file, whose cells with `joiner` between them are a text; (): the only one, or "text"
+    joiner: str = "\n"
 
     def __post_init__(self) -> None:
         """Check the size.
@@ -146,7 +149,8 @@ class Tokens:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; the tokenizer.json is one text, so that not a byte of it changes."""
-        return {"kind": self.kind, "max_tokens": self.max_tokens, "tokenizer": self.tokenizer}
+        plain = {"kind": self.kind, "max_tokens": self.max_tokens, "tokenizer": self.tokenizer}
+        return without_no_columns({**plain, "columns": list(self.columns), "joiner": self.joiner})
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Tokens":
@@ -155,12 +159,13 @@ class Tokens:
         Raises:
             ArtifactError: other keys or values.
         """
-        if set(value) != {"kind", "max_tokens", "tokenizer"} or not isinstance(value["tokenizer"], str):
+        known = set(value) - {"columns", "joiner"}
+        if known != {"kind", "max_tokens", "tokenizer"} or not isinstance(value["tokenizer"], str):
             raise ArtifactError(
                 f"the encoder of the input has keys {sorted(value)}; expected kind, max_tokens and tokenizer (a text)"
             )
         try:
-            return cls(value["tokenizer"], value["max_tokens"])
+            return cls(value["tokenizer"], value["max_tokens"], **columns_of(value))
         except ConfigError as error:
             raise ArtifactError(f"the encoder of the input cannot be read: {error}") from None
 

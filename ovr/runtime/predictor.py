@@ -21,6 +21,9 @@ from ovr.core.schema import check_rows
 from ovr.decision.decide import decide
 from ovr.errors import ArtifactError, ConfigError, InputError
 from ovr.input.encoder import encoder_from_json
+from ovr.input.records import IMAGE
+from ovr.input.row_problems import row_problems
+from ovr.input.table import TableEncoder
 from ovr.runtime.cohort_rows import check_takes_cohorts, cohort_names, split_cohorts
 
 CARD_KEY = "ovr.card"  # of the ONNX file's metadata
@@ -60,7 +63,10 @@ class EdgePredictor:
             raise ArtifactError(f"{model_path} cannot be opened as an ONNX model: {error}") from None
         self.card = self._read_card(model_path)
         self._encoder = encoder_from_json(self.card.input.encoder)
-        self.num_rows = {"passed": 0, "refused": 0}  # given to `encode`: in calls that went through, and in those that raised
+        self.num_rows = {
+            "passed": 0,
+            "refused": 0,
+        }  # given to `encode`: those that fit, and those that `check` tells of
         self.num_cohort_rows = {"known": 0, "unknown": 0, "missing": 0}  # of models with cohorts: those of the last two are pooled
         if bundle is not None and self.card != bundle.card:
             raise ArtifactError(f"the model card in {model_path} is not that of the bundle; export the bundle again")
@@ -76,14 +82,47 @@ class EdgePredictor:
             InputError: a row that does not fit, naming row and column.
         """
         try:
-            rows = split_cohorts(rows, self.card, self._encoder)[1]
-            x = check_rows(rows, self.card.input) if self._encoder is None else self._encoder.encode(rows)
+            x = self._encoded(rows)
         except InputError:
-            cells = next(iter(rows.values()), ()) if isinstance(rows, Mapping) else rows
-            self.num_rows["refused"] += len(cells) if hasattr(cells, "__len__") else 0
+            num_rows = _num_rows(rows)
+            try:
+                num_refused = len(self.check(rows))
+            except InputError:  # of rows that are none, or lack a column
+                num_refused = num_rows
+            self.num_rows["refused"] += num_refused
+            self.num_rows["passed"] += num_rows - num_refused
             raise
         self.num_rows["passed"] += len(x)
         return x
+
+    def check(self, rows: Any) -> dict[int, str]:
+        """Return what is wrong with each row that `encode` refuses, by its number from 0, ascending; empty where it takes all.
+
+        Nothing is counted.
+
+        Args:
+            rows: as `encode` takes them.
+
+        Raises:
+            InputError: `rows` are in none of the forms that `encode` takes, or there are none.
+        """
+        rows = split_cohorts(rows, self.card, self._encoder)[1]
+        if isinstance(self._encoder, TableEncoder) and not isinstance(rows, list | tuple):
+            return self._encoder.problems(rows)
+        num_rows = _num_rows(rows)
+        if num_rows == 0:
+            self._encoded(rows)
+        if isinstance(self._encoder, TableEncoder):
+            try:
+                return self._encoder.problems(rows)
+            except InputError:  # of rows that are no objects, or have other columns
+                pass
+        dear = self.card.input.raw_kind == IMAGE
+        return row_problems(num_rows, lambda some: self._encoded(_some(rows, some)), one_by_one=dear)
+
+    def _encoded(self, rows: Any) -> NDArray[np.float32]:
+        rows = split_cohorts(rows, self.card, self._encoder)[1]
+        return check_rows(rows, self.card.input) if self._encoder is None else self._encoder.encode(rows)
 
     def predict_proba(
         self,
@@ -156,3 +195,18 @@ class EdgePredictor:
         except ValueError as error:
             raise ArtifactError(f"the model card in {model_path} is not JSON: {error}") from None
         return ModelCard.from_json(value)
+
+
+def _num_rows(rows: Any) -> int:
+    """Return how many rows there are, 0 where that is not to be told."""
+    if isinstance(rows, str | bytes):
+        return 0
+    cells = next(iter(rows.values()), ()) if isinstance(rows, Mapping) else rows
+    try:
+        return len(cells)
+    except TypeError:
+        return 0
+
+
+def _some(rows: Any, some: slice) -> Any:
+    return {name: cells[some] for name, cells in rows.items()} if isinstance(rows, Mapping) else rows[some]

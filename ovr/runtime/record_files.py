@@ -1,53 +1,112 @@
-"""Texts and cells for prediction from a file: CSV, TSV, JSON lines, plain lines or Parquet. Knows the kind of rows, no model."""
+"""Texts and cells for prediction from a file: CSV, TSV, JSON, JSON lines, plain lines or Parquet. Knows kinds of rows, no model."""
 
 import csv
+import gzip
 import json
-from collections.abc import Iterator, Sequence
+import zlib
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ovr.errors import InputError
 from ovr.input.records import TEXTS, take_column
 
-FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "txt", ".parquet": "parquet"}
+FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "txt"}
+FORMATS |= {".parquet": "parquet", ".pq": "parquet"}
 TEXT_COLUMN = "text"
 MAX_CELL_CHARS = 1 << 30  # csv's own limit is 131,072
 
 
+@dataclass(frozen=True, slots=True)
+class TextColumns:
+    """The columns that make a text, and what stands between them; none: the only column, or the one named `text`."""
+
+    names: tuple[str, ...] = ()
+    joiner: str = "\n"
+
+    @classmethod
+    def of(cls, encoder: Mapping[str, Any] | None) -> "TextColumns":
+        """Return those of an encoder's plain values."""
+        columns = (encoder or {}).get("columns")
+        kind = (encoder or {}).get("kind")
+        return cls(tuple(columns), str((encoder or {})["joiner"])) if columns and kind in TEXTS else cls()
+
+
+ANY_COLUMN = TextColumns()
+
+
 def read_records(
-    path: Path, kind: str, *, format: str | None = None, header: bool = True, drop: Sequence[str] = ()
+    path: Path,
+    kind: str,
+    *,
+    format: str | None = None,
+    header: bool = True,
+    drop: Sequence[str] = (),
+    text: TextColumns = ANY_COLUMN,
 ) -> list[str | dict[str, Any]]:
     """Return one record a row: a text where the model takes texts, else an object with a value a column.
 
-    Where the model takes texts, a file of columns has them in the only column that `drop` leaves, or in the one named `text`.
+    Where the model takes texts, a file of columns has them in the columns `text` names, joined; of a model with one text column, or
+    none that is named, the only column that `drop` leaves will do as well. A plain text (a line, a JSON text) is a row as it is.
 
     Args:
         kind: of the model's encoder.
-        format: "csv", "tsv", "jsonl", "txt" or "parquet"; None takes it from the file's ending.
-        header: of CSV and TSV, whose quotes are those of CSV: whether the first line holds names; without it there is one column.
+        format: "csv", "tsv", "json" (one list), "jsonl", "txt" or "parquet"; None takes it from the file's ending. All but
+            Parquet may be packed, with .gz after the ending.
+        header: of CSV and TSV, whose quotes are those of CSV: whether the first line holds names; without it columns are called 0,
+            1 and so on.
         drop: columns that are left out, such as a label.
 
     Raises:
         InputError: the file is missing, empty, of an unknown ending or not of its format; a line has another number of cells
-            (naming the line); no column could hold the texts.
+            (naming the line); no column could hold the texts, or one of them is missing; `drop` names a column that no row has.
     """
-    known = FORMATS.get(path.suffix.lower()) if format is None else format
+    return read_placed_records(path, kind, format=format, header=header, drop=drop, text=text)[0]
+
+
+def read_placed_records(
+    path: Path,
+    kind: str,
+    *,
+    format: str | None = None,
+    header: bool = True,
+    drop: Sequence[str] = (),
+    text: TextColumns = ANY_COLUMN,
+) -> tuple[list[str | dict[str, Any]], Callable[[int], str]]:
+    """Return what `read_records` does, and the function that tells where a row is: the file, and the line or the row in it.
+
+    Raises:
+        InputError: as `read_records`.
+    """
+    known = format_of(path) if format is None else format
     if known is None or known not in FORMATS.values() or (known == "txt" and kind not in TEXTS):
         raise InputError(
             f"{path} is of no known format ({', '.join(sorted(set(FORMATS.values())))}), got {known or path.suffix!r}; say which "
             "with format="
         )
-    read = {"csv": _delimited, "tsv": _delimited, "jsonl": _json_lines, "txt": _lines, "parquet": _parquet}[known]
+    readers = {"csv": _delimited, "tsv": _delimited, "json": _json, "jsonl": _json_lines, "txt": _lines, "parquet": _parquet}
+    unit = "row" if known in ("json", "parquet") else "line"
+    numbers, rows = array("q"), []
+    seen: dict[str, None] = {}
     try:
-        rows = list(read(path, delimiter="\t" if known == "tsv" else ",", header=header))
+        for number, row in readers[known](path, delimiter="\t" if known == "tsv" else ",", header=header):
+            where = f"{path}, {unit} {number}"
+            if isinstance(row, dict):
+                if drop:
+                    seen |= dict.fromkeys(row)
+                row = {name: value for name, value in row.items() if name not in drop}
+            rows.append(_text(row, where, text) if kind in TEXTS else _object(row, where))
+            numbers.append(number)
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not rows:
         raise InputError(f"{path} holds no rows; expected at least one")
-    kept = [(where, _without(row, drop)) for where, row in rows]
-    return [_text(row, where) for where, row in kept] if kind in TEXTS else [_object(row, where) for where, row in kept]
+    check_dropped(path, drop, list(seen))
+    return rows, lambda row: f"{path}, {unit} {numbers[row]}"
 
 
 def read_column(path: Path, column: str, *, format: str | None = None, header: bool = True) -> list[Any] | None:
@@ -58,57 +117,95 @@ def read_column(path: Path, column: str, *, format: str | None = None, header: b
     Raises:
         InputError: what `read_records` says of a file that cannot be read.
     """
-    kind = FORMATS.get(path.suffix.lower()) if format is None else format
-    if kind not in ("csv", "tsv", "jsonl", "parquet") or path.is_dir() or (kind in ("csv", "tsv") and not header):
+    kind = format_of(path) if format is None else format
+    if kind not in ("csv", "tsv", "json", "jsonl", "parquet") or path.is_dir() or (kind in ("csv", "tsv") and not header):
         return None
-    read = {"csv": _delimited, "tsv": _delimited, "jsonl": _json_lines, "parquet": _parquet}[kind]
+    read = {"csv": _delimited, "tsv": _delimited, "json": _json, "jsonl": _json_lines, "parquet": _parquet}[kind]
     try:
         rows = [row for _, row in read(path, delimiter="\t" if kind == "tsv" else ",", header=True)]
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     return take_column(rows, column, keep=True)[0]
 
 
-def _delimited(path: Path, *, delimiter: str, header: bool) -> Iterator[tuple[str, Any]]:
+def format_of(path: Path) -> str | None:
+    """Return the format that a file's ending stands for, None for another; .gz after it says that the file is packed."""
+    name = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    known = FORMATS.get(name.suffix.lower())
+    return None if known == "parquet" and name is not path else known
+
+
+def check_dropped(path: Path, drop: Sequence[str], names: Sequence[str]) -> None:
+    """Raise InputError if `drop` names what is no column."""
+    if absent := [name for name in drop if name not in names]:
+        shown = ", ".join(map(repr, names[:10])) + (f", ... ({len(names)})" if len(names) > 10 else "")
+        raise InputError(
+            f"drop has {', '.join(map(repr, absent))}, which {path} has not; its columns are {shown or 'without names'}"
+        )
+
+
+def opened(path: Path, *, newline: str | None = None) -> TextIO:
+    """Return a text file, unpacked where its name ends in .gz."""
+    if path.suffix.lower() == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline=newline)
+    return path.open(encoding="utf-8-sig", newline=newline)
+
+
+def _delimited(path: Path, *, delimiter: str, header: bool) -> Iterator[tuple[int, Any]]:
     csv.field_size_limit(MAX_CELL_CHARS)
-    blank_line = 0
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    blank_line, names = 0, None
+    with opened(path, newline="") as file:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         try:
-            names = next(reader, []) if header else [TEXT_COLUMN]
-            if twice := sorted({name for name in names if names.count(name) > 1}):
-                raise InputError(f"{path} has columns {twice} more than once")
+            if header:
+                names = next(reader, [])
+                if twice := sorted({name for name in names if names.count(name) > 1}):
+                    raise InputError(f"{path} has columns {twice} more than once")
+            begins = reader.line_num + 1
             for cells in reader:
+                line, begins = begins, reader.line_num + 1
                 if not cells:  # blank lines are taken at the end only: in between, one may stand for a lost row
-                    blank_line = blank_line or reader.line_num
+                    blank_line = blank_line or line
                     continue
+                names = list(map(str, range(len(cells)))) if names is None else names
                 if blank_line or len(cells) != len(names):
-                    line, got = (blank_line, 0) if blank_line else (reader.line_num, len(cells))
+                    line, got = (blank_line, 0) if blank_line else (line, len(cells))
                     raise InputError(f"{path}, line {line} has {got} cells; expected {len(names)}")
-                yield f"{path}, line {reader.line_num}", dict(zip(names, cells, strict=True))
+                yield line, dict(zip(names, cells, strict=True))
         except csv.Error as error:
             raise InputError(f"{path}, line {reader.line_num} is not CSV: {error}") from None
 
 
-def _json_lines(path: Path, *, delimiter: str, header: bool) -> Iterator[tuple[str, Any]]:
-    with path.open(encoding="utf-8-sig") as file:
+def _json(path: Path, *, delimiter: str, header: bool) -> Iterator[tuple[int, Any]]:
+    with opened(path) as file:
+        try:
+            rows = json.load(file)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise InputError(f"{path} is not JSON: {error}; a file with one row a line is format=jsonl") from None
+    if not isinstance(rows, list):
+        raise InputError(f"{path} is {type(rows).__name__}; expected one JSON list of rows")
+    yield from enumerate(rows)
+
+
+def _json_lines(path: Path, *, delimiter: str, header: bool) -> Iterator[tuple[int, Any]]:
+    with opened(path) as file:
         for line, text in enumerate(file, start=1):
             if text.strip():
                 try:
-                    yield f"{path}, line {line}", json.loads(text)
+                    yield line, json.loads(text)
                 except (ValueError, RecursionError) as error:
                     raise InputError(f"{path}, line {line} is not JSON: {error}") from None
 
 
-def _lines(path: Path, *, delimiter: str, header: bool) -> Iterator[tuple[str, Any]]:
-    with path.open(encoding="utf-8-sig") as file:
+def _lines(path: Path, *, delimiter: str, header: bool) -> Iterator[tuple[int, Any]]:
+    with opened(path) as file:
         for line, text in enumerate(file, start=1):
-            yield f"{path}, line {line}", text.rstrip("\r\n")
+            yield line, text.rstrip("\r\n")
 
 
-def _parquet(path: Path, *, delimiter: str, header: bool) -> Iterator[tuple[str, Any]]:
+def _parquet(path: Path, *, delimiter: str, header: bool) -> Iterator[tuple[int, Any]]:
     try:
         import pyarrow.lib
         import pyarrow.parquet
@@ -119,31 +216,46 @@ def _parquet(path: Path, *, delimiter: str, header: bool) -> Iterator[tuple[str,
             number = 0
             for batch in file.iter_batches():
                 for row in batch.to_pylist():
-                    yield f"{path}, row {number}", row
+                    yield number, row
                     number += 1
     except pyarrow.lib.ArrowInvalid as error:
         raise InputError(f"{path} is not Parquet: {error}") from None
 
 
-def _without(row: Any, drop: Sequence[str]) -> Any:
-    return {name: value for name, value in row.items() if name not in drop} if isinstance(row, dict) else row
-
-
-def _text(row: Any, where: str) -> str:
-    if isinstance(row, dict):
-        name = next(iter(row)) if len(row) == 1 else TEXT_COLUMN
-        if name not in row:
+def _text(row: Any, where: str, columns: TextColumns) -> str:
+    if isinstance(row, list):
+        row = {str(column): cell for column, cell in enumerate(row)}
+    if not isinstance(row, dict):
+        return _checked(row, where)
+    names: Sequence[str] = columns.names or (TEXT_COLUMN,)
+    if len(row) == 1 and len(names) == 1:
+        names = tuple(row)
+    if absent := [name for name in names if name not in row]:
+        has = ", ".join(map(repr, list(row)[:5]))
+        if columns.names:
             raise InputError(
-                f"{where} has columns {', '.join(map(repr, list(row)[:5]))}; expected one with the text, or {TEXT_COLUMN!r} among "
-                "them (drop= leaves columns out)"
+                f"{where} has no column {', '.join(map(repr, absent))}; the model's text is made of {', '.join(map(repr, names))}, "
+                f"and the columns are {has or 'none'}"
             )
-        row = row[name]
-    if not isinstance(row, str):
-        raise InputError(f"{where} holds {json.dumps(row)[:40]}; expected a text")
-    return row
+        raise InputError(
+            f"{where} has columns {has}; expected one with the text, or {TEXT_COLUMN!r} among them (drop= leaves columns out)"
+        )
+    if len(names) == 1:
+        return _checked(row[names[0]], where)
+    return columns.joiner.join(_checked(row[name], f"{where}, column {name!r}") for name in names)
+
+
+def _checked(text: Any, where: str) -> str:
+    if not isinstance(text, str):
+        raise InputError(f"{where} holds {_shown(text)}; expected a text")
+    return text
 
 
 def _object(row: Any, where: str) -> dict[str, Any]:
     if not isinstance(row, dict):
-        raise InputError(f"{where} holds {json.dumps(row)[:40]}; expected an object with a value a column")
+        raise InputError(f"{where} holds {_shown(row)}; expected an object with a value a column")
     return row
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, default=repr)[:40]  # Parquet has values that JSON has not

@@ -5,6 +5,8 @@ N = rows, D = values of a flat row
 
 import csv
 import json
+import zlib
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,10 @@ from numpy.typing import NDArray
 
 from ovr.core.schema import InputSchema, check_rows
 from ovr.errors import InputError
+from ovr.input.row_problems import row_problems
+from ovr.runtime.record_files import check_dropped, opened
 
-FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".npy": "npy"}
+FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".npy": "npy"}
 
 
 def read_rows(
@@ -28,7 +32,7 @@ def read_rows(
     each of the schema's columns. npy: one array (N, *schema.shape).
 
     Args:
-        format: "csv", "jsonl" or "npy"; None takes it from the file's ending.
+        format: "csv", "tsv", "jsonl" or "npy"; None takes it from the file's ending. A text may be packed, with .gz after that.
         header: of CSV: whether the first line holds names.
         drop: names in the CSV header or JSON objects that are left out, such as a label.
 
@@ -36,23 +40,31 @@ def read_rows(
         InputError: the file is missing, empty, of an unknown ending or not of its format; columns missing, unknown or twice; a
             value that is no finite number; another shape (naming line and column).
     """
-    kind = FORMATS.get(path.suffix.lower()) if format is None else format
-    if kind not in FORMATS.values():
-        raise InputError(f"{path} is of no known format (csv, jsonl, npy), got {kind or path.suffix!r}; say which with format=")
+    packed = path.suffix.lower() == ".gz"
+    kind = FORMATS.get((path.with_suffix("") if packed else path).suffix.lower()) if format is None else format
+    if kind not in FORMATS.values() or (packed and kind == "npy"):
+        known = ", ".join(dict.fromkeys(FORMATS.values()))
+        raise InputError(f"{path} is of no known format ({known}), got {kind or path.suffix!r}; say which with format=")
+    lines = array("q")
     try:
         if kind == "npy":
+            check_dropped(path, drop, ())
             rows = read_npy(path)
-        elif kind == "csv":
-            rows = _read_csv(path, schema, header=header, drop=drop)
+        elif kind in ("csv", "tsv"):
+            rows = _read_csv(path, schema, header=header, drop=drop, delimiter="\t" if kind == "tsv" else ",", lines=lines)
         else:
-            rows = _read_jsonl(path, schema, drop=drop)
+            rows = _read_jsonl(path, schema, drop=drop, lines=lines)
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     try:
         return check_rows(rows, schema)
     except InputError as error:
+        bad = row_problems(len(rows), lambda some: check_rows(rows[some], schema)) if len(lines) else {}
+        if bad:
+            row, problem = next(iter(bad.items()))
+            raise InputError(f"{path}, line {lines[row]}: {problem}; {len(bad)} of {len(rows)} rows are refused") from None
         raise InputError(f"{path}: {error}") from None
 
 
@@ -70,15 +82,19 @@ def read_npy(path: Path) -> NDArray[Any]:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
-def _read_csv(path: Path, schema: InputSchema, *, header: bool, drop: Sequence[str]) -> NDArray[np.float64]:
+def _read_csv(
+    path: Path, schema: InputSchema, *, header: bool, drop: Sequence[str], delimiter: str, lines: "array[int]"
+) -> NDArray[np.float64]:
+    if not header:
+        check_dropped(path, drop, ())
     parsed: list[NDArray[np.float64]] = []
     blank_line = 0
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file, strict=True)
+    with opened(path, newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
         try:
             names = next(reader, []) if header else []
             if header and not names:
-                what = "is empty" if path.stat().st_size == 0 else "begins with a blank line"
+                what = "is empty" if reader.line_num == 0 else "begins with a blank line"
                 raise InputError(f"{path} {what}; expected a header and rows")
             cell_D = _cells_by_column(path, names, schema, drop) if header else list(range(schema.size))
             width = len(names) if header else schema.size
@@ -90,6 +106,7 @@ def _read_csv(path: Path, schema: InputSchema, *, header: bool, drop: Sequence[s
                     line, got = (blank_line, 0) if blank_line else (reader.line_num, len(cells))
                     raise InputError(f"{path}, line {line} has {got} cells; expected {width}")
                 parsed.append(_numbers([cells[cell] for cell in cell_D], path, reader.line_num, schema))
+                lines.append(reader.line_num)
         except csv.Error as error:
             raise InputError(f"{path}, line {reader.line_num} is not CSV: {error}") from None
     if not parsed:
@@ -103,6 +120,7 @@ def _cells_by_column(path: Path, names: list[str], schema: InputSchema, drop: Se
         raise InputError(f"{path} begins with a line of numbers where the header should be; say header=false if it has none")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"{path} has columns {twice} more than once")
+    check_dropped(path, drop, names)
     _check_names(f"{path} has", [name for name in names if name not in drop], schema)
     return [names.index(name) for name in schema.columns or [name for name in names if name not in drop]]
 
@@ -139,9 +157,10 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _read_jsonl(path: Path, schema: InputSchema, *, drop: Sequence[str]) -> NDArray[np.float64]:
+def _read_jsonl(path: Path, schema: InputSchema, *, drop: Sequence[str], lines: "array[int]") -> NDArray[np.float64]:
     parsed: list[NDArray[np.float64]] = []
-    with path.open(encoding="utf-8-sig") as file:
+    seen: dict[str, None] = {}
+    with opened(path) as file:
         for line, text in enumerate(file, start=1):
             if not text.strip():
                 continue
@@ -149,9 +168,13 @@ def _read_jsonl(path: Path, schema: InputSchema, *, drop: Sequence[str]) -> NDAr
                 value = json.loads(text)
             except (ValueError, RecursionError) as error:
                 raise InputError(f"{path}, line {line} is not JSON: {error}") from None
+            if drop and isinstance(value, dict):
+                seen |= dict.fromkeys(value)
             parsed.append(_json_row(value, f"{path}, line {line}", schema, drop))
+            lines.append(line)
     if not parsed:
         raise InputError(f"{path} holds no rows; expected a JSON array or object on each line")
+    check_dropped(path, drop, list(seen))
     return np.stack(parsed)
 
 

@@ -39,7 +39,7 @@ def start_from_bundle(model: OvrModel, path: Path, *, taxonomy: Taxonomy, input:
         raise ConfigError(f"init_from={path} has no head for the frozen classes {missing}; a frozen head needs weights to keep")
     if bundle.input.shape != input.shape:
         raise ConfigError(f"init_from={path} takes rows of shape {bundle.input.shape}; the data has {input.shape}")
-    if bundle.input.encoder != input.encoder:
+    if _rows_alike(bundle.input.encoder) != _rows_alike(input.encoder):
         raise ConfigError(
             f"init_from={path} makes its rows by another encoder ({bundle.input.raw_kind or 'none'}) than the data "
             f"({input.raw_kind or 'none'}), or by one with other settings: its heads fit no other rows"
@@ -79,3 +79,8 @@ def _backbone_weights(model: OvrModel, bundle: ModelBundle) -> dict[str, torch.T
     if wrong:
         raise ConfigError(f"init_from={bundle.path} has another backbone than the configuration: {'; '.join(wrong[:3])}")
     return weights
+
+
+def _rows_alike(encoder: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return an encoder's values without the columns of a file that texts stood in, which make no other rows of the same texts."""
+    return encoder and {name: value for name, value in encoder.items() if name not in ("columns", "joiner")}

@@ -11,6 +11,11 @@ from ovr import EdgePredictor
 from ovr.cli.main import main
 from ovr.cli.predict import check_same_model
 from ovr.errors import ServingError
+from ovr.input.columns import NumericColumn
+from ovr.input.image import ImageEncoder
+from ovr.input.table import TableEncoder
+from ovr.input.text import HashedText
+from tests.bundles import small_bundle
 from tests.cli.test_main import error_of
 from tests.export.sample import sample_rows
 
@@ -35,7 +40,7 @@ def test_every_input_gives_the_predictor_s_answers(bundle, rows, tmp_path, capsy
     monkeypatch.chdir(tmp_path)
     assert main(["predict", f"bundle={bundle.path}", "output=y.csv", *more]) == 0
     captured = capsys.readouterr()
-    assert captured.out == "23 predictions in y.csv\n"
+    assert captured.out == "23 predictions in y.csv: 23 rows passed the model's checks, 0 were refused\n"
     assert "predict: 100%" in captured.err
     expected = EdgePredictor(bundle.path).predict(rows)
     with (tmp_path / "y.csv").open(newline="") as file:
@@ -104,3 +109,52 @@ def test_nothing_is_written_into_the_bundle(bundle, rows, tmp_path, capsys):
 def test_a_cohort_for_a_model_without_any_is_refused(bundle, rows, tmp_path, capsys):
     message = "cohort=F is given, but the model has one calibration for all rows; leave it out"
     assert message in error_of(capsys, *predict(bundle, tmp_path, "cohort=F"))
+
+
+@pytest.fixture(scope="module")
+def text_bundle(tmp_path_factory):
+    """A model of texts in two columns."""
+    encoder = HashedText(6, 4, columns=("title", "body"), joiner=" | ")
+    return small_bundle(tmp_path_factory.mktemp("texts") / "bundle", shape=(4, 2), encoder=encoder.to_json())
+
+
+def test_texts_in_several_columns_are_joined_as_in_training(text_bundle, tmp_path, capsys):
+    (tmp_path / "x.csv").write_text("id,title,body,label\n1,a rise,it rose,up\n2,,it fell,down\n")
+    (tmp_path / "x.json").write_text(json.dumps(["a rise | it rose", {"title": "", "body": "it fell"}]))
+    expected = EdgePredictor(text_bundle.path).predict(["a rise | it rose", " | it fell"])
+    for name in ("x.csv", "x.json"):
+        assert main(predict(text_bundle, tmp_path, "overwrite=true", input=name)) == 0
+        with (tmp_path / "y.csv").open(newline="") as file:
+            answers = [answer["confidence"] for answer in csv.DictReader(file)]
+        np.testing.assert_array_equal(np.array(answers, np.float32), expected.prob_BK.max(axis=1))
+    capsys.readouterr()
+    (tmp_path / "z.csv").write_text("title,text\na,b\n")
+    error = error_of(capsys, *predict(text_bundle, tmp_path, "overwrite=true", input="z.csv"))
+    assert "z.csv, line 2 has no column 'body'; the model's text is made of 'title', 'body'" in error
+
+
+def test_rows_that_are_refused_are_counted_and_named_with_their_lines(tmp_path, capsys):
+    columns = NumericColumn("a", 0, 0, 1, 0, 9, True), NumericColumn("b", 0, 0, 1, 0, 9, True)
+    bundle = small_bundle(tmp_path / "bundle", shape=(4,), encoder=TableEncoder(columns).to_json())
+    rows = [f'{n},"1\n"' for n in range(20)]
+    rows[3], rows[11] = "x,1", "1,y"
+    (tmp_path / "x.csv").write_text("\n".join(["a,b", *rows]) + "\n")
+    error = error_of(capsys, *predict(bundle, tmp_path, input="x.csv"))
+    assert "18 of 20 rows passed the model's checks, 2 were refused: " in error
+    assert f"{tmp_path / 'x.csv'}, line 8: column 'a' holds 'x'; expected a finite number; " in error
+    assert f"{tmp_path / 'x.csv'}, line 23: column 'b' holds 'y'" in error
+    assert "drop has 'c', which" in error_of(capsys, *predict(bundle, tmp_path, "drop=[c]", input="x.csv"))
+
+
+def test_the_file_of_each_image_is_written(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    bundle = small_bundle(tmp_path / "bundle", shape=(1, 4, 4), encoder=ImageEncoder(4, 4, mode="grey").to_json())
+    for name in ("b.png", "in/a.png"):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        image.new("L", (4, 4)).save(tmp_path / "images" / name)
+    for output in ("y.csv", "y.jsonl"):
+        assert main(predict(bundle, tmp_path, input="images", output=output)) == 0
+    with (tmp_path / "y.csv").open(newline="") as file:
+        answers = [(answer["row"], answer["file"]) for answer in csv.DictReader(file)]
+    assert answers == [("0", "b.png"), ("1", "in/a.png")]
+    assert [json.loads(line)["file"] for line in (tmp_path / "y.jsonl").read_text().splitlines()] == ["b.png", "in/a.png"]

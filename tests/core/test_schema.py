@@ -31,10 +31,23 @@ def test_no_rows_are_refused():
         check_rows(np.zeros((0, 3)), InputSchema((3,)))
 
 
-@pytest.mark.parametrize("rows", [[["a", "b"]], np.zeros((1, 2), bool), np.zeros((1, 2), complex), [[None, 1.0]], None, [[{}, 1]]])
-def test_what_is_not_numbers_is_refused(rows):
-    with pytest.raises(InputError, match=r"rows must be numbers, got dtype .*; expected float32"):
-        check_rows(rows, InputSchema((2,)))
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([["a", "b"]], "row 0, column 'height' holds 'a'; expected a number"),
+        ([[1, 2], [3, "4"], ["5", 6]], "row 1, column 'width' holds '4'; expected a number"),
+        ([[None, 1.0]], "row 0, column 'height' holds None; expected a number"),
+        ([[1, {}]], r"row 0, column 'width' holds \{\}; expected a number"),
+        ([[1, "a" * 99]], "row 0, column 'width' holds 'a{36}...; expected a number"),
+        (np.zeros((1, 2), bool), "row 0, column 'height' holds False; expected a number"),
+        (np.zeros((1, 2), complex), "row 0, column 'height' holds 0j; expected a number"),
+        (None, r"rows must be numbers, got dtype object; expected float32"),
+        ([["a"]], r"rows must be numbers, got dtype <U1; expected float32"),
+    ],
+)
+def test_what_is_not_numbers_is_refused(rows, message):
+    with pytest.raises(InputError, match=message):
+        check_rows(rows, InputSchema((2,), ("height", "width")))
 
 
 def test_rows_of_different_lengths_are_refused():

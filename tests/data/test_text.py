@@ -306,3 +306,13 @@ def test_texts_that_outgrow_the_memory_are_encoded_when_they_are_asked_for(tmp_p
         assert (part.x.shape, part.x.dtype, len(part)) == (expected.x.shape, np.float32, len(expected))
         for rows in (slice(1, 4), slice(0, 0), np.array([3, 0, 3])):
             np.testing.assert_array_equal(part.x[rows], expected.x[rows])
+
+
+def test_the_encoder_knows_columns_that_are_not_called_text(tmp_path):
+    rows = [[f"title {n}", f"body {n}", "ab"[n % 2]] for n in range(40)]
+    path = write_csv(tmp_path / "a.csv", rows, header=["title", "body", "label"])
+    for text, names in (("[title,body]", ("title", "body")), ("body", ("body",))):
+        splits = load(path, f"text={text}", "source.reader.joiner=' / '")
+        assert (splits.encoder.columns, splits.encoder.joiner) == (names, " / ")
+        assert splits.input.encoder["columns"] == list(names)
+    assert "columns" not in load(write_csv(tmp_path / "b.csv", some_rows())).input.encoder

@@ -225,3 +225,13 @@ def test_without_pillow_the_way_out_is_named(monkeypatch, pixels):
     np.testing.assert_array_equal(RGB.encode([pixels])[0], pixels.transpose(2, 0, 1))  # nothing to decode or resize
     with pytest.raises(ConfigError, match=r"pip install 'ovr\[images\]'"):
         RGB.encode([pixels[:2]])
+
+
+def test_one_array_that_may_be_one_image_is_refused():
+    encoder = ImageEncoder(12, 12)
+    for channels in (3, 4):
+        with pytest.raises(InputError, match=r"one colour image or 12 grey ones of width .: give img\[None\] for one image"):
+            encoder.encode(np.zeros((12, 12, channels), np.uint8))
+    assert len(encoder.encode(np.zeros((1, 12, 12, 3), np.uint8))) == 1
+    assert len(encoder.encode(list(np.zeros((12, 12, 3), np.uint8)))) == 12
+    assert len(encoder.encode(np.zeros((12, 12, 5), np.uint8))) == 12

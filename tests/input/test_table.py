@@ -10,6 +10,7 @@ from ovr.errors import ArtifactError, DataError, InputError
 from ovr.input.cells import Coded, Hashed, text_hash
 from ovr.input.columns import CategoryColumn, NumericColumn, time_parts
 from ovr.input.encoder import encoder_from_json
+from ovr.input.records import records_of
 from ovr.input.table import TableEncoder
 from ovr.input.table_fit import ColumnSettings, TableSettings, fit_table, kind_of
 
@@ -154,6 +155,23 @@ def test_a_cell_that_cannot_be_read_is_named_whatever_the_policy(name, cell, mes
     check = encoder.check(rows)
     assert (check.num_rows, check.num_passed, check.failed_P.tolist()) == (2, 1, [1])
     assert check.counts() == {(name, "unreadable"): 1}
+
+
+def test_every_refused_row_is_told_with_its_own_cell():
+    encoder = fit()
+    rows = [ROW, {**ROW, "age": "old"}, ROW, {**ROW, "age": "young", "when": 3}]
+    assert encoder.problems(rows) == {
+        1: "column 'age' holds 'old'; expected a finite number",
+        3: "column 'age' holds 'young'; expected a finite number; "
+        "column 'when' holds 3; expected a time of ISO 8601, such as 2024-01-31",
+    }
+
+
+@pytest.mark.parametrize("row", [ROW, {name: str(cell) for name, cell in ROW.items()}])
+def test_a_single_row_is_refused_as_columns(row):
+    for take in (fit().encode, lambda rows: records_of(rows, "table")):
+        with pytest.raises(InputError, match=r"rows are a mapping whose column '.*' is .*; .* for one row give \[row\], a list"):
+            take(row)
 
 
 def test_what_training_had_not_is_counted_and_refused_where_the_policy_says_so():

@@ -205,3 +205,13 @@ def test_settings_out_of_range_are_refused(changes, message):
 def test_what_is_no_list_of_texts_is_refused(rows):
     with pytest.raises(InputError, match=r"row|text"):
         make().encode(rows)
+
+
+def test_columns_of_a_file_are_kept_where_there_are_some():
+    plain = HashedText(8, 4)
+    assert "columns" not in plain.to_json()
+    encoder = HashedText(8, 4, columns=("title", "body"), joiner=" ")
+    assert HashedText.from_json(encoder.to_json()) == encoder
+    for columns, joiner in (([], " "), (["a", "a"], " "), (["a"], None), ("a", " "), ([1], " ")):
+        with pytest.raises(ArtifactError, match=r"has columns .* and joiner .*; expected a list of distinct names, and a text"):
+            HashedText.from_json({**encoder.to_json(), "columns": columns, "joiner": joiner})

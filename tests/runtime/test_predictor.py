@@ -84,6 +84,31 @@ def test_rows_that_do_not_fit_are_counted_apart(bundle, x):
     with pytest.raises(InputError):
         edge.predict(np.full_like(x[:4], np.nan))
     assert edge.num_rows == {"passed": 3, "refused": 4}
+    some_bad = x[:50].copy()
+    some_bad[[7, 30], 1, 2] = np.inf
+    with pytest.raises(InputError, match=r"row 7, .* holds inf"):
+        edge.predict(some_bad)
+    assert edge.num_rows == {"passed": 51, "refused": 6}
+    with pytest.raises(InputError, match="got dtype"):
+        edge.predict("two")
+    assert edge.num_rows == {"passed": 51, "refused": 6}
+
+
+def test_every_row_that_is_refused_is_told_with_its_reason(bundle, x):
+    edge = EdgePredictor(bundle.path)
+    rows = x[:9].tolist()
+    assert edge.check(rows) == edge.check(x[:9]) == {}
+    rows[2][0][1] = "one"
+    rows[5] = [[1.0]]
+    rows[8][1][0] = None
+    assert edge.check(rows) == {
+        2: "position (0, 1) holds 'one'; expected a number",
+        5: "rows have shape (1, 1, 1); expected (rows, 2, 3)",
+        8: "position (1, 0) holds None; expected a number",
+    }
+    assert edge.num_rows == {"passed": 0, "refused": 0}
+    with pytest.raises(InputError, match="got no rows"):
+        edge.check(x[:0])
 
 
 def test_a_missing_file_is_said_to_be_missing(tmp_path):

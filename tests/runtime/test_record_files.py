@@ -1,7 +1,9 @@
+import gzip
+
 import pytest
 
 from ovr.errors import InputError
-from ovr.runtime.record_files import read_column, read_records
+from ovr.runtime.record_files import TextColumns, read_column, read_placed_records, read_records
 
 
 def written(tmp_path, name, text, encoding="utf-8"):
@@ -38,6 +40,40 @@ def test_texts_are_the_only_column_or_the_one_named_text(tmp_path, kind):
     assert read_records(headless, kind, header=False) == texts
 
 
+def test_every_ending_that_training_takes_is_known(tmp_path):
+    record = '{"a": "1", "b": "x"}'
+    texts = {"a.csv.gz": "a,b\n1,x\n", "a.tab": "a\tb\n1\tx\n", "a.json": f"[{record}]", "a.jsonl.gz": record}
+    for name, text in texts.items():
+        (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+        assert read_records(tmp_path / name, "table") == [{"a": "1", "b": "x"}]
+    (tmp_path / "bad.csv.gz").write_bytes(gzip.compress(b"a,b\n1,2\n" * 99)[:-20])
+    with pytest.raises(InputError, match=r"bad\.csv\.gz cannot be read: "):
+        read_records(tmp_path / "bad.csv.gz", "table")
+    pytest.importorskip("pyarrow")
+    with pytest.raises(InputError, match="is not Parquet"):
+        read_records(written(tmp_path, "a.pq", "no"), "table")
+
+
+def test_texts_of_several_columns_are_joined(tmp_path):
+    columns = TextColumns(("title", "body"), " / ")
+    file = written(tmp_path, "a.csv", "body,label,title\nb,x,a\n")
+    assert read_records(file, "text", text=columns) == ["a / b"]
+    assert read_records(written(tmp_path, "a.jsonl", '["b", "a"]\n"joined"\n'), "text", text=TextColumns(("1", "0"), "")) == [
+        "ab",
+        "joined",
+    ]
+    assert read_records(written(tmp_path, "b.csv", "b\ta,x\n"), "text", header=False, text=TextColumns(("1",))) == ["x"]
+    assert TextColumns.of({"kind": "text", "columns": ["a"], "joiner": ""}) == TextColumns(("a",), "")
+    assert TextColumns.of({"kind": "table", "columns": [{}]}) == TextColumns.of(None) == TextColumns()
+
+
+def test_places_are_lines_also_where_rows_span_several(tmp_path):
+    rows, where = read_placed_records(written(tmp_path, "a.csv", 'a\n"1\n2"\n3\n'), "table")
+    assert [where(n).rpartition(", ")[2] for n in range(len(rows))] == ["line 2", "line 4"]
+    rows, where = read_placed_records(written(tmp_path, "a.json", '["a", "b"]'), "text")
+    assert where(1).endswith("a.json, row 1")
+
+
 @pytest.mark.parametrize(
     ("name", "text", "kind", "message"),
     [
@@ -52,11 +88,22 @@ def test_texts_are_the_only_column_or_the_one_named_text(tmp_path, kind):
         ("a.jsonl", "{\n", "text", "line 1 is not JSON"),
         ("a.txt", "x\n", "table", "of no known format"),
         ("a.xls", "x\n", "text", "of no known format"),
+        ("a.json", "[1", "table", "is not JSON: .* format=jsonl"),
+        ("a.json", '{"a": 1}', "table", "is dict; expected one JSON list of rows"),
+        ("a.json", "[]", "table", "holds no rows"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(tmp_path, name, text, kind, message):
     with pytest.raises(InputError, match=message):
         read_records(written(tmp_path, name, text), kind)
+
+
+def test_columns_to_drop_that_are_none_are_refused(tmp_path):
+    file = written(tmp_path, "a.csv", "a,label\n1,x\n")
+    with pytest.raises(InputError, match=r"drop has 'lable', which .*a\.csv has not; its columns are 'a', 'label'"):
+        read_records(file, "table", drop=["lable"])
+    with pytest.raises(InputError, match="has no column 'title', 'body'; the model's text is made of"):
+        read_records(file, "text", text=TextColumns(("title", "body")))
 
 
 def test_other_bytes_than_utf8_and_missing_files_are_named(tmp_path):

@@ -1,5 +1,6 @@
 """Rows from files: every format gives the same array, and what is wrong is named with its place."""
 
+import gzip
 import json
 
 import numpy as np
@@ -78,8 +79,8 @@ def test_a_header_names_nothing_where_the_schema_names_nothing(tmp_path):
         ("a,b,c\n1,,3\n", {}, "line 2, column 'b' holds ''; expected a number"),
         ("a,b,c\n1,2\n", {}, "line 2 has 2 cells; expected 3"),
         ("a,b,c\n1,2,3\n\n1,2,3\n", {}, "line 3 has 0 cells; expected 3"),
-        ("a,b,c\n1,nan,3\n", {}, "row 0, column 'b' holds nan; every value must be finite"),
-        ("a,b,c\n1,2,1e39\n", {}, "row 0, column 'c' holds 1e\\+39; every value must be finite"),
+        ("a,b,c\n1,nan,3\n", {}, "line 2: column 'b' holds nan; every value must be finite"),
+        ("a,b,c\n1,2,1e39\n", {}, "line 2: column 'c' holds 1e\\+39; every value must be finite"),
         ('a,b,c\n1,"2,3\n', {}, "line 2 is not CSV"),
     ],
 )
@@ -105,7 +106,7 @@ def test_a_bad_csv_is_refused_with_the_place(tmp_path, text, arguments, message)
         ('{"a":1,"b":2}', NAMED, "missing 'c'"),
         ('{"a":1}', FLAT, "is an object, but the model's columns have no names"),
         ("[1,2,1" + "0" * 400 + "]", NAMED, "an integer that is too large"),
-        ("[1,Infinity,3]", NAMED, "row 0, column 'b' holds inf; every value must be finite"),
+        ("[1,Infinity,3]", NAMED, "line 1: column 'b' holds inf; every value must be finite"),
     ],
 )
 def test_a_bad_json_line_is_refused_with_the_place(tmp_path, text, schema, message):
@@ -123,7 +124,7 @@ def test_bad_npy_files_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"rows have shape \(2, 4\); expected \(rows, 3\)"):
         read_rows(tmp_path / "wide.npy", FLAT)
     np.save(tmp_path / "text.npy", np.array([["a", "b", "c"]]))
-    with pytest.raises(InputError, match="rows must be numbers, got dtype <U1"):
+    with pytest.raises(InputError, match="row 0, column 0 holds 'a'; expected a number"):
         read_rows(tmp_path / "text.npy", FLAT)
     np.save(tmp_path / "pickle.npy", np.array([object()]), allow_pickle=True)
     with pytest.raises(InputError, match="is not an npy array"):
@@ -140,10 +141,27 @@ def test_bad_npy_files_are_refused(tmp_path):
 def test_files_that_are_not_there_or_of_no_known_kind_are_refused(tmp_path):
     with pytest.raises(InputError, match="cannot be read: No such file"):
         read_rows(tmp_path / "none.csv", FLAT)
-    with pytest.raises(InputError, match=r"of no known format \(csv, jsonl, npy\), got '\.parquet'"):
+    with pytest.raises(InputError, match=r"of no known format \(csv, tsv, jsonl, npy\), got '\.parquet'"):
         read_rows(tmp_path / "x.parquet", FLAT)
     with pytest.raises(InputError, match="of no known format"):
         read_rows(tmp_path / "x.csv", FLAT, format="excel")
     (tmp_path / "latin.csv").write_bytes(b"a,b,c\n1,\xe9,3\n")
     with pytest.raises(InputError, match="is not UTF-8 text"):
         read_rows(tmp_path / "latin.csv", NAMED)
+
+
+def test_packed_and_tab_separated_numbers_are_read(tmp_path):
+    (tmp_path / "x.csv.gz").write_bytes(gzip.compress(b"1,2,3\n"))
+    put(tmp_path / "x.tab", "1\t2\t3\n")
+    for name in ("x.csv.gz", "x.tab"):
+        np.testing.assert_array_equal(read_rows(tmp_path / name, FLAT, header=False), [[1, 2, 3]])
+
+
+def test_names_to_drop_that_are_none_are_refused(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((2, 3)))
+    for name, text in (("x.csv", "a,b,c\n1,2,3\n"), ("x.jsonl", "[1,2,3]\n"), ("x.npy", None)):
+        file = tmp_path / name if text is None else put(tmp_path / name, text)
+        with pytest.raises(InputError, match=r"drop has 'label', which .* has not; its columns are "):
+            read_rows(file, FLAT, drop=["label"])
+    with pytest.raises(InputError, match="its columns are without names"):
+        read_rows(tmp_path / "x.csv", FLAT, header=False, drop=["label"])

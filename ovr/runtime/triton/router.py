@@ -20,7 +20,8 @@ from ovr.core.schema import check_rows
 from ovr.decision.decide import decide
 from ovr.errors import InputError
 from ovr.input.encoder import encoder_from_json
-from ovr.input.records import from_bytes, wire_name
+from ovr.input.records import IMAGE, from_bytes, wire_name
+from ovr.input.row_problems import row_problems
 from ovr.runtime.cohort_rows import cohort_names, split_cohorts
 
 SCORES = "ovr_scores"
@@ -38,7 +39,7 @@ class TritonPythonModel:
         self.input_name = self.card.input.name if self.encoder is None else wire_name(self.encoder.kind)
         self.rows_total = pb_utils.MetricFamily(  # must outlive its metrics
             name="ovr_rows_total",
-            description="Rows asked for: those in requests that fit the input schema, and those in requests that were refused",
+            description="Rows asked for: those that fit the input schema, and those that do not and for which a request is refused",
             kind=pb_utils.MetricFamily.COUNTER,
         )
         self.num_rows = {
@@ -74,9 +75,12 @@ class TritonPythonModel:
             try:
                 rows[index], names = self._encoded(request, sent)
                 cohorts += names
+                num_refused = 0
             except InputError as error:
                 responses[index] = _error(str(error), pb_utils.TritonError.INVALID_ARG)
-            self.num_rows["passed" if index in rows else "refused"].increment(len(sent))
+                num_refused = len(self._problems(sent))
+            self.num_rows["passed"].increment(len(sent) - num_refused)
+            self.num_rows["refused"].increment(num_refused)
         if not rows:
             return responses
         scored = self._score(np.concatenate(list(rows.values())), cohorts)
@@ -100,13 +104,22 @@ class TritonPythonModel:
 
     def _encoded(self, request: Any, sent: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], list[str | None]]:
         """Return the rows as the network takes them, and of a model with cohorts the cohort of each."""
-        rows = sent if self.encoder is None else from_bytes(sent, self.encoder.kind)
-        cells, rows = split_cohorts(rows, self.card, self.encoder)
-        x = check_rows(rows, self.card.input) if self.encoder is None else self.encoder.encode(rows)
+        x, cells = self._rows(sent)
         if self.card.cohorts is None:
             return x, []
         given = pb_utils.get_input_tensor_by_name(request, COHORT)
         return x, cohort_names(cells if given is None else given.as_numpy()[:, 0], len(x))
+
+    def _rows(self, sent: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], Any]:
+        """Return the rows as the network takes them, and the cells of the cohorts' column that they hold."""
+        rows = sent if self.encoder is None else from_bytes(sent, self.encoder.kind)
+        cells, rows = split_cohorts(rows, self.card, self.encoder)
+        return check_rows(rows, self.card.input) if self.encoder is None else self.encoder.encode(rows), cells
+
+    def _problems(self, sent: np.ndarray[Any, Any]) -> dict[int, str]:
+        """Return what is wrong with each row that is refused."""
+        dear = self.encoder is not None and self.encoder.kind == IMAGE
+        return row_problems(len(sent), lambda some: self._rows(sent[some]), one_by_one=dear)
 
     def _score(self, x: np.ndarray[Any, Any], cohorts: Sequence[str | None]) -> Any:
         inputs = [pb_utils.Tensor(self.card.input.name, x)]
