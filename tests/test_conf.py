@@ -41,6 +41,7 @@ NOT_PLUG_INS = {
     "data/shards",
     "data/splits",
     "data/table_labels",
+    "data/table_lookalikes",
     "data/text_rows",
     "data/table_parquet",
     "data/table_rows",

@@ -170,10 +170,23 @@ def flat_items(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _parse(invocation: Invocation) -> list[Override]:
-    try:
-        return OverridesParser.create().parse_overrides(list(invocation.overrides))
-    except HydraException as error:
-        raise ConfigError(" ".join(str(error).split("\nSee https")[0].split())) from None
+    found: list[Override] = []
+    for line in invocation.overrides:
+        try:
+            found += OverridesParser.create().parse_overrides([line])
+        except HydraException as error:
+            reason = " ".join(str(error).split("\nSee https")[0].split())
+            if reason.startswith("LexerNoViableAlt"):
+                reason = "it has a character that Hydra's grammar has no place for"
+            key, equals, value = line.partition("=")
+            if not equals:
+                raise ConfigError(reason) from None
+            quoted = value.replace("\\", "\\\\").replace('"', '\\"')
+            raise ConfigError(
+                f"{line} cannot be read as key=value ({reason}). A text with other characters than letters, digits and -_./ "
+                f"stands in double quotes, and the whole in single ones for the shell: '{key}=\"{quoted}\"'"
+            ) from None
+    return found
 
 
 def _check_group_option(override: Override, invocation: Invocation) -> None:

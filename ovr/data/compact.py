@@ -7,6 +7,7 @@ N = rows, V = different texts of a column
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ovr.input.cells import MICROSECONDS, MISSING, Coded, Compact, Hashed, read_
 NUMBER, TIME, TEXT = "number", "time", "text"
 CHUNK_CELLS = 1 << 17  # that are in memory as Python strings at a time
 BLOCK_ROWS = 1 << 17
+NUM_SAMPLE = 200  # texts of a hashed column that are kept for messages
 MAX_TEXTS = 1 << 17  # different texts of a column; of one that has more the hashes are kept
 EXPECTED = {NUMBER: "a finite number", TIME: "a time"}
 LIST_SEPARATOR = "\x1f"  # between the texts of a list in one Parquet cell; ASCII's own for the purpose
@@ -36,6 +38,8 @@ class Reading:
     date_formats: Sequence[str] = ()  # of other columns
     names: Sequence[str] | None = None  # of a file without a header
     exact: Collection[str] = ()  # columns of which all texts are kept, however many there are
+    decimal: str = "."  # of numbers
+    own_marks: Mapping[str, Collection[str]] = field(default_factory=dict)  # in place of `marks`, by name
 
     def formats_of(self, name: str) -> Sequence[str]:
         """Return the forms of times in a column."""
@@ -141,8 +145,8 @@ class ColumnReader:
     """One column while its file is read, in chunks of one dtype."""
 
     def __init__(self, name: str, reading: Reading, path: Path, *, kind: str | None = None) -> None:
-        self.name, self.path, self.marks = name, path, reading.marks
-        self.formats = reading.formats_of(name)
+        self.name, self.path, self.marks = name, path, reading.own_marks.get(name, reading.marks)
+        self.formats, self.decimal = reading.formats_of(name), reading.decimal
         self.declared = name in reading.kinds
         self.kind = kind or reading.kinds.get(name)
         self.failed = False  # whether it is of texts after all, so that it must be read once more
@@ -153,6 +157,7 @@ class ColumnReader:
         self._known: dict[str | None, int] = {}  # of a cell
         self._exact = name in reading.exact
         self._hashed = False
+        self._sample: tuple[str, ...] = ()
 
     def add_texts(self, cells: Sequence[str], line_B: NDArray[np.int64]) -> None:
         """Take the cells of some lines."""
@@ -166,8 +171,10 @@ class ColumnReader:
         if self.kind == TEXT:
             self._add_codes(self._codes(cells))
             return
-        read = read_numbers(cells, self.marks) if self.kind == NUMBER else read_times(cells, self.marks, self.formats)
-        self.add_values(*read, cells, line_B)
+        if self.kind == NUMBER:
+            self.add_values(*read_numbers(cells, self.marks, self.decimal), cells, line_B)
+        else:
+            self.add_values(*read_times(cells, self.marks, self.formats), cells, line_B)
 
     def add_values(
         self, value_B: NDArray[np.float64], bad_P: NDArray[np.int64], cells: Sequence[Any], line_B: NDArray[np.int64] | None
@@ -187,7 +194,7 @@ class ColumnReader:
         self._append(value_B if self.kind == NUMBER else _times(value_B))
 
     def _kind_of(self, cells: Sequence[str]) -> str | None:
-        value_B, bad_P = read_numbers(cells, self.marks)
+        value_B, bad_P = read_numbers(cells, self.marks, self.decimal)
         if not len(bad_P):
             return None if np.isnan(value_B).all() else NUMBER
         return TEXT if len(read_times(cells, self.marks, self.formats)[1]) else TIME
@@ -221,6 +228,7 @@ class ColumnReader:
         if not self._exact and len(self._known) > MAX_TEXTS:
             hash_V1 = np.array([*map(text_hash, self._code), MISSING], np.int64)
             self._chunks = [hash_V1[chunk] for chunk in self._chunks]
+            self._sample = tuple(islice(self._code, NUM_SAMPLE))
             self._code, self._known, self._hashed = {}, {}, True
 
     def _append(self, chunk: NDArray[Any]) -> None:
@@ -249,7 +257,7 @@ class ColumnReader:
         self._chunks.clear()
         if self.kind != TEXT:
             return cell_N
-        return Hashed(cell_N) if self._hashed else Coded(cell_N, list(self._code))
+        return Hashed(cell_N, self._sample) if self._hashed else Coded(cell_N, list(self._code))
 
 
 def _times(second_B: NDArray[np.float64]) -> NDArray[Any]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 from ovr.errors import DataError
+from ovr.input.cells import DECIMALS
 
 QUOTINGS: dict[str, Literal[0, 3]] = {"standard": csv.QUOTE_MINIMAL, "none": csv.QUOTE_NONE}
 SUFFIXES = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
@@ -36,6 +37,7 @@ class Dialect:
     encoding: str = "utf-8"  # a byte order mark is dropped
     strip: bool = False  # take white space off both ends of every cell
     comment: str = ""  # rows that begin with this are left out
+    decimal: str = "."  # . | , of numbers; with a comma, points may stand between thousands
 
     def __post_init__(self) -> None:
         if self.delimiter in _TABS:
@@ -44,6 +46,8 @@ class Dialect:
             raise DataError(f"the delimiter is {self.delimiter!r}; expected one character, such as ',' or 'tab'")
         if self.quoting not in QUOTINGS:
             raise DataError(f"quoting is {self.quoting!r}; expected one of {', '.join(QUOTINGS)}")
+        if self.decimal not in DECIMALS:
+            raise DataError(f"decimal is {self.decimal!r}; expected '.' or ','")
         if not isinstance(self.header, bool):
             raise DataError(f"header is {self.header!r}; expected true or false")
         if isinstance(self.skip_lines, bool) or not isinstance(self.skip_lines, int) or self.skip_lines < 0:
@@ -54,15 +58,22 @@ class Dialect:
             raise DataError(f"encoding is {self.encoding!r}; expected a name Python knows, such as utf-8 or latin-1") from None
 
 
-def delimiter_of(path: Path) -> str:
+def delimiter_of(path: Path, *, key: str = "data.source.dialect.delimiter") -> str:
     """Return the delimiter that the name of the file stands for (.csv, .tsv, .tab, each also with .gz).
 
+    Args:
+        key: of the setting that says it, for messages.
+
     Raises:
-        DataError: another name.
+        DataError: another name, or no such file.
     """
     suffix = path.with_suffix("").suffix if path.suffix.lower() == ".gz" else path.suffix
     if suffix.lower() not in SUFFIXES:
-        raise DataError(f"{path} is none of *{', *'.join(SUFFIXES)}; give its delimiter, such as delimiter=';'")
+        if not path.exists():
+            raise DataError(f"{path} cannot be read: there is no such file")
+        if path.is_dir():
+            raise DataError(f"{path} is a folder; expected a file (images in a folder a class are read by data=images)")
+        raise DataError(f"{path} is none of *{', *'.join(SUFFIXES)}; say its delimiter, such as '{key}=\";\"' or {key}=tab")
     return SUFFIXES[suffix.lower()]
 
 

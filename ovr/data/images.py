@@ -4,6 +4,7 @@ N = rows, H = height, W = width, C = channels, K = heads
 """
 
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from ovr.runtime.images import image_files, shown
 
 log = logging.getLogger(__name__)
 
+IDX_NAME = re.compile(r".*idx[1-4]-ubyte(\.gz)?")
 NUM_THREADS = 4  # pillow decodes and resizes outside Python's lock
 
 
@@ -103,15 +105,17 @@ def load_images(
     background: int,
     split: Mapping[str, Any],
     memory_mib: int,
+    dialect: Mapping[str, Any] | None = None,
     fitted: Fitted | None = None,
 ) -> Splits:
     """Return images (C, H, W) of values 0 to 255, with the encoder that made them.
 
     Args:
         path: a folder, in which each file's folder is its class (`root/class/file`; `root/a/b/file` is of class "a/b"), or with
-            split.by=file `root/{train,val,calib,test}/class/file`; a .csv or .tsv with a header, whose paths are relative to its
-            own folder and may lead anywhere: it is trusted as the command line is; or an .npz of arrays x (N, H, W), (N, H, W, 3)
-            or (N, H, W, 4) uint8 and y, which is (N,) of labels or (N, K) of bool.
+            split.by=file `root/{train,val,calib,test}/class/file`; a table with a header (.csv, .tsv), whose paths are relative
+            to its own folder and may lead anywhere: it is trusted as the command line is; or an .npz of arrays x (N, H, W),
+            (N, H, W, 3) or (N, H, W, 4) uint8 and y, which is (N,) of labels or (N, K) of bool.
+        dialect: of `Dialect`, for a table; a `delimiter` of None goes by the file's name.
         path_column, target: columns of a table that hold the path and the label.
         rule: how labels of a table or of y (N,) are read, and which classes have parents.
         classes: the taxonomy in column order; when empty, the rule's names, or else the sorted class ids of all rows (the column
@@ -125,13 +129,15 @@ def load_images(
             background.
 
     Raises:
-        DataError: nothing to read; images that are missing or damaged, all of them named in one error; what the rules of labels and
-            splits refuse; and what `make_splits` refuses.
+        DataError: nothing to read; images that are missing or damaged, the first of them named in one error; what the rules of
+            labels and splits refuse; and what `make_splits` refuses.
     """
     source = Path(path).expanduser()
     if isinstance(classes, str):
         raise DataError(f"data.source.classes is {classes!r}; expected a list, such as [{classes}]")
     division = SplitRule.of(split)
+    if not source.exists():
+        raise DataError(f"{source} cannot be read: there is no such file or folder (data.path)")
     if source.is_dir():
         found = _from_folder(source, division)
     elif division.by == "file":
@@ -139,7 +145,7 @@ def load_images(
     elif source.suffix.lower() == ".npz":
         found = _from_npz(source, division.column, rule, classes if fitted is None else fitted.taxonomy.ids)
     else:
-        found = _from_table(source, division.column, rule, path_column=path_column, target=target)
+        found = _from_table(source, division.column, rule, path_column=path_column, target=target, settings=dialect or {})
     taxonomy = rule.taxonomy(list(map(str, classes)) or rule.names or class_ids(found.ids_N)) if fitted is None else fitted.taxonomy
     labelled = labels_of(found.ids_N, taxonomy, rule, found.where)
     if len(labelled.kept) < len(found.ids_N):
@@ -185,6 +191,8 @@ def _files(source: Path, found: _Found) -> tuple[SourceFile, ...]:
 
 def _from_folder(root: Path, division: SplitRule) -> _Found:
     by_file = division.by == "file"
+    if any(IDX_NAME.fullmatch(file.name) for file in root.iterdir()):
+        raise DataError(f"{root} holds IDX files, such as those of MNIST; they are read by data=idx data.root={root}")
     if division.column is not None:
         raise DataError(f"data.split.by={division.by} needs a table, and {root} is a folder; use stratified, or file")
     try:
@@ -206,8 +214,11 @@ def _from_folder(root: Path, division: SplitRule) -> _Found:
     return _Found(files, ids, [parts[0] for parts in folders] if by_file else None, lambda n: str(files[n]))
 
 
-def _from_table(path: Path, column: str | None, rule: LabelRule, *, path_column: str, target: str) -> _Found:
-    dialect = Dialect(delimiter=delimiter_of(path))
+def _from_table(
+    path: Path, column: str | None, rule: LabelRule, *, path_column: str, target: str, settings: Mapping[str, Any]
+) -> _Found:
+    given = settings.get("delimiter")
+    dialect = Dialect(**{**settings, "delimiter": delimiter_of(path) if given is None else given})
     header = read_header(path, dialect)
     wanted = [path_column, target, *([column] if column else [])]
     if missing := [name for name in wanted if name not in header]:

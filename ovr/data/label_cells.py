@@ -3,6 +3,7 @@
 N = rows, K = heads
 """
 
+import json
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -31,7 +32,7 @@ class LabelRule:
     """
 
     many: bool  # labels a row: exactly one, or any number
-    separator: str | None  # of many labels in one text; None: a list, or a text that is one label
+    separator: str | None  # of many labels in one text; None: a list, a text that is one as JSON, or a text that is one label
     names_file: str | None  # one name a line: labels are then numbers of these, from 0
     no_class: Sequence[str]  # labels that say that the row is of no class
     no_label: str  # what a row without a label is: refused, negative or unknown for every class, or left out
@@ -60,8 +61,10 @@ class LabelRule:
         """Return the class ids of one row, each once, in the order given; None where the cell is empty.
 
         Raises:
-            DataError: a label that is no text or whole number; several where one is expected; a number without a name.
+            DataError: a label that is no text or whole number; several where one is expected; a number without a name; a text that
+                begins like a JSON list and is none.
         """
+        cell = self._listed(cell, where)
         ids = [label for part in self._parts(cell, where) if (label := self._id(part, where))]
         if not ids:
             # An empty list says that there is none; nothing at all says nothing.
@@ -78,6 +81,23 @@ class LabelRule:
         if self.hierarchy is None:
             return Taxonomy.from_ids(ids)
         return with_parents(ids, separator=self.hierarchy, add=self.add_parents)
+
+    def _listed(self, cell: Any, where: str) -> Any:
+        """Return the list that a text holds as JSON, where texts may; anything else as it is."""
+        if self.separator is not None or not isinstance(cell, str) or not cell.lstrip().startswith("["):
+            return cell
+        try:
+            listed = json.loads(cell)
+        except (ValueError, RecursionError):
+            listed = None
+        if self.many and not isinstance(listed, list):
+            raise DataError(
+                f'{where} has the label {_cut(cell)}, which is no JSON list, such as ["a", "b"]; where it is a text, or several, '
+                "set data.source.rule.separator"
+            )
+        if isinstance(listed, list) and not self.many:
+            raise DataError(f"{where} has a JSON list of labels, {_cut(cell)}; for many a row set data.source.rule.many=true")
+        return listed if self.many else cell
 
     def _parts(self, cell: Any, where: str) -> Sequence[Any]:
         if cell is None:
@@ -163,6 +183,10 @@ def labels_of(ids_N: Sequence[Ids], taxonomy: Taxonomy, rule: LabelRule, where: 
 def class_ids(ids_N: Iterable[Ids]) -> list[str]:
     """Return the sorted different ids of all rows."""
     return sorted({class_id for ids in ids_N for class_id in ids or ()})
+
+
+def _cut(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:37]}...")
 
 
 def _read_names(path: Path) -> tuple[str, ...]:

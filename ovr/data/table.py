@@ -25,6 +25,7 @@ from ovr.data.origin import Origin, source_files
 from ovr.data.splits import SPLIT_NAMES, Splits, make_splits
 from ovr.data.splitting import SplitRule, split_rows
 from ovr.data.table_labels import LabelRule, class_ids, labels_of
+from ovr.data.table_lookalikes import warn_of_lookalikes
 from ovr.data.table_parquet import read_parquet
 from ovr.data.table_rows import TableRows, encoded
 from ovr.errors import DataError
@@ -69,7 +70,7 @@ def load_table(
         drop: columns that are no features.
         names: of the columns of a text file without a header.
         dialect: of `Dialect`; a `delimiter` of None goes by the file's name.
-        labels: `separator`, `strip` and `unlabelled` of `LabelRule`.
+        labels: `separator`, `strip`, `unlabelled` and `marks` of `LabelRule`.
         encoding: of `TableSettings`.
         split: of `SplitRule`, for the splits without a file, to which its fractions are scaled; by time without a column is by the
             order of the rows. The column of the split is no feature.
@@ -112,6 +113,8 @@ def load_table(
         formats={name: column.formats for name, column in own.items() if column.formats is not None},
         date_formats=settings.date_formats,
         names=names,
+        decimal=dialect.get("decimal", "."),
+        own_marks={} if rule.columns else {rule.target[0]: rule.marks},
         exact=(*rule.target, *([split_column] if split_column else []), *cohorts),
     )
     _check_columns(rule, drop, own, settings.embedded)
@@ -139,7 +142,13 @@ def load_table(
     split_rule = None if divided == ["train"] or whole else _split_rule(split, divided)
     own_rows = {"test": np.arange(len(train))} if whole else _split(train, labels_by_file["train"], split_rule, divided)
     encoder = known or _fit(
-        train, features, own_rows["train"], settings, own, ignored=(*train.dropped, *sorted(no_features - {*rule.target}))
+        train,
+        features,
+        own_rows["train"],
+        settings,
+        own,
+        ignored=(*train.dropped, *sorted(no_features - {*rule.target})),
+        decimal=reading.decimal,
     )
     parts, numbers, places, cohorts_of = {}, {}, {}, {}
     total = sum(map(len, own_rows.values())) + sum(len(table) for name, table in tables.items() if name != "train")
@@ -266,17 +275,22 @@ def _fit(
     own: Mapping[str, ColumnSettings],
     *,
     ignored: Sequence[str],
+    decimal: str,
 ) -> TableEncoder:
     def cells() -> Iterator[tuple[str, Compact]]:
         for name in features:
             taken = train.cells[name][row_N]
             if isinstance(taken, Coded) and name not in settings.embedded and (name not in own or own[name].kind is None):
-                _check_no_typos(name, taken, train, row_N, settings)
+                _check_no_typos(name, taken, train, row_N, settings, decimal)
             yield name, taken
 
     encoder, notes = fit_table(cells(), settings=settings, columns=own, ignored=ignored)
+    encoder = replace(encoder, decimal=decimal)
     for name, note in notes.items():
         log.info("column %r is left out: %s", name, note)
+    for name in features:
+        if name not in settings.embedded and (name not in own or own[name].kind is None):
+            warn_of_lookalikes(name, train.cells[name], settings.marks, is_left_out=name in notes)
     kinds = [column.kind for column in encoder.columns]
     log.info(
         "table of %d columns (%s) as %d numbers a row",
@@ -287,9 +301,9 @@ def _fit(
     return encoder
 
 
-def _check_no_typos(name: str, cells: Coded, train: Columns, row_N: I64, settings: TableSettings) -> None:
+def _check_no_typos(name: str, cells: Coded, train: Columns, row_N: I64, settings: TableSettings, decimal: str) -> None:
     """Raise DataError for a column of texts that are numbers but for few: they may be mistakes."""
-    value_N, bad_P = read_numbers(cells, settings.marks)
+    value_N, bad_P = read_numbers(cells, settings.marks, decimal)
     num_numbers = int(np.isfinite(value_N).sum())
     if num_numbers >= MOSTLY * len(bad_P) > 0:
         where, cell = train.where(int(row_N[bad_P[0]])), cell_at(cells, int(bad_P[0]))

@@ -33,9 +33,12 @@ class LabelRule:
     separator: str | None = None  # between the ids of one cell; None: a cell is one id
     strip: str = ""  # characters to take off the end of an id, such as a full stop
     unlabelled: str = "error"
+    marks: tuple[str, ...] = ("",)  # cells of ids that hold no label
 
     @classmethod
-    def of(cls, target: str | Sequence[str], *, separator: str | None, strip: str, unlabelled: str) -> "LabelRule":
+    def of(
+        cls, target: str | Sequence[str], *, separator: str | None, strip: str, unlabelled: str, marks: Sequence[str] = ("",)
+    ) -> "LabelRule":
         """Return the rule of a configuration, where a list of columns means 0/1 columns, even of one.
 
         Raises:
@@ -48,7 +51,9 @@ class LabelRule:
             raise DataError(f"labels.unlabelled is {unlabelled!r}; expected one of {', '.join(UNLABELLED)}")
         if separator is not None and (not isinstance(separator, str) or not separator or not isinstance(target, str)):
             raise DataError(f"labels.separator is {separator!r}; expected characters, with data.target=COLUMN of one column")
-        return cls(names, not isinstance(target, str), separator, strip, unlabelled)
+        if isinstance(marks, str) or not all(isinstance(mark, str) for mark in marks):
+            raise DataError(f"labels.marks is {marks!r}; expected a list of texts, such as ['', '?']")
+        return cls(names, not isinstance(target, str), separator, strip, unlabelled, tuple(marks))
 
 
 def class_ids(columns: Columns, rule: LabelRule) -> list[str]:

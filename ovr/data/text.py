@@ -88,6 +88,8 @@ class TextFiles:
 
     def _records(self, path: Path, keys: Sequence[str] | None) -> Iterator[tuple[str, Record]]:
         kind = FORMATS.get(path.suffix.lower()) if self.format is None else self.format
+        if kind is None and not path.is_file():
+            raise DataError(f"{path} cannot be read: {'it is a folder' if path.is_dir() else 'there is no such file'}")
         if kind is None:
             raise DataError(
                 f"{path} ends in none of {', '.join(FORMATS)}; set data.source.reader.format to delimited, json or jsonl"
@@ -100,7 +102,7 @@ class TextFiles:
             yield from read_json_lines(path, encoding=self.encoding)
         else:
             dialect = Dialect(
-                delimiter=self.delimiter or delimiter_of(path),
+                delimiter=self.delimiter or delimiter_of(path, key="data.source.reader.delimiter"),
                 quoting=self.quoting,
                 header=self.header,
                 skip_lines=self.skip_lines,

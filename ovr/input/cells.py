@@ -4,6 +4,7 @@ N = rows, P = cells that cannot be read
 """
 
 import math
+import re
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,11 @@ from ovr.errors import InputError
 
 I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
+DECIMALS = (".", ",")  # what may stand before the fraction of a number in a text
 MISSING = -1  # the code of a cell that holds nothing
 MICROSECONDS = "datetime64[us]"
+_DIGITS = re.compile(r"[-+\d.,eE]+")
+_THOUSANDS = re.compile(r"[-+]?\d{1,3}(\.\d{3})+(,\d*)?")
 _EPOCH = datetime(1970, 1, 1)
 
 
@@ -41,12 +45,13 @@ class Hashed:
     """Cells of which only `text_hash` is kept, because there are too many different ones; -1 where a cell holds nothing."""
 
     hash_N: I64
+    sample: tuple[str, ...] = ()  # some of the texts, for messages
 
     def __len__(self) -> int:
         return len(self.hash_N)
 
     def __getitem__(self, rows: Any) -> "Hashed":
-        return Hashed(self.hash_N[rows])
+        return Hashed(self.hash_N[rows], self.sample)
 
 
 Compact = NDArray[Any] | Coded | Hashed  # what takes no Python object a cell
@@ -71,13 +76,14 @@ def text_of(cell: Any) -> str | None:
     return str(cell)
 
 
-def read_numbers(cells: Cells, marks: Collection[str]) -> tuple[F64, I64]:
+def read_numbers(cells: Cells, marks: Collection[str], decimal: str = ".") -> tuple[F64, I64]:
     """Return (values (N,), NaN where missing; rows (P,) that hold no finite number, also NaN).
 
-    Texts are read as Python does, without its underscores; truth values are no numbers.
+    Texts are read as Python does, without its underscores; with the `decimal` "," as in 1.234,5, where a point stands between
+    thousands alone. Truth values are no numbers.
     """
     if isinstance(cells, Coded):
-        of_value_V, bad_V = read_numbers(cells.values, marks)
+        of_value_V, bad_V = read_numbers(cells.values, marks, decimal)
         value_N = np.append(of_value_V, np.nan)[cells.code_N]
         return value_N, np.flatnonzero(np.isin(cells.code_N, bad_V))
     if isinstance(cells, Hashed):
@@ -88,6 +94,8 @@ def read_numbers(cells: Cells, marks: Collection[str]) -> tuple[F64, I64]:
         value_N[bad_P] = np.nan
         return value_N, bad_P
     listed = _listed(cells)
+    if decimal == ",":
+        listed = [_with_point(cell) if isinstance(cell, str) else cell for cell in listed]
     types = set(map(type, listed))
     if types <= {float, int, type(None)} or (types == {str} and not any("_" in cell for cell in listed)):
         try:
@@ -107,6 +115,15 @@ def _listed(cells: NDArray[Any] | Sequence[Any]) -> Sequence[Any]:
         return cells
     listed: list[Any] = (cells.astype(MICROSECONDS) if cells.dtype.kind == "M" else cells).tolist()  # nanoseconds become integers
     return listed
+
+
+def _with_point(text: str) -> str:
+    """Return a text with a decimal comma as Python reads it; one with another point as what is no number."""
+    bare = text.strip()
+    if not _DIGITS.fullmatch(bare):
+        return text
+    bare = bare.replace(".", "" if _THOUSANDS.fullmatch(bare) else "_")
+    return bare.replace(",", ".") if bare.count(",") < 2 else text
 
 
 def _number(cell: Any, marks: Collection[str]) -> float:

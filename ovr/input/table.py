@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ovr.core.schema import InputSchema
 from ovr.errors import ArtifactError, InputError
-from ovr.input.cells import Cells, Coded, Hashed, cell_at, check_columns_of_cells, read_numbers
+from ovr.input.cells import DECIMALS, Cells, Coded, Hashed, cell_at, check_columns_of_cells, read_numbers
 from ovr.input.columns import (
     CLIP,
     COLUMNS,
@@ -69,8 +69,11 @@ class TableEncoder:
     columns: tuple[Column, ...]
     marks: tuple[str, ...] = ("",)
     ignored: tuple[str, ...] = ()
+    decimal: str = "."  # of numbers in texts, as in `read_numbers`
 
     def __post_init__(self) -> None:
+        if self.decimal not in DECIMALS:
+            raise ArtifactError(f"the decimal of a table is {self.decimal!r}; expected '.' or ','")
         names = [column.name for column in self.columns]
         if not names or len(set(names)) < len(names):
             raise ArtifactError(f"a table needs columns of distinct names, got {names[:5]}")
@@ -154,7 +157,7 @@ class TableEncoder:
         value_CB = np.empty((len(columns), len(x_BD)))
         bad: dict[int, NDArray[np.int64]] = {}
         for c, column in enumerate(columns):
-            value_CB[c], bad_P = read_numbers(cells[column.name], self.marks)
+            value_CB[c], bad_P = read_numbers(cells[column.name], self.marks, self.decimal)
             if len(bad_P):
                 bad[c] = bad_P
                 findings += finding(column.name, UNREADABLE, ERROR, bad_P, cells[column.name], "a finite number")
@@ -271,7 +274,8 @@ class TableEncoder:
     def to_json(self) -> dict[str, Any]:
         """Return plain values, with `kind`."""
         columns = [{"kind": column.kind, **_plain(asdict(column))} for column in self.columns]
-        return {"kind": self.kind, "marks": list(self.marks), "ignored": list(self.ignored), "columns": columns}
+        own = {} if self.decimal == "." else {"decimal": self.decimal}
+        return {"kind": self.kind, "marks": list(self.marks), "ignored": list(self.ignored), "columns": columns, **own}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "TableEncoder":
@@ -288,7 +292,7 @@ class TableEncoder:
                 if unknown := set(given) - {field.name for field in fields(made)}:
                     raise ArtifactError(f"column {given.get('name')!r} of the encoder has unknown settings {sorted(unknown)}")
                 columns.append(made(**given))
-            return cls(tuple(columns), tuple(value["marks"]), tuple(value["ignored"]))
+            return cls(tuple(columns), tuple(value["marks"]), tuple(value["ignored"]), value.get("decimal", "."))
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"the table encoder cannot be read: {type(error).__name__} {error}") from None
 

@@ -10,7 +10,7 @@ from ovr.errors import InputError
 from ovr.input.image import SUFFIXES, header_problem
 from ovr.runtime.rows import read_npy
 
-MAX_SHOWN = 100
+MAX_SHOWN = 5
 LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini")  # what file managers leave in folders of images
 
 
@@ -45,7 +45,7 @@ def image_files(folder: Path) -> list[Path]:
     """Return every image file below `folder`, sorted by path; hidden files and what file managers leave behind are passed over.
 
     Raises:
-        InputError: other files, all of them named.
+        InputError: other files, the first of them named.
     """
     found = sorted(
         file

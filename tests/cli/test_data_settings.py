@@ -1,6 +1,7 @@
 """Settings of data sources, given as the documentation writes them, through the command line."""
 
 import csv
+import shlex
 
 import pytest
 
@@ -93,3 +94,24 @@ def test_findings_in_a_folder_of_images_name_the_file(check, tmp_path, rng):
         ("images/even/0.png", "images/odd/40.png"),
         ("images/odd/40.png", "images/even/0.png"),
     ]
+
+
+def test_the_hint_for_a_delimiter_works_as_it_is_typed(check, tmp_path):
+    rows = [[n, f"class {n % 2}"] for n in range(60)]
+    put_csv(tmp_path / "rows.txt", [["x", "label"], *rows], delimiter=";")
+    args = ["data=table", "data.path=rows.txt", "data.target=label"]
+    status, _, error = check(*args)
+    assert status == 1
+    hint = error.partition("such as ")[2].partition(" or ")[0]
+    assert check(*args, *shlex.split(hint))[0] == 0
+    status, _, error = check(*args, "data.source.dialect.delimiter=;")
+    assert status == 1
+    assert "delimiter=; cannot be read as key=value (it has a character that Hydra's grammar has no place for)" in error
+    assert check(*args, *shlex.split(error.rpartition("for the shell: ")[2]))[0] == 0
+
+
+@pytest.mark.parametrize("source", ["data=table", "data=text"])
+def test_a_folder_or_nothing_in_place_of_a_file_is_said_to_be_that(check, tmp_path, source):
+    args = [source, "data.target=label" if source == "data=table" else "data.label=label"]
+    assert "folder" in check(*args, f"data.path={tmp_path}")[2]
+    assert "gone cannot be read: there is no such file" in check(*args, "data.path=gone")[2]

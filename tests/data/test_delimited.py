@@ -138,6 +138,7 @@ def test_the_file_is_streamed(tmp_path):
         ({"delimiter": '"'}, "the delimiter is"),
         ({"quoting": "some"}, "quoting is 'some'; expected one of standard, none"),
         ({"header": "yes"}, "header is 'yes'; expected true or false"),
+        ({"decimal": ";"}, r"decimal is ';'; expected '\.' or ','"),
         ({"skip_lines": -1}, "skip_lines is -1; expected a whole number"),
         ({"encoding": "klingon"}, "encoding is 'klingon'; expected a name Python knows"),
     ],
@@ -149,5 +150,10 @@ def test_settings_are_checked(settings, message):
 
 def test_the_delimiter_of_a_file_name(tmp_path):
     assert [delimiter_of(tmp_path / name) for name in ("a.csv", "a.TSV", "a.tab.gz", "a.csv.gz")] == [",", "\t", "\t", ","]
-    with pytest.raises(DataError, match=r"a\.data is none of \*\.csv, \*\.tsv, \*\.tab; give its delimiter"):
+    with pytest.raises(DataError, match=r"a\.data cannot be read: there is no such file"):
         delimiter_of(tmp_path / "a.data")
+    (tmp_path / "a.data").touch()
+    with pytest.raises(DataError, match=r"a\.data is none of \*\.csv, \*\.tsv, \*\.tab; say .* '.*reader\.delimiter=\";\"' or "):
+        delimiter_of(tmp_path / "a.data", key="data.source.reader.delimiter")
+    with pytest.raises(DataError, match=r"is a folder; expected a file"):
+        delimiter_of(tmp_path)

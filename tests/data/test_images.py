@@ -324,3 +324,32 @@ def test_many_problems_are_counted(folder, monkeypatch):
         file.write_bytes(b"")
     with pytest.raises(DataError, match=r"16 of 16 images .*; and 13 more$"):
         load(folder)
+
+
+def test_a_folder_of_another_kind_and_nothing_at_all_are_told_apart(folder, tmp_path):
+    (tmp_path / "mnist").mkdir()
+    (tmp_path / "mnist" / "train-images-idx3-ubyte.gz").touch()
+    with pytest.raises(DataError, match=r"mnist holds IDX files, .* data=idx data\.root=.*mnist"):
+        load(tmp_path / "mnist")
+    for name in ("none", "none.csv", "none.txt"):
+        with pytest.raises(DataError, match=r"none(\.\w+)? cannot be read: there is no such file or folder"):
+            load(tmp_path / name)
+
+
+def test_a_table_of_another_dialect_is_read(table):
+    text = table.read_text().replace(",", "|")
+    other = table.with_suffix(".txt")
+    other.write_text("made by hand\n" + text)
+    dialect = {"delimiter": "|", "skip_lines": 1, "encoding": "utf-8"}
+    expected, got = load(table), load(other, dialect=dialect)
+    np.testing.assert_array_equal(got.train.x[:], expected.train.x[:])
+    with pytest.raises(DataError, match=r"\.txt is none of .*; say its delimiter, such as 'data\.source\.dialect\.delimiter="):
+        load(other)
+
+
+def test_an_error_names_few_files(folder):
+    for file in folder.rglob("*.png"):
+        file.write_bytes(b"")
+    with pytest.raises(DataError, match=r"16 of 16 images cannot be used: .*; and 11 more$") as error:
+        load(folder)
+    assert str(error.value).count(".png") == 5

@@ -38,6 +38,10 @@ def labels(ids, **changes):
         (7, {}, ("7",)),
         ([1, 2], {}, ("1", "2")),
         ("", {}, None),
+        (' ["b", "a, c"] ', {}, ("b", "a, c")),
+        ("[]", {}, ()),
+        ('["a"]', {"separator": ";"}, ('["a"]',)),
+        ("[oos]", {"many": False}, ("[oos]",)),
         ("", {"separator": ","}, None),
         (None, {}, None),
         (" a ", {"many": False}, ("a",)),
@@ -66,6 +70,13 @@ def test_cells_become_class_ids(cell, changes, expected):
 def test_cells_that_hold_no_labels_are_named(cell, changes, message):
     with pytest.raises(DataError, match=message):
         rule(**changes).ids(cell, "here")
+
+
+def test_a_json_list_in_a_text_is_never_one_class():
+    with pytest.raises(DataError, match=r"line 2 has a JSON list of labels, '\[\"a\"\]'; for many a row set .*many=true"):
+        rule(many=False).ids('["a"]', "file, line 2")
+    with pytest.raises(DataError, match=r"line 2 has the label '\[a, b\]', which is no JSON list, .* set .*separator"):
+        rule().ids("[a, b]", "file, line 2")
 
 
 def test_numbers_can_stand_for_names(tmp_path):

@@ -11,9 +11,13 @@ from omegaconf import OmegaConf
 
 from ovr.cli.conf import conf_dir
 from ovr.data.table import load_table
+from ovr.data.table_lookalikes import warn_of_lookalikes
 from ovr.data.table_rows import TableRows
-from ovr.errors import DataError, TaxonomyError
+from ovr.errors import ArtifactError, DataError, InputError, TaxonomyError
+from ovr.input.cells import Coded, Hashed, read_numbers
+from ovr.input.columns import NumericColumn
 from ovr.input.encoder import encoder_from_json
+from ovr.input.table import TableEncoder
 
 NO_FILES = dict.fromkeys(("train", "val", "calib", "test"))
 IDS = ("x/y", "..", "日本")
@@ -528,3 +532,75 @@ def test_a_large_file_is_read_in_memory_of_its_size_and_not_of_its_cells_as_pyth
     peak, num_rows = map(int, done.stdout.split())
     assert num_rows == 240_000
     assert peak < size + 64e6, f"{peak / 1e6:.0f} MB for a file of {size / 1e6:.0f} MB"
+
+
+def test_classes_may_be_called_as_missing_cells_are(tmp_path):
+    ids = ["NA", "null", "nan", "?"]
+    path = write(tmp_path / "a.csv", [[n, "NA" if n % 9 == 0 else n % 5, ids[n % 4]] for n in range(80)])
+    splits = load(path)
+    assert splits.taxonomy.ids == ("?", "NA", "nan", "null")
+    assert splits.input.columns[-1] == "v is missing"
+    with pytest.raises(DataError, match=r"line 5 \(row 3\) has no label in column 'label' \(20 such rows\)"):
+        load(path, labels={"marks": ["", "?"]})
+    with pytest.raises(DataError, match=r"labels\.marks is '\?'; expected a list of texts"):
+        load(path, labels={"marks": "?"})
+
+
+def test_dates_and_decimal_commas_that_are_not_read_are_told_with_the_cure(tmp_path, caplog):
+    header = ("when", "price", "u", "label")
+    rows = [[f"{n % 28 + 1:02}.{n % 12 + 1:02}.{1990 + n}", f"{n}.{n % 1000:03},{n % 10}5", n, IDS[n % 3]] for n in range(1, 61)]
+    path = write(tmp_path / "a.csv", rows, header=header)
+    load(path)
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "column 'when' is left out, and its texts look like dates ('02.02.1991'), which " in warned[0]
+    assert "'data.source.columns={when: {kind: date, formats: [\"%d.%m.%Y\"]}}' reads" in warned[0]
+    assert "column 'price' is left out, and its texts look like numbers with a decimal comma ('1.001,15')" in warned[1]
+    assert "'data.source.dialect.decimal=\",\"' reads" in warned[1]
+    caplog.clear()
+    splits = load(path, columns={"when": {"kind": "date", "formats": ["%d.%m.%Y"]}}, dialect={"decimal": ","})
+    assert [column.kind for column in splits.encoder.columns] == ["date", "numeric", "numeric"]
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    price = splits.encoder.columns[1]
+    assert 1000 < price.low < price.high < 60061
+    row = {"when": "02.02.1991", "u": 1}
+    encoder = TableEncoder.from_json(splits.encoder.to_json())
+    np.testing.assert_array_equal(encoder.encode([{**row, "price": "1.001,15"}]), encoder.encode([{**row, "price": 1001.15}]))
+    with pytest.raises(InputError, match=r"column 'price' holds '1001\.15'; expected a finite number"):
+        encoder.encode([{**row, "price": "1001.15"}])
+    assert "decimal" not in load(write(tmp_path / "b.csv", some_rows())).encoder.to_json()
+
+
+@pytest.mark.parametrize(
+    ("text", "format"),
+    [("2024/01/31", "%Y/%m/%d"), ("01/31/2024", "%m/%d/%Y"), ("31-1-24", "%d-%m-%y"), ("31.01.2024 7:05", "%d.%m.%Y %H:%M")],
+)
+def test_the_form_of_a_date_is_told(caplog, text, format):
+    warn_of_lookalikes("t", Hashed(np.zeros(3, np.int64), (text,)), (), is_left_out=False)
+    assert f"column 't' is read as categories, and its texts look like dates ({text!r})" in caplog.text
+    assert f'formats: ["{format}"]' in caplog.text
+    datetime.strptime(text, format)
+
+
+def test_names_and_versions_look_like_no_dates(caplog):
+    warn_of_lookalikes("t", Coded(np.zeros(3, np.int32), ["1.2.3.4", "a", "12"]), (), is_left_out=True)
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1,5", 1.5),
+        (" -1.234.567,25 ", -1234567.25),
+        ("12", 12),
+        ("1.000", 1000),
+        ("1,5e3", 1500),
+        ("n,a", None),
+        ("1.5", None),
+        ("1,2,3", None),
+    ],
+)
+def test_numbers_with_a_decimal_comma(text, value):
+    value_N, bad_P = read_numbers([text], (), ",")
+    assert value_N.tolist() == [value] if value is not None else bad_P.tolist() == [0]
+    with pytest.raises(ArtifactError, match=r"the decimal of a table is ';'; expected '\.' or ','"):
+        TableEncoder((NumericColumn("a", 0, 0, 1, 0, 9, True),), decimal=";")
