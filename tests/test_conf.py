@@ -23,6 +23,7 @@ NOT_PLUG_INS = {
     "data/card",
     "data/entries",
     "data/fitted",
+    "data/growing",
     "data/leakage",
     "data/near_duplicates",
     "data/origin",

@@ -1,11 +1,12 @@
 """Columns of CSV and TSV files as compact arrays: float64, times and codes of texts, never a Python object a cell.
 
+Where they are larger than what memory is meant to hold they lie in temporary files, which are mapped, and gone with the arrays.
 Knows cells, not which of them are labels or what they are good for.
 
 N = rows, V = different texts of a column
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -15,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovr.data.delimited import Dialect, read_header, read_rows
+from ovr.data.growing import Held, Mapped
 from ovr.errors import DataError
 from ovr.input.cells import MICROSECONDS, MISSING, Coded, Compact, Hashed, read_numbers, read_times, text_hash
 
 NUMBER, TIME, TEXT = "number", "time", "text"
 CHUNK_CELLS = 1 << 17  # that are in memory as Python strings at a time
-BLOCK_ROWS = 1 << 17
 NUM_SAMPLE = 200  # texts of a hashed column that are kept for messages
 MAX_TEXTS = 1 << 17  # different texts of a column; of one that has more the hashes are kept
 EXPECTED = {NUMBER: "a finite number", TIME: "a time"}
@@ -40,6 +41,7 @@ class Reading:
     exact: Collection[str] = ()  # columns of which all texts are kept, however many there are
     decimal: str = "."  # of numbers
     own_marks: Mapping[str, Collection[str]] = field(default_factory=dict)  # in place of `marks`, by name
+    on_disk: bool = False  # whether the cells are kept in temporary files
 
     def formats_of(self, name: str) -> Sequence[str]:
         """Return the forms of times in a column."""
@@ -117,7 +119,7 @@ def _read(
 ) -> NDArray[np.int64]:
     """Add the file's cells to `columns`; return the line of each row (N,)."""
     wanted = [(position, columns[name]) for position, name in enumerate(names) if name in columns]
-    lines: list[NDArray[np.int64]] = []
+    lines = Mapped() if reading.on_disk else Held()
     rows: list[list[str]] = []
     line: list[int] = []
     chunk_rows = max(64, CHUNK_CELLS // len(names))
@@ -138,7 +140,7 @@ def _read(
             add()
     if rows:
         add()
-    return np.concatenate([np.zeros(0, np.int64), *lines])
+    return lines.result(np.int64)
 
 
 class ColumnReader:
@@ -146,12 +148,12 @@ class ColumnReader:
 
     def __init__(self, name: str, reading: Reading, path: Path, *, kind: str | None = None) -> None:
         self.name, self.path, self.marks = name, path, reading.own_marks.get(name, reading.marks)
+        self._nothing: Callable[[], Held | Mapped] = Mapped if reading.on_disk else Held
         self.formats, self.decimal = reading.formats_of(name), reading.decimal
         self.declared = name in reading.kinds
         self.kind = kind or reading.kinds.get(name)
         self.failed = False  # whether it is of texts after all, so that it must be read once more
-        self._chunks: list[NDArray[Any]] = []
-        self._first_small = self._num_small = 0  # the first chunk that is no block yet, and the rows from there
+        self._cells = self._nothing()
         self._num_missing = 0  # rows before the first cell that shows the kind
         self._code: dict[str, int] = {}  # of a text without the white space at its ends
         self._known: dict[str | None, int] = {}  # of a cell
@@ -183,7 +185,7 @@ class ColumnReader:
         if len(bad_P):
             if not self.declared:
                 self.failed = True
-                self._chunks.clear()
+                self._cells = self._nothing()
                 return
             row = int(bad_P[0])
             where = f"row {row}" if line_B is None else f"line {line_B[row]}"
@@ -191,7 +193,7 @@ class ColumnReader:
             if self.kind == TIME:
                 expected += f" of the form {' or '.join(self.formats)}" if self.formats else " of ISO 8601"
             raise DataError(f"{self.path}, {where}, column {self.name!r} holds {cells[row]!r}; expected {expected}")
-        self._append(value_B if self.kind == NUMBER else _times(value_B))
+        self._add(value_B if self.kind == NUMBER else _times(value_B))
 
     def _kind_of(self, cells: Sequence[str]) -> str | None:
         value_B, bad_P = read_numbers(cells, self.marks, self.decimal)
@@ -224,20 +226,19 @@ class ColumnReader:
         return code_B
 
     def _add_codes(self, code_B: NDArray[np.int64]) -> None:
-        self._append(code_B if self._hashed else code_B.astype(np.int32))
+        self._add(code_B if self._hashed else code_B.astype(np.int32))
         if not self._exact and len(self._known) > MAX_TEXTS:
             hash_V1 = np.array([*map(text_hash, self._code), MISSING], np.int64)
-            self._chunks = [hash_V1[chunk] for chunk in self._chunks]
+            self._cells.map(hash_V1)
             self._sample = tuple(islice(self._code, NUM_SAMPLE))
             self._code, self._known, self._hashed = {}, {}, True
 
-    def _append(self, chunk: NDArray[Any]) -> None:
-        """Keep a chunk; small ones are joined, because the allocator gives only large arrays back when they are let go of."""
-        self._chunks.append(chunk)
-        self._num_small += len(chunk)
-        if self._num_small >= BLOCK_ROWS:
-            self._chunks[self._first_small :] = [np.concatenate(self._chunks[self._first_small :])]
-            self._first_small, self._num_small = len(self._chunks), 0
+    def _add(self, cell_B: NDArray[Any]) -> None:
+        if self._num_missing:
+            missing = MISSING if self.kind == TEXT else np.nan if self.kind == NUMBER else np.datetime64("NaT")
+            self._cells.append(np.full(self._num_missing, missing, cell_B.dtype))
+            self._num_missing = 0
+        self._cells.append(cell_B)
 
     def add_values_of(self, texts: Sequence[str | None], index_B: NDArray[np.int64]) -> None:
         """Take cells as positions in a list of texts, -1 for missing."""
@@ -248,13 +249,7 @@ class ColumnReader:
         """Return all cells; what was given is let go of."""
         if self.kind is None:
             return np.full(self._num_missing, np.nan)
-        if self.kind == TEXT:
-            before: NDArray[Any] = np.full(self._num_missing, MISSING, np.int64 if self._hashed else np.int32)
-        else:
-            before = np.full(self._num_missing, np.nan if self.kind == NUMBER else np.datetime64("NaT"))
-            before = before if self.kind == NUMBER else before.astype(MICROSECONDS)
-        cell_N = np.concatenate([before, *self._chunks])
-        self._chunks.clear()
+        cell_N = self._cells.result({NUMBER: np.float64, TIME: MICROSECONDS, TEXT: np.int32}[self.kind])
         if self.kind != TEXT:
             return cell_N
         return Hashed(cell_N, self._sample) if self._hashed else Coded(cell_N, list(self._code))

@@ -55,6 +55,7 @@ def load_table(
     labels: Mapping[str, Any],
     encoding: Mapping[str, Any],
     split: Mapping[str, Any],
+    memory_mib: int,
     max_encoded_bytes: int,
     cohorts: Sequence[str] = (),
     fitted: Fitted | None = None,
@@ -74,6 +75,7 @@ def load_table(
         encoding: of `TableSettings`.
         split: of `SplitRule`, for the splits without a file, to which its fractions are scaled; by time without a column is by the
             order of the rows. The column of the split is no feature.
+        memory_mib: the columns of files that are larger together are kept in temporary files, which are mapped.
         max_encoded_bytes: rows that would be larger together are encoded when they are asked for.
         cohorts: columns whose cells, as texts, are kept beside the rows; they are features too, unless they are dropped.
         fitted: the model that the rows are read for: its columns are those that are read, as it takes them, and the settings
@@ -100,7 +102,10 @@ def load_table(
     no_features = {*rule.target, *([split["column"]] if split["column"] else []), *(name for name in cohorts if name in drop)}
     made: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in encoding.items()}
     settings = TableSettings(**made)
+    if not isinstance(memory_mib, int) or isinstance(memory_mib, bool) or memory_mib < 0:
+        raise DataError(f"data.source.memory_mib is {memory_mib!r}; expected a whole number of at least 0")
     source = given or {"train": Path(str(path)).expanduser()}
+    size_bytes = sum(file.stat().st_size for file in source.values() if file.is_file())
     split_column = split["column"]
     reading = Reading(
         marks=settings.marks,
@@ -116,6 +121,7 @@ def load_table(
         decimal=dialect.get("decimal", "."),
         own_marks={} if rule.columns else {rule.target[0]: rule.marks},
         exact=(*rule.target, *([split_column] if split_column else []), *cohorts),
+        on_disk=size_bytes > memory_mib << 20,
     )
     _check_columns(rule, drop, own, settings.embedded)
     known = None

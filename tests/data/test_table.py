@@ -507,31 +507,50 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
 
 
 PEAK = """
-import sys, resource
+import resource, sys
 sys.path.insert(0, {tests!r})
 from tests.data.test_table import load
-def peak(): return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) * 1024
-before = peak()
-splits = load({path!r}, max_encoded_bytes=1)
-print(peak() - before, sum(map(len, (splits.train, splits.val, splits.calib, splits.test))))
+def held(kind): return int(next(line for line in open("/proc/self/status") if line.startswith(kind)).split()[1]) * 1024
+before = held("VmHWM")
+if {limit}:  # of what is not mapped from a file
+    resource.setrlimit(resource.RLIMIT_DATA, (held("VmData") + {limit},) * 2)
+splits = load({path!r}, max_encoded_bytes=1, memory_mib={memory_mib})
+print(held("VmHWM") - before, sum(map(len, (splits.train, splits.val, splits.calib, splits.test))))
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from /proc")
-def test_a_large_file_is_read_in_memory_of_its_size_and_not_of_its_cells_as_python_objects(tmp_path):
-    """30 MB of 3.4 million cells, which as Python strings would take 60 bytes each; the arrays take 8 and less."""
-    path, rng = tmp_path / "large.csv", np.random.default_rng(0)
-    lines = [",".join([*(f"{value:.6f}" for value in rng.normal(size=12)), f"town {n % 90}", "ab"[n % 2]]) for n in range(2000)]
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """31 MB of 3.6 million cells, which as Python strings would take 60 bytes each; as arrays they take 8 and less."""
+    path, rng = tmp_path_factory.mktemp("large") / "large.csv", np.random.default_rng(0)
+    lines = [",".join([*(f"{value:.6f}" for value in rng.normal(size=24)), f"town {n % 90}", "ab"[n % 2]]) for n in range(2000)]
     with path.open("w") as file:
-        file.write(",".join([*(f"c{d}" for d in range(12)), "town", "label"]) + "\n")
-        for _ in range(120):
+        file.write(",".join([*(f"c{d}" for d in range(24)), "town", "label"]) + "\n")
+        for _ in range(70):
             file.write("\n".join(lines) + "\n")
-    size = path.stat().st_size
-    script = PEAK.format(tests=str(Path(__file__).parents[2]), path=str(path))
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    return path
+
+
+def in_fresh_process(path, *, limit, memory_mib):
+    script = PEAK.format(tests=str(Path(__file__).parents[2]), path=str(path), limit=limit, memory_mib=memory_mib)
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from /proc")
+def test_a_large_file_is_read_in_memory_of_its_size_and_not_of_its_cells_as_python_objects(large):
+    done = in_fresh_process(large, limit=0, memory_mib=1024)
     peak, num_rows = map(int, done.stdout.split())
-    assert num_rows == 240_000
+    assert num_rows == 140_000
+    size = large.stat().st_size
     assert peak < size + 64e6, f"{peak / 1e6:.0f} MB for a file of {size / 1e6:.0f} MB"
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the limit of memory is Linux's")
+def test_columns_on_disk_take_no_memory(large):
+    limit = 46 << 20  # labels, row numbers, a chunk of cells and a block of encoded rows; with the cells it takes over 56
+    assert "MemoryError" in in_fresh_process(large, limit=limit, memory_mib=1024).stderr
+    done = in_fresh_process(large, limit=limit, memory_mib=0)
+    assert done.stdout.split()[1:] == ["140000"], done.stderr
 
 
 def test_classes_may_be_called_as_missing_cells_are(tmp_path):
