@@ -8,7 +8,7 @@ WORKDIR /opt/ovr
 COPY pyproject.toml README.md LICENSE ./
 COPY ovr ovr
 COPY conf conf
-RUN python -m pip install '.[digits]'
+RUN python -m pip install '.[digits,report]'
 WORKDIR /data
 ENTRYPOINT ["ovr"]
 

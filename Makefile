@@ -74,7 +74,7 @@ $(VENV)/.made:
 
 # scikit-learn carries the demo's digits.
 $(VENV)/.digits: pyproject.toml | $(VENV)/.made
-	$(PIP) install --editable '.[digits]'
+	$(PIP) install --editable '.[digits,report]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.made

@@ -29,6 +29,7 @@ from ovr.errors import ConfigError, OvrError
 from ovr.serving.repository import publish
 from ovr.serving.server import start
 from ovr.training.recipe import Recipe
+from ovr.training.report import write_run_report
 from ovr.training.run import run_training
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,6 +46,8 @@ def main(overrides: list[str]) -> int:
     with timed(seconds, "train"):
         result = run_training(recipe, splits, OUTPUT)
     assert result is not None, "the demo trains in one process"
+    with timed(seconds, "report"):
+        report = write_run_report(result, splits, OUTPUT)
     test_x = splits.test.x
     bundle = open_bundle(result.bundle.path)
     with timed(seconds, "onnx"):
@@ -66,7 +69,7 @@ def main(overrides: list[str]) -> int:
     )
     print("largest difference: " + "   ".join(f"{name} {diff:.1e}" for name, diff in diffs.items()))
     print("seconds: " + "   ".join(f"{stage} {value:.1f}" for stage, value in summary["seconds"].items()))
-    print(f"bundle      {bundle.path}\nrepository  {REPOSITORY}\nsummary     {OUTPUT / 'summary.json'}")
+    print(f"bundle      {bundle.path}\nrepository  {REPOSITORY}\nsummary     {OUTPUT / 'summary.json'}\nreport      {report}")
     apart = {name: diff for name, diff in diffs.items() if not diff <= TOLERANCE[name]}
     if apart:
         print(f"error: the runtimes disagree: {apart}; expected at most {TOLERANCE}", file=sys.stderr)

@@ -21,6 +21,10 @@ def run(cfg: DictConfig) -> float | None:
     recipe, splits = prepare(cfg)
     run_dir = Path(cfg.paths.run_dir).absolute()
     result = run_training(recipe, splits, run_dir, resume=cfg.resume is not None or _was_queued_again(run_dir))
+    if result is not None and cfg.report:
+        from ovr.training.report import write_run_report
+
+        write_run_report(result, splits, run_dir)
     return None if result is None else result.val_macro_ap
 
 

@@ -1,8 +1,10 @@
 """scikit-learn's bundled handwritten digits: 1,797 images of 8x8 pixels with values 0 to 16, classes "0" to "9"."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ovr.core.schema import InputSchema
 from ovr.core.taxonomy import Taxonomy
@@ -45,9 +47,15 @@ def load_digits(*, layout: str, fractions: Mapping[str, float], seed: int, fitte
         taxonomy = fitted.taxonomy
     if fitted is not None and fitted.whole:
         every = {"test": (x, Labels.from_columns(column_N, num_heads=10))}
-        return make_splits(taxonomy, schema, every, origin=Origin((), None, {"test": np.arange(len(x))}), fitted=fitted)
+        origin = Origin((), None, {"test": np.arange(len(x))}, {"test": partial(_picture, pixels)})
+        return make_splits(taxonomy, schema, every, origin=origin, fitted=fitted)
     rows = stratified_split(column_N, fractions, seed=seed)
     parts = {name: (x[r], Labels.from_columns(column_N[r], num_heads=10)) for name, r in rows.items()}
-    return make_splits(
-        taxonomy, schema, parts, origin=Origin((), SplitRule("stratified", None, fractions, seed), rows), fitted=fitted
-    )
+    shown = {name: partial(_picture, pixels[r]) for name, r in rows.items()}
+    origin = Origin((), SplitRule("stratified", None, fractions, seed), rows, shown)
+    return make_splits(taxonomy, schema, parts, origin=origin, fitted=fitted)
+
+
+def _picture(pixels_N64: NDArray[np.float64], row: int) -> NDArray[np.float64]:
+    picture: NDArray[np.float64] = pixels_N64[row].reshape(8, 8)
+    return picture

@@ -18,6 +18,8 @@ from ovr.errors import DataError
 if TYPE_CHECKING:
     from ovr.data.splitting import SplitRule
 
+RowOf = Callable[[int], Any]  # number of a row in its split -> a text, a mapping of cells, or pixels (C, H, W)
+
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
@@ -37,6 +39,7 @@ class Origin:
     rule: "SplitRule | None" = None
     row_numbers: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)  # split -> (B,), rows of the source from 0
     where: Mapping[str, Callable[[int], str]] = field(default_factory=dict)  # split -> what says where its row b is: file and line
+    shown: Mapping[str, RowOf] = field(default_factory=dict)  # split -> what a person is shown of its rows: texts, cells, images
 
     def to_json(self) -> dict[str, Any]:
         """Return files and rule as plain values."""

@@ -14,7 +14,7 @@ from ovr.core.bundle import open_bundle
 from tests.cli.fake_slurm import install, options
 from tests.cli.test_main import error_of, importable, ovr
 
-ON_CPU = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.precision=32-true"]
+ON_CPU = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.precision=32-true", "report=false"]
 SLURM = ["-m", "hydra/launcher=slurm", *ON_CPU, "trainer.num_nodes=2", "trainer.devices=1", "hydra.launcher.gpus_per_node=null"]
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2"}
 SRUN = {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "4", "SLURM_PROCID": "3"}

@@ -111,7 +111,7 @@ def test_a_run_that_fails_before_it_begins_leaves_nothing(tmp_path):
 @pytest.mark.slow
 def test_every_job_of_a_multirun_starts_its_own_processes(tmp_path):
     trainer = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true", "trainer.max_epochs=1"]
-    done = ovr("train", "-m", "seed=0,1", *trainer, "hydra.sweep.dir=sweep", cwd=tmp_path, env=importable())
+    done = ovr("train", "-m", "seed=0,1", "report=false", *trainer, "hydra.sweep.dir=sweep", cwd=tmp_path, env=importable())
     assert done.returncode == 0, done.stderr
     assert [(tmp_path / "sweep" / job / "bundle" / "manifest.json").is_file() for job in ("0", "1")] == [True, True]
     assert [path.name for path in tmp_path.iterdir()] == ["sweep"]
@@ -119,7 +119,7 @@ def test_every_job_of_a_multirun_starts_its_own_processes(tmp_path):
 
 @pytest.mark.slow
 def test_a_resumed_run_goes_on_in_its_directory_and_keeps_the_first_configuration(tmp_path):
-    first = ovr("train", "trainer.max_epochs=1", "hydra.run.dir=run", cwd=tmp_path, env=importable())
+    first = ovr("train", "trainer.max_epochs=1", "report=false", "hydra.run.dir=run", cwd=tmp_path, env=importable())
     assert first.returncode == 0, first.stderr
     saved = (tmp_path / "run" / ".hydra" / "config.yaml").read_bytes()
     again = ovr("train", "resume=run", cwd=tmp_path, env=importable())

@@ -17,7 +17,7 @@ from ovr.core.bundle import open_bundle
 from ovr.serving.server import start
 
 ODD_IDS = ["a/b", "..", "日本語 ☃", "train", "two words", "x" * 300, "line\nbreak", "Ünïcode", "CON", "1"]
-QUICK = ["data=table", "data.target=label", "trainer.max_epochs=2"]
+QUICK = ["data=table", "data.target=label", "trainer.max_epochs=2", "report=false"]
 
 
 def write_table(path: Path, class_ids: list[str], num_rows: int = 200) -> Path:
@@ -133,11 +133,14 @@ def test_a_users_own_configuration_and_plug_in(here, tmp_path, table, monkeypatc
     (tmp_path / "own" / "loss").mkdir(parents=True)
     (tmp_path / "own" / "loss" / "doubled.yaml").write_text("_target_: my_losses.Doubled\n_partial_: true\npos_weight: null\n")
     monkeypatch.syspath_prepend(str(tmp_path / "plugs"))
-    args = ["train", *QUICK, f"data.path={table}", "--config-dir", str(tmp_path / "own"), "loss=doubled", "hydra.run.dir=run"]
+    own = ["--config-dir", str(tmp_path / "own"), "loss=doubled", "report=true"]
+    args = ["train", *QUICK, f"data.path={table}", *own, "hydra.run.dir=run"]
     assert main(args) == 1
     assert not (here / "run").exists()
     assert main([*args, "allow_targets=[my_losses.]"]) == 0
     assert (here / "run" / "bundle" / "manifest.json").is_file()
+    assert json.loads((here / "run" / "report.json").read_text())["num_classes"] == 3
+    assert (here / "run" / "report.html").is_file()
 
 
 @pytest.mark.parametrize(

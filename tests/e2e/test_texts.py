@@ -14,6 +14,7 @@ from ovr.input.text import HashedText
 WORDS = {"cards/lost": "lost stolen missing", "cards/new": "order another new", "rates": "exchange rate of currency"}
 QUICK = [
     "data=text",
+    "report=false",
     "backbone=bag",
     "backbone.width=16",
     "data.num_tokens=4096",

@@ -80,7 +80,7 @@ def ovr(tmp_path_factory, write_table):
     def run(name, *overrides, ranks=1, rate=None, code=0):
         args = [*(TWO if ranks == 2 else ()), f"batch_size={12 // ranks}", *overrides]
         if not any(override.startswith("resume=") for override in overrides):
-            args = [*QUICK, *CHUNKED, *args, f"hydra.run.dir={name}"]
+            args = [*QUICK, *CHUNKED, "report=false", *args, f"hydra.run.dir={name}"]
         done = subprocess.run(
             [sys.executable, "-m", "ovr", "train", *args], cwd=folder, capture_output=True, text=True, env={**os.environ}
         )
