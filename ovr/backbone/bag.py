@@ -144,7 +144,7 @@ class Bag(nn.Module):
         product_VV = torch.zeros(num_tokens, num_tokens, dtype=torch.float64)
         for start in range(0, len(x), BLOCK_ROWS):
             block = torch.from_numpy(np.asarray(x[start : start + BLOCK_ROWS]))
-            number_BL, weight_BL = self._weighted(block)
+            number_BL, weight_BL = self.weighted(block)
             weight_BV = torch.zeros(len(block), num_tokens, dtype=torch.float64)
             weight_BV.scatter_add_(1, number_BL, weight_BL.double())
             product_VV.addmm_(weight_BV.T, weight_BV)
@@ -166,7 +166,11 @@ class Bag(nn.Module):
         if not exporting:  # the padding that all rows of the batch share
             used_L = (x[..., 1] != 0).any(0)
             x = x[:, : max(1, int(used_L.nonzero().max()) + 1 if used_L.any() else 1)]
-        number_BL, weight_BL = self._weighted(x)
+        number_BL, weight_BL = self.weighted(x)
+        return self.summed(number_BL, weight_BL, exporting=exporting)
+
+    def summed(self, number_BL: Tensor, weight_BL: Tensor, *, exporting: bool = False) -> Tensor:
+        """Return the features (B, D) of tokens with the weights that `weighted` gives."""
         if exporting:  # ONNX has no operator for it
             z_BD = (weight_BL.unsqueeze(1) @ embedding(number_BL, self.vector_VD)).squeeze(1)
         else:
@@ -174,8 +178,8 @@ class Bag(nn.Module):
         features_BD: Tensor = self.layers(z_BD)
         return features_BD
 
-    def _weighted(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the numbers (B, L) of the rows' tokens and their scaled weights (B, L)."""
+    def weighted(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the numbers (B, L) of the rows' tokens and their weights (B, L), scaled and with `l2` divided by their norm."""
         number_BL = x[..., 0].long()
         weight_BL = (x[..., 1] * self.scale_V[number_BL]).to(self.vector_VD.dtype)
         weight_BL = dropout(weight_BL, self.token_dropout, self.training)

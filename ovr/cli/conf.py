@@ -16,6 +16,7 @@ COMMANDS = {
     "publish": "a bundle into a Triton model repository, and into a running server",
     "serve": "start Triton on a repository",
     "data check": "what looks wrong with labelled rows: small classes, leaks, likely label errors, near-duplicates",
+    "explain": "what each column, word or pixel of a row adds to a head's logit",
     "predict": "rows in (CSV, JSON lines, npy), predictions out, from a bundle or a server",
 }
 

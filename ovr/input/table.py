@@ -86,6 +86,11 @@ class TableEncoder:
             names = [f"{position}: {name}" for position, name in enumerate(names)]
         return InputSchema((len(names),), tuple(names))
 
+    def places(self) -> dict[str, slice]:
+        """Return which of the D numbers of a row are of which column."""
+        pairs = zip(self._ordered, self._starts, strict=True)
+        return {column.name: slice(start, start + len(column.labels)) for column, start in pairs}
+
     def encode(self, rows: Any) -> NDArray[np.float32]:
         """Return the rows as (N, D).
 

@@ -43,6 +43,17 @@ _CHARS_SALT = 0x63686172  # of checksums of character n-grams, so that "the" as 
 
 
 @dataclass(frozen=True, slots=True)
+class Ngrams:
+    """The n-grams (P,) of a text: n-gram p has the number `number_P[p]` and is of `num_words_P[p]` words from `first_P[p]` on."""
+
+    text: str  # in its normal form
+    spans: tuple[tuple[int, int], ...]  # of the words in it
+    number_P: I64
+    first_P: I64
+    num_words_P: I64
+
+
+@dataclass(frozen=True, slots=True)
 class HashedText:
     """Encodes texts as (max_tokens, 2): the number of a token and its weight, then zeros. Each text is encoded alone.
 
@@ -132,10 +143,33 @@ class HashedText:
         settings = {name: setting for name, setting in value.items() if name not in ("kind", "columns", "joiner")}
         return cls(**settings, **columns_of(value))
 
+    def ngrams(self, text: str) -> "Ngrams":
+        """Return the n-grams of one text with the words that they are of, before any are left out."""
+        if self.normal_form != "none":
+            text = unicodedata.normalize(self.normal_form, text)
+        spans = [found.span() for found in _WORD.finditer(text)]
+        words = self._words(text)
+        if len(words) != len(spans):  # lower case made other words of it
+            text = text.lower()
+            spans = [found.span() for found in _WORD.finditer(text)]
+        _, hash_P = self._ngrams([words])
+        first, count = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        for length in range(self.words[0], self.words[1] + 1) if self.words is not None else ():
+            first.append(np.arange(max(0, len(words) - length + 1)))
+            count.append(np.full(len(first[-1]), length))
+        if self.chars is not None:
+            size_F = np.array([len(_hashes(word, *self.chars)) - 1 for word in words], np.int64)
+            first.append(np.repeat(np.arange(len(words)), size_F))
+            count.append(np.ones(len(first[-1]), np.int64))
+        return Ngrams(text, tuple(spans), self._numbers(hash_P), np.concatenate(first), np.concatenate(count))
+
+    def _numbers(self, hash_P: U64) -> I64:
+        return (((hash_P >> np.uint64(32)) * np.uint64(self.num_tokens)) >> np.uint64(32)).astype(np.int64)
+
     def _tokens(self, texts: Sequence[str]) -> tuple[I64, I64, I64, NDArray[np.float64]]:
         """Return (row, place, number, weight) of each token."""
         row_P, hash_P = self._ngrams([self._words(text) for text in texts])
-        number_P = (((hash_P >> np.uint64(32)) * np.uint64(self.num_tokens)) >> np.uint64(32)).astype(np.int64)
+        number_P = self._numbers(hash_P)
         key_E, first_E, count_E = np.unique(row_P * self.num_tokens + number_P, return_index=True, return_counts=True)
         weight_E = 1 + np.log(count_E)
         row_E, number_E = np.divmod(key_E, self.num_tokens)

@@ -147,6 +147,15 @@ class Tokens:
                 x_BL2[row, : len(numbers), 1] = 1
         return x_BL2
 
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """Return where each token that `encode` makes of a text stands in it; two equal places for one that stands for none of it.
+
+        Raises:
+            ArtifactError: as `encode`.
+        """
+        encoding = _loaded(self.tokenizer, self.max_tokens).encode(text[:MAX_CHARACTERS])
+        return [(int(start), int(end)) for start, end in encoding.offsets]
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values; the tokenizer.json is one text, so that not a byte of it changes."""
         plain = {"kind": self.kind, "max_tokens": self.max_tokens, "tokenizer": self.tokenizer}

@@ -5,6 +5,8 @@ C = channels, H = height, W = width
 
 import base64
 import io
+import struct
+import zlib
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -20,6 +22,7 @@ MAX_TEXT = 400  # characters of a text
 MAX_CELLS = 24
 MAX_NUMBERS = 12
 THUMBNAIL = 96  # pixels of its longer side
+COLOUR_TYPE = {1: 0, 3: 2, 4: 6}  # of PNG, by channels
 SMALLEST = 48  # a picture of fewer pixels is enlarged, each pixel a square
 
 
@@ -47,18 +50,16 @@ def row_html(row: Any) -> str:
     return f"<code>{esc(', '.join(f'{value:.4g}' for value in values))}{esc(more)}</code>"
 
 
-def picture(pixels: NDArray[Any], *, name: str) -> str:
+def picture(pixels: NDArray[Any], *, name: str, most: int = THUMBNAIL, size: tuple[int, int] | None = None) -> str:
     """Return an image (H, W), (H, W, 3), (1, H, W) or (3, H, W) as an `img` element that holds its own PNG.
 
     uint8 is taken as it is; of other numbers the least becomes black and the largest white.
     """
-    data = png(pixels)
-    height, width = data[1]
-    encoded = base64.b64encode(data[0]).decode()
-    large = max(height, width)
-    factor = max(1.0, SMALLEST / large) if large < SMALLEST else 1.0
-    size = f"width={round(width * factor)} height={round(height * factor)}"
-    return f'<img class=thumb {size} alt="{esc(name)}" src="data:image/png;base64,{encoded}">'
+    data, (height, width) = png(pixels, most=most)
+    factor = max(1.0, SMALLEST / max(height, width))
+    high, wide = size or (round(height * factor), round(width * factor))
+    encoded = base64.b64encode(data).decode()
+    return f'<img class=thumb width={wide} height={high} alt="{esc(name)}" src="data:image/png;base64,{encoded}">'
 
 
 def png(pixels: NDArray[Any], *, most: int = THUMBNAIL) -> tuple[bytes, tuple[int, int]]:
@@ -76,20 +77,18 @@ def png(pixels: NDArray[Any], *, most: int = THUMBNAIL) -> tuple[bytes, tuple[in
         array = np.rint((array - low) * (255 / (high - low) if high > low else 0.0)).astype(np.uint8)
     step = -(-max(array.shape[:2]) // most)
     array = array[::step, ::step]
-    return _png(array), (array.shape[0], array.shape[1])
+    return png_bytes(array), (array.shape[0], array.shape[1])
 
 
-def _png(array: NDArray[np.uint8]) -> bytes:
-    """Return (H, W, 1) or (H, W, 3) as PNG (ISO/IEC 15948)."""
-    import struct
-    import zlib
+def png_bytes(array: NDArray[np.uint8]) -> bytes:
+    """Return grey, coloured, or coloured and transparent pixels, (H, W, 1), (H, W, 3) or (H, W, 4), as PNG (ISO/IEC 15948)."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     height, width, channels = array.shape
     lines = b"".join(b"\0" + line.tobytes() for line in np.ascontiguousarray(array))
-    header = struct.pack(">IIBBBBB", width, height, 8, 0 if channels == 1 else 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 8, COLOUR_TYPE[channels], 0, 0, 0)
     out = io.BytesIO()
     out.write(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines, 9)) + chunk(b"IEND", b""))
     return out.getvalue()
