@@ -11,6 +11,7 @@ COLUMNS = (
     "positives", "f1", "precision", "recall", "average_precision", "roc_auc", "ece_before", "ece_after", "nll_after", "brier_after",
     "threshold", "temperature",
 )  # fmt: skip
+STATUSES = ("calibration_kind", "calibration_status", "threshold_status")
 FIRST_SORTED = "average_precision"
 PLOT_HEADER = '<th scope=col title="share of positives over mean probability, with its band">reliability</th>'
 MAX_ROWS = 2000  # of classes in the page
@@ -33,12 +34,12 @@ def class_table(contents: Contents) -> str:
         return "<p class=note>The report has no figures of single classes.</p>"
     some = rows[:MAX_ROWS]
     names = [name for name in COLUMNS if any(row.get(name) is not None for row in some)]
-    has_status = any(row.get("calibration_status") for row in some)
+    statuses = [name for name in STATUSES if any(row.get(name) for row in some)]
     has_plot = contents.upper is not None
     headers = [_header("class", text=True, pressed=FIRST_SORTED not in names)]
     headers += [PLOT_HEADER] if has_plot else []
     headers += [_header(words(name), hint=HINTS.get(name, ""), pressed=name == FIRST_SORTED) for name in names]
-    headers += [_header("calibration", text=True)] if has_status else []
+    headers += [_header(words(name.removesuffix("_status")), text=True) for name in statuses]
     body = []
     for number, row in enumerate(some):
         cells = [_class_cell(row)]
@@ -46,7 +47,7 @@ def class_table(contents: Contents) -> str:
             column = contents.taxonomy.column(row["class_id"])
             cells.append(f"<td>{sparkline(contents.upper, column)}")
         cells += [f"<td>{with_interval(row, name)}" for name in names]
-        cells += [f"<td class=text>{esc(row.get('calibration_status') or NONE)}"] if has_status else []
+        cells += [f"<td class=text>{esc(row.get(name) or NONE)}" for name in statuses]
         body.append(f"<tr{' class=more' if number >= FIRST_ROWS else ''}>{''.join(cells)}")
     table = f"<table class=classes><thead><tr>{''.join(headers)}</tr></thead><tbody>{''.join(body)}</tbody></table>"
     return _tools(len(some), len(contents.taxonomy)) + scrolling(table, label="table of classes", kind="tall")

@@ -18,6 +18,7 @@ from ovr.errors import DataError
 from ovr.metric.calibration import top_label
 from ovr.metric.curves import Reliability, precision_recall, reliability
 from ovr.report.mistakes import Confused, Example, confused, decisions, risk_coverage, worst_examples
+from ovr.report.parts import CONFUSED_PAIRS, pairs_of
 
 SCHEMA_VERSION = 1
 ALL_DETAILED = 12  # up to so many heads, each has its own charts
@@ -100,6 +101,12 @@ class Contents:
 
     def pairs(self) -> list[dict[str, Any]]:
         """Return the most confused pairs: given class, the class decided on instead, rows, and their share of the given class."""
+        told = pairs_of(self.parts.get(CONFUSED_PAIRS))
+        if told is not None:
+            return [
+                {"given": row["class_id"], "decided": row["decided_id"], "rows": row["rows"], "share_of_given": row["share"]}
+                for row in told[:MAX_PAIRS]
+            ]
         if self.confused is None:
             return []
         ids, num_given_K = self.taxonomy.ids, self.confused.num_given_K

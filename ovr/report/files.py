@@ -19,6 +19,7 @@ from ovr.core.taxonomy import Taxonomy
 from ovr.report import charts
 from ovr.report.contents import Contents, RowOf, bins, contents
 from ovr.report.page import NO_CHARTS, page
+from ovr.report.parts import flat
 
 log = logging.getLogger(__name__)
 
@@ -88,9 +89,8 @@ def tables(made: Contents) -> dict[str, list[list[Any]]]:
     summary = [["figure", "value"], *map(list, made.summary.items())]
     found: dict[str, list[list[Any]]] = {"classes": _records(made.classes), "summary": summary}
     value = made.to_json()
-    for name, part in value.items():
-        if name in made.parts and isinstance(part, list) and part and all(isinstance(row, Mapping) for row in part):
-            found[name] = _records(part)
+    for name, part in made.parts.items():
+        found |= {table: _records(rows) for table, rows in flat(name, part).items() if rows}
     if made.reliability is not None:
         header = ["class_id", "bin", "rows", "mean_prob", "share", "low", "high"]
         found["reliability"] = [header]

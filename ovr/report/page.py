@@ -15,7 +15,8 @@ from ovr.report import charts
 from ovr.report.class_table import class_table, figures_line
 from ovr.report.contents import MAX_CONFUSED, ROWS_A_POSITIVE, Contents
 from ovr.report.example_rows import row_html
-from ovr.report.markup import definitions, esc, is_bound, isolated, records, shown, table, with_interval, words
+from ovr.report.markup import definitions, esc, is_bound, isolated, shown, table, with_interval, words
+from ovr.report.parts import CONFUSED_PAIRS, part_html, title
 
 TILES = (
     "accuracy", "macro_f1", "macro_average_precision", "precision_at_1", "precision_at_3", "precision_at_5", "ps_precision_at_1",
@@ -73,8 +74,9 @@ def _sections(contents: Contents) -> list[tuple[str, str, str]]:
         ("confusion", "Confusion", _confusion(contents, drawn=drawn)),
         ("examples", "Worst examples", _examples(contents)),
         *(
-            (f"part-{number}", words(name).capitalize(), _part(value))
+            (f"part-{number}", title(name), part_html(name, value))
             for number, (name, value) in enumerate(contents.parts.items())
+            if name != CONFUSED_PAIRS
         ),
         ("data", "Data card", definitions(_without_classes(contents.data_card)) if contents.data_card else ""),
         ("provenance", "Provenance", _provenance(contents)),
@@ -87,9 +89,10 @@ def _summary(contents: Contents) -> str:
     tiles = [
         f"<div><dt>{esc(words(name))}</dt><dd>{with_interval(contents.summary, name)}</dd></div>"
         for name in names
-        if contents.summary[name] is not None
+        if contents.summary[name] is not None and not isinstance(contents.summary[name], str)
     ]
-    return f"<dl class=tiles>{''.join(tiles)}</dl>{_remarks(contents)}"
+    texts = {name: value for name, value in contents.summary.items() if isinstance(value, str)}
+    return f"<dl class=tiles>{''.join(tiles)}</dl>{definitions(texts) if texts else ''}{_remarks(contents)}"
 
 
 def _remarks(contents: Contents) -> str:
@@ -209,15 +212,6 @@ def _examples(contents: Contents) -> str:
 
 def _named(ids: list[str]) -> str:
     return ", ".join(isolated(class_id) for class_id in ids[:5]) + (" …" if len(ids) > 5 else "") if ids else "none"
-
-
-def _part(value: Any) -> str:
-    """Return a part of the report that this page has no section of its own for."""
-    if isinstance(value, dict):
-        return definitions(value)
-    if isinstance(value, list | tuple) and value and all(isinstance(row, dict) for row in value):
-        return records(value)
-    return definitions({"value": value}) if value else ""
 
 
 def _without_classes(card: Any) -> dict[str, Any]:

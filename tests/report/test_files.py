@@ -174,3 +174,22 @@ def test_what_does_not_belong_together_is_refused(tmp_path, changes, message):
     with pytest.raises(DataError, match=message):
         write_report(tmp_path, **{**sample(40, 3), **changes})
     assert not list(tmp_path.iterdir())
+
+
+def test_cohorts_and_pairs_of_the_report_are_shown_and_written(tmp_path):
+    given = sample(50, 3)
+    ids = given["taxonomy"].ids
+    figures = {"recall": 0.5, "recall_low": 0.25, "recall_high": 0.75}
+    cohorts = [{"cohort": name, "classes": [{"class_id": class_id, **figures} for class_id in ids]} for name in ("<f>", "m")]
+    gaps = [{"class_id": class_id, "recall_difference": 0.125 * k or None} for k, class_id in enumerate(ids)]
+    instead = [{"class_id": ids[2], "decided_id": ids[0], "rows": 41, "share": 0.5}]
+    given["report"]["cohorts"] = {"sex": {"cohorts": cohorts, "gaps": gaps, "num_left_out": 2}}
+    given["report"]["confused_pairs"] = {"instead": instead, "num_instead": 1, "beside": []}
+    text = write_report(tmp_path, **given).read_text(encoding="utf-8")
+    assert "&lt;f&gt;" in text
+    assert "2 cohorts are left out." in text
+    assert text.index("0.250</td>") < text.index("0.125</td>")  # the largest gap comes first
+    assert "<td>41</td><td>0.500</td>" in text
+    assert len((tmp_path / "tables" / "cohorts.csv").read_text().splitlines()) == 1 + 6
+    assert (tmp_path / "tables" / "gaps.csv").read_text().startswith("column,class_id,recall_difference")
+    assert json.loads((tmp_path / "report.json").read_text())["confused"][0]["rows"] == 41
