@@ -47,12 +47,12 @@ def load_digits(*, layout: str, fractions: Mapping[str, float], seed: int, fitte
         taxonomy = fitted.taxonomy
     if fitted is not None and fitted.whole:
         every = {"test": (x, Labels.from_columns(column_N, num_heads=10))}
-        origin = Origin((), None, {"test": np.arange(len(x))}, {"test": partial(_picture, pixels)})
+        origin = Origin((), None, {"test": np.arange(len(x))}, shown={"test": partial(_picture, pixels)})
         return make_splits(taxonomy, schema, every, origin=origin, fitted=fitted)
     rows = stratified_split(column_N, fractions, seed=seed)
     parts = {name: (x[r], Labels.from_columns(column_N[r], num_heads=10)) for name, r in rows.items()}
     shown = {name: partial(_picture, pixels[r]) for name, r in rows.items()}
-    origin = Origin((), SplitRule("stratified", None, fractions, seed), rows, shown)
+    origin = Origin((), SplitRule("stratified", None, fractions, seed), rows, shown=shown)
     return make_splits(taxonomy, schema, parts, origin=origin, fitted=fitted)
 
 

@@ -156,7 +156,7 @@ def load_table(
         ignored=(*train.dropped, *sorted(no_features - {*rule.target})),
         decimal=reading.decimal,
     )
-    parts, numbers, places, cohorts_of = {}, {}, {}, {}
+    parts, numbers, places, cohorts_of, shown = {}, {}, {}, {}, {}
     total = sum(map(len, own_rows.values())) + sum(len(table) for name, table in tables.items() if name != "train")
     lazy = total * encoder.tensor.size * 4 > max_encoded_bytes
     for name in own_rows if whole else SPLIT_NAMES:
@@ -167,7 +167,9 @@ def load_table(
         rows = TableRows(encoder, {column.name: table.cells[column.name] for column in encoder.columns}, row_N)
         parts[name] = (encoded(rows, table, name, lazy=lazy), of_table.take(row_N))
         cohorts_of[name] = {column: cohort_of_compact(table.cells[column][row_N]) for column in cohorts}
-    origin = Origin(source_files(source.values()), split_rule, numbers, places)
+        if name == "test":
+            shown[name] = rows.shown()
+    origin = Origin(source_files(source.values()), split_rule, numbers, places, shown)
     return make_splits(taxonomy, encoder.tensor, parts, encoder=encoder, origin=origin, cohorts=cohorts_of, fitted=fitted)
 
 

@@ -6,6 +6,7 @@ N = rows, D = numbers of an encoded row
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from ovr.data.compact import Columns
 from ovr.data.lazy import RowNumbers
 from ovr.errors import DataError
-from ovr.input.cells import Compact
+from ovr.input.cells import Compact, cell_at
 from ovr.input.columns import UNREADABLE, Finding
 from ovr.input.table import TableEncoder
 
@@ -47,10 +48,24 @@ class TableRows:
     def __getitem__(self, rows: RowNumbers) -> NDArray[np.float32]:
         return self.read(rows)[0]
 
+    def shown(self) -> "ShownCells":
+        """Return what gives the cells of one of these rows, and keeps those of no others."""
+        return ShownCells({name: cells[self.row_N] for name, cells in self.cells.items()})
+
     def read(self, rows: RowNumbers) -> tuple[NDArray[np.float32], list[Finding]]:
         """Return these rows, and what is to be said of them, which counts them from 0."""
         taken = self.row_N[rows]
         return self.encoder.encode_all({name: cells[taken] for name, cells in self.cells.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class ShownCells:
+    """Gives the cells of a row by column, as a person may read them."""
+
+    cells: Mapping[str, Compact]
+
+    def __call__(self, row: int) -> dict[str, Any]:
+        return {name: cell_at(cells, row) for name, cells in self.cells.items()}
 
 
 def encoded(rows: TableRows, table: Columns, split: str, *, lazy: bool) -> NDArray[np.float32] | TableRows:

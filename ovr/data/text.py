@@ -207,7 +207,8 @@ def load_text(
     encoded = {name: (make(part.texts), labels) for name, (part, labels) in divided.items()}
     numbers = {name: part.numbers() for name, (part, _) in divided.items()}
     places = {name: part.where for name, (part, _) in divided.items()}
-    origin = Origin(source_files([*read, rule.names_file]), split_rule, numbers, places)
+    shown = {name: part.texts.__getitem__ for name, (part, _) in divided.items()}
+    origin = Origin(source_files([*read, rule.names_file]), split_rule, numbers, places, shown)
     cohorts_of = {
         name: {column: cohort_of_cells(cells, column, part.where) for column, cells in zip(cohorts, part.cohorts, strict=True)}
         for name, (part, _) in divided.items()

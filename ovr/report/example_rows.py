@@ -5,6 +5,7 @@ C = channels, H = height, W = width
 
 import base64
 import io
+import math
 import struct
 import zlib
 from collections.abc import Mapping
@@ -33,7 +34,7 @@ def row_html(row: Any) -> str:
         return f"<p class=quote>{isolated(row, most=MAX_TEXT)}</p>"
     if isinstance(row, Mapping):
         cells = list(row.items())
-        listed = "".join(f"<dt>{isolated(name)}</dt><dd>{isolated(shown(value))}</dd>" for name, value in cells[:MAX_CELLS])
+        listed = "".join(f"<dt>{isolated(name)}</dt><dd>{isolated(_cell(value))}</dd>" for name, value in cells[:MAX_CELLS])
         more = f"<dt>and {len(cells) - MAX_CELLS} more</dt>" if len(cells) > MAX_CELLS else ""
         return f"<dl class=cells>{listed}{more}</dl>"
     if isinstance(row, bytes | bytearray | PathLike):
@@ -48,6 +49,10 @@ def row_html(row: Any) -> str:
     values = array.ravel()[:MAX_NUMBERS].tolist()
     more = f" … ({array.size} numbers)" if array.size > MAX_NUMBERS else ""
     return f"<code>{esc(', '.join(f'{value:.4g}' for value in values))}{esc(more)}</code>"
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) and not math.isnan(value) else shown(value)
 
 
 def picture(pixels: NDArray[Any], *, name: str, most: int = THUMBNAIL, size: tuple[int, int] | None = None) -> str:

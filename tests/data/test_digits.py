@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from ovr.data.digits import load_digits
@@ -12,6 +13,7 @@ def test_both_layouts_hold_the_same_rows():
     assert flat.input.column_name(9) == "column 'pixel_1_1'"
     assert sorted(n for numbers in flat.origin.row_numbers.values() for n in numbers) == list(range(1797))
     assert flat.origin.rule.fractions == FRACTIONS
+    np.testing.assert_array_equal(flat.origin.shown["test"](3).ravel(), flat.test.x[3])
     assert sum(len(rows) for rows in (flat.train, flat.val, flat.calib, flat.test)) == 1797
 
 

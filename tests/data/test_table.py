@@ -623,3 +623,12 @@ def test_numbers_with_a_decimal_comma(text, value):
     assert value_N.tolist() == [value] if value is not None else bad_P.tolist() == [0]
     with pytest.raises(ArtifactError, match=r"the decimal of a table is ';'; expected '\.' or ','"):
         TableEncoder((NumericColumn("a", 0, 0, 1, 0, 9, True),), decimal=";")
+
+
+def test_the_cells_of_test_rows_are_shown_as_they_were_read(tmp_path):
+    rows = [[n, "xyz"[n % 3], IDS[n % 3]] for n in range(60)]
+    for limit in ({}, {"max_encoded_bytes": 0}):
+        splits = load(write(tmp_path / "a.csv", rows), **limit)
+        assert list(splits.origin.shown) == ["test"]
+        for row, number in enumerate(splits.origin.row_numbers["test"]):
+            assert splits.origin.shown["test"](row) == {"u": float(number), "v": "xyz"[number % 3]}

@@ -76,6 +76,7 @@ def test_the_data_card_is_told_of_files_rule_and_rows(tmp_path):
     assert splits.origin.rule.by == "stratified"
     for name, part in zip(SPLITS, of(splits), strict=True):
         np.testing.assert_array_equal(part.x, encoded([rows[n][0] for n in splits.origin.row_numbers[name]]))
+        assert [splits.origin.shown[name](n) for n in range(len(part))] == [rows[n][0] for n in splits.origin.row_numbers[name]]
     paths = {name: write_csv(tmp_path / f"{name}.csv", some_rows(12)) for name in SPLITS}
     given = load(**paths)
     assert [file.name for file in given.origin.files] == ["train.csv", "val.csv", "calib.csv", "test.csv"]
