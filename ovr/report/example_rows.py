@@ -34,9 +34,9 @@ def row_html(row: Any) -> str:
         return f"<p class=quote>{isolated(row, most=MAX_TEXT)}</p>"
     if isinstance(row, Mapping):
         cells = list(row.items())
-        listed = "".join(f"<dt>{isolated(name)}</dt><dd>{isolated(_cell(value))}</dd>" for name, value in cells[:MAX_CELLS])
-        more = f"<dt>and {len(cells) - MAX_CELLS} more</dt>" if len(cells) > MAX_CELLS else ""
-        return f"<dl class=cells>{listed}{more}</dl>"
+        listed = [f"<span>{isolated(name)}</span> {isolated(_cell(value))}" for name, value in cells[:MAX_CELLS]]
+        listed += [f"<span>and {len(cells) - MAX_CELLS} more</span>"] if len(cells) > MAX_CELLS else []
+        return f"<p class=cells>{' · '.join(listed)}</p>"
     if isinstance(row, bytes | bytearray | PathLike):
         name = str(Path(row).name) if isinstance(row, PathLike) else "image"
         try:
