@@ -19,6 +19,7 @@ class OneBlock:
 
     def __init__(self, logit_NK: np.ndarray) -> None:
         self.logit_NK = logit_NK
+        self.num_heads = logit_NK.shape[1]
 
     def __len__(self) -> int:
         return len(self.logit_NK)
