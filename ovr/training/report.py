@@ -5,14 +5,17 @@ K = heads
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ovr.core.heads import HeadColumns, plain
+from ovr.core.schema import InputSchema
 from ovr.data.card import CARD
+from ovr.data.lazy import Inputs
+from ovr.data.origin import RowOf
 from ovr.data.splits import Splits
 from ovr.input.records import TEXTS
 from ovr.report import write_report
@@ -32,13 +35,13 @@ def write_run_report(result: TrainResult, splits: Splits, run_dir: Path) -> Path
     target_NK, mask_NK = splits.test.labels.dense() if result.test_prob_NK is not None else (None, None)
     path = write_report(
         run_dir,
-        report=_with_worst(result.report, bundle.heads),
+        report=with_worst(result.report, bundle.heads),
         taxonomy=splits.taxonomy,
         prob_NK=result.test_prob_NK,
         target_NK=target_NK,
         mask_NK=mask_NK,
         policy=bundle.policy,
-        rows=_rows(splits),
+        rows=readable(splits.test.x, splits.input, splits.origin.shown.get("test")),
         row_number_N=splits.origin.row_numbers.get("test"),
         provenance={**bundle.provenance, "bundle_sha256": bundle.bundle_sha256, "seconds": result.seconds},
         data_card=json.loads((bundle.path / CARD).read_bytes()),
@@ -48,7 +51,7 @@ def write_run_report(result: TrainResult, splits: Splits, run_dir: Path) -> Path
     return path
 
 
-def _with_worst(report: dict[str, Any], heads: Any) -> Mapping[str, Any]:
+def with_worst(report: dict[str, Any], heads: Any) -> Mapping[str, Any]:
     """Return the report with the figures of the classes of lowest average precision, where the bundle keeps them as columns."""
     if not isinstance(heads, HeadColumns) or "average_precision" not in heads.figures:
         return report
@@ -65,10 +68,13 @@ def _with_worst(report: dict[str, Any], heads: Any) -> Mapping[str, Any]:
     return {**report, "classes": classes}
 
 
-def _rows(splits: Splits) -> Callable[[int], Any] | None:
-    """Return what gives a test row as a person may read it; None where the source keeps no texts and the network sees numbers."""
-    x, kind = splits.test.x, splits.input.raw_kind
-    if (shown := splits.origin.shown.get("test")) is not None:
+def readable(x: Inputs, input: InputSchema, shown: RowOf | None) -> RowOf | None:
+    """Return what gives a row as a person may read it: `shown`, what the source keeps, or else the row as the network is given it.
+
+    None of texts that the source does not keep: their tokens' numbers tell nobody anything.
+    """
+    kind = input.raw_kind
+    if shown is not None:
         return shown
     if kind in TEXTS:
         return None
@@ -78,7 +84,7 @@ def _rows(splits: Splits) -> Callable[[int], Any] | None:
         if kind == "sparse":
             return {str(int(number)): float(value) for number, value in values if value}
         if kind == "table":
-            return dict(zip(splits.input.columns, values.tolist(), strict=True))
+            return dict(zip(input.columns, values.tolist(), strict=True))
         return values.astype(np.uint8) if kind == "image" else values
 
     return row_of
