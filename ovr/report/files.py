@@ -19,7 +19,7 @@ from ovr.core.taxonomy import Taxonomy
 from ovr.report import charts
 from ovr.report.contents import Contents, RowOf, bins, contents
 from ovr.report.page import NO_CHARTS, page
-from ovr.report.parts import flat
+from ovr.report.parts import CONFUSED_PAIRS, flat
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def tables(made: Contents) -> dict[str, list[list[Any]]]:
     for curve in value["precision_recall"]:
         points = zip(curve["threshold"], curve["precision"], curve["recall"], strict=True)
         found["precision_recall"] += [[curve["class_id"], *point] for point in points]
-    if "confused" in value:
+    if "confused" in value and CONFUSED_PAIRS not in made.parts:
         found["confused"] = _records(value["confused"])
     if "risk_coverage" in value:
         curve = value["risk_coverage"]

@@ -49,8 +49,10 @@ def sample(num_rows: int, num_heads: int, *, seed: int = 0, class_ids: tuple[str
         propensity_K=np.ones(num_heads),
     )
     target_NK, mask_NK = labels.dense()
+    report = evaluation.report(taxonomy, calibrations)
+    report.pop("confused_pairs", None)  # tests that are about them give their own
     return {
-        "report": evaluation.report(taxonomy, calibrations),
+        "report": report,
         "taxonomy": taxonomy,
         "prob_NK": 1 / (1 + np.exp(-logit_NK)),
         "target_NK": target_NK,

@@ -47,7 +47,7 @@ def test_of_very_many_heads_the_worst_are_told_of(tmp_path, write_table, monkeyp
     from tests.training.conftest import QUICK, compose_recipe
 
     monkeypatch.setattr(scale, "LARGE_K", 3)
-    monkeypatch.setattr("ovr.training.report.WORST", 2)
+    monkeypatch.setattr("ovr.training.report_parts.WORST", 2)
     table = write_table(tmp_path / "rows.csv", IDS)
     recipe, splits = compose_recipe(tmp_path / "run", "data=table", "data.target=label", *QUICK, f"data.path={table}")
     result = run_training(recipe, splits, tmp_path / "run")
