@@ -3,8 +3,6 @@
 N = rows, K = heads
 """
 
-import csv
-import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -16,10 +14,12 @@ from numpy.typing import NDArray
 from ovr.core.artifact import DecisionPolicy
 from ovr.core.files import write_file
 from ovr.core.taxonomy import Taxonomy
+from ovr.metric.tables import Lines, csv_text, lines
+from ovr.metric.tables import tables as report_tables
 from ovr.report import charts
 from ovr.report.contents import Contents, RowOf, bins, contents
 from ovr.report.page import NO_CHARTS, page
-from ovr.report.parts import CONFUSED_PAIRS, flat
+from ovr.report.parts import CONFUSED_PAIRS, is_table
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +75,8 @@ def write_report(
     if not charts.is_available():
         log.warning("%s", NO_CHARTS)
     (folder / TABLES).mkdir(parents=True, exist_ok=True)
-    for name, lines in tables(made).items():
-        write_file(folder / TABLES / f"{name}.csv", csv_bytes(lines))
+    for name, table in tables(made).items():
+        write_file(folder / TABLES / f"{name}.csv", csv_text(table).encode())
     # NaN is no JSON: figures that are not defined are null by now.
     text = json.dumps(made.to_json(), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     write_file(folder / JSON, text.encode())
@@ -84,48 +84,37 @@ def write_report(
     return folder / HTML
 
 
-def tables(made: Contents) -> dict[str, list[list[Any]]]:
+def tables(made: Contents) -> dict[str, Lines]:
     """Return each table by its name, a header and a line a row; those that would be empty are left out."""
     summary = [["figure", "value"], *map(list, made.summary.items())]
-    found: dict[str, list[list[Any]]] = {"classes": _records(made.classes), "summary": summary}
+    found: dict[str, Lines] = report_tables({"classes": made.classes, **made.parts}) | {"summary": summary}
     value = made.to_json()
     for name, part in made.parts.items():
-        found |= {table: _records(rows) for table, rows in flat(name, part).items() if rows}
+        if is_table(part):
+            found[name] = lines(part)
     if made.reliability is not None:
         header = ["class_id", "bin", "rows", "mean_prob", "share", "low", "high"]
         found["reliability"] = [header]
         for k, class_id in enumerate(made.taxonomy.ids):
             columns = bins(made.reliability, k)
-            lines = zip(*(columns[name] for name in header[2:]), strict=True)
-            found["reliability"] += [[class_id, number, *line] for number, line in enumerate(lines)]
+            of_bins = zip(*(columns[name] for name in header[2:]), strict=True)
+            found["reliability"] += [[class_id, number, *of_bin] for number, of_bin in enumerate(of_bins)]
     found["precision_recall"] = [["class_id", "threshold", "precision", "recall"]]
     for curve in value["precision_recall"]:
         points = zip(curve["threshold"], curve["precision"], curve["recall"], strict=True)
         found["precision_recall"] += [[curve["class_id"], *point] for point in points]
     if "confused" in value and CONFUSED_PAIRS not in made.parts:
-        found["confused"] = _records(value["confused"])
+        found["confused"] = lines(value["confused"])
     if "risk_coverage" in value:
         curve = value["risk_coverage"]
         found["risk_coverage"] = [list(curve), *map(list, zip(*curve.values(), strict=True))]
-    found["examples"] = _records(
+    found["examples"] = lines(
         [
             {**row, "given": _ids(row["given"]), "decided": _ids(row["decided"]), "top": json.dumps(row["top"], ensure_ascii=False)}
             for row in value["examples"]
         ]
     )
-    return {name: lines for name, lines in found.items() if len(lines) > 1}
-
-
-def csv_bytes(lines: Sequence[Sequence[Any]]) -> bytes:
-    """Return lines as CSV in UTF-8; None is an empty cell."""
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue().encode()
-
-
-def _records(rows: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    return [names, *([row.get(name) for name in names] for row in rows)]
+    return {name: table for name, table in found.items() if len(table) > 1}
 
 
 def _ids(class_ids: Sequence[str]) -> str:

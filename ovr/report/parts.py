@@ -13,22 +13,9 @@ MOST_GAPS = 12  # classes of a cohort column whose figures are shown, those of t
 GAP = "_difference"
 
 
-def flat(name: str, value: Any) -> dict[str, list[dict[str, Any]]]:
-    """Return the tables that a part holds, by name, as dictionaries a row; none where it is no table."""
-    if name == CONFUSED_PAIRS and isinstance(value, Mapping):
-        rows = [{"kind": kind, **pair} for kind in ("instead", "beside") for pair in value.get(kind, ())]
-        return {name: rows}
-    if name == COHORTS and isinstance(value, Mapping):
-        cohorts = [
-            {"column": column, "cohort": cohort["cohort"], **row}
-            for column, part in value.items()
-            for cohort in part["cohorts"]
-            for row in cohort["classes"]
-        ]
-        return {name: cohorts, "gaps": [{"column": column, **row} for column, part in value.items() for row in part["gaps"]]}
-    if isinstance(value, list | tuple) and value and all(isinstance(row, Mapping) for row in value):
-        return {name: [dict(row) for row in value]}
-    return {}
+def is_table(value: Any) -> bool:
+    """Return whether a part is dictionaries, one a row."""
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(row, Mapping) for row in value)
 
 
 def part_html(name: str, value: Any) -> str:
@@ -39,8 +26,7 @@ def part_html(name: str, value: Any) -> str:
         return "".join(_cohort_column(column, part) for column, part in value.items())
     if isinstance(value, Mapping):
         return definitions(value)
-    tables = flat(name, value)
-    return records(tables[name]) if name in tables else definitions({"value": value})
+    return records(value) if is_table(value) else definitions({"value": value})
 
 
 def _cohort_column(column: str, part: Mapping[str, Any]) -> str:
