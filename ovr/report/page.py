@@ -84,15 +84,15 @@ def _sections(contents: Contents) -> list[tuple[str, str, str]]:
 
 
 def _summary(contents: Contents) -> str:
-    names = [name for name in TILES if name in contents.summary]
-    names += [name for name in contents.summary if name not in names and not is_bound(name, contents.summary)]
-    tiles = [
-        f"<div><dt>{esc(words(name))}</dt><dd>{with_interval(contents.summary, name)}</dd></div>"
-        for name in names
-        if contents.summary[name] is not None and not isinstance(contents.summary[name], str)
-    ]
-    texts = {name: value for name, value in contents.summary.items() if isinstance(value, str)}
-    return f"<dl class=tiles>{''.join(tiles)}</dl>{definitions(texts) if texts else ''}{_remarks(contents)}"
+    figures = {name: value for name, value in contents.summary.items() if value is not None}
+    tiles = [f"<div><dt>{esc(words(name))}</dt><dd>{with_interval(figures, name)}</dd></div>" for name in TILES if name in figures]
+    others = {
+        name: value
+        for name, value in figures.items()
+        if name not in TILES and not (is_bound(name, figures) and name.rpartition("_")[0] in TILES)
+    }
+    more = f"<details><summary>More figures</summary>{definitions(others)}</details>" if others else ""
+    return f"<dl class=tiles>{''.join(tiles)}</dl>{_remarks(contents)}{more}"
 
 
 def _remarks(contents: Contents) -> str:
