@@ -25,7 +25,7 @@ def run(cfg: DictConfig) -> None:
     from ovr.core.bundle import open_bundle
     from ovr.core.files import canonical_json
     from ovr.lifecycle.cohorts import cohort_of_rows
-    from ovr.lifecycle.evaluate import evaluate_bundle, write_evaluation
+    from ovr.lifecycle.evaluate import evaluate_bundle, write_evaluation, write_rows_report
     from ovr.lifecycle.rewrite import check_out
 
     threads, out = num_threads(cfg), Path(cfg.out)
@@ -52,6 +52,10 @@ def run(cfg: DictConfig) -> None:
     evaluation = evaluate_bundle(bundle, rows, propensity=propensity, num_threads=threads)
     more = {} if contract is None else {"contract.json": canonical_json(contract.to_json())}
     write_evaluation(out, evaluation, bundle, more)
+    write_evaluation(out, evaluation, bundle)
+    if cfg.report:
+        page = write_rows_report(out, evaluation, bundle, rows)
+        print(f"report {page}")
     print(f"bundle {bundle.bundle_sha256[:12]}, {len(bundle.heads)} heads, {evaluation.report['num_rows']} rows")
     for name in SHOWN:
         if (value := evaluation.report.get(name)) is not None:

@@ -31,8 +31,10 @@ from ovr.lifecycle.rewrite import calibrations_of, thresholds_of
 from ovr.lifecycle.rows import NewRows
 from ovr.metric.at_k import Propensity
 from ovr.metric.tables import csv_text, lines, tables
+from ovr.report import write_report
 from ovr.runtime.predictor import EdgePredictor
 from ovr.training.evaluate import evaluate
+from ovr.training.report import readable, with_worst
 
 log = logging.getLogger(__name__)
 
@@ -161,6 +163,26 @@ def write_evaluation(out: Path, evaluation: Evaluation, bundle: ModelBundle, mor
     with staged_directory(out) as staging:
         place(staging, {"metrics.json": canonical_json(evaluation.report), **(more or {})})
         place(staging, {f"{name}.csv": csv_text(table).encode() for name, table in found.items()})
+
+
+def write_rows_report(out: Path, evaluation: Evaluation, bundle: ModelBundle, new: NewRows) -> Path:
+    """Write report.html, report.json and tables/ of the rows into a directory that exists, and return the first."""
+    target_NK, mask_NK = evaluation.labels.dense() if evaluation.prob_NK is not None else (None, None)
+    card = bundle.path / CARD
+    return write_report(
+        out,
+        report=with_worst(evaluation.report, bundle.heads),
+        taxonomy=bundle.taxonomy,
+        prob_NK=evaluation.prob_NK,
+        target_NK=target_NK,
+        mask_NK=mask_NK,
+        policy=bundle.policy,
+        rows=readable(new.rows.x, bundle.input, new.shown),
+        row_number_N=new.row_number_N,
+        provenance=bundle.provenance,
+        data_card=read_json(card) if card.is_file() else {},
+        title=f"Report of {bundle.path.name} on new rows",
+    )
 
 
 class _ProbLogits:

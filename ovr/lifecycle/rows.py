@@ -14,6 +14,7 @@ from ovr.core.bundle import ModelBundle
 from ovr.data.cohorts import Cohorts
 from ovr.data.entries import Entries
 from ovr.data.labels import Labels
+from ovr.data.origin import RowOf
 from ovr.data.overlap import check_overlap, find_overlap, read_train_rows
 from ovr.data.splits import SPLIT_NAMES, Rows, Splits
 from ovr.errors import ArtifactError, ConfigError, DataError
@@ -30,6 +31,8 @@ class NewRows:
 
     rows: Rows
     record: dict[str, Any]
+    shown: RowOf | None = None  # what a person is shown of a row
+    row_number_N: NDArray[np.int64] | None = None  # in the source
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ def new_rows(bundle: ModelBundle, splits: Splits, which: str, *, max_overlap: fl
         numbers = splits.origin.row_numbers.get(name)
         check_overlap(overlap, max_overlap=max_overlap, purpose=purpose, row_numbers=numbers, source=source)
         record["num_trained_on"] = len(overlap.row_P)
-    return NewRows(rows, record)
+    return NewRows(rows, record, splits.origin.shown.get(name), splits.origin.row_numbers.get(name))
 
 
 def labelled_logits(bundle: ModelBundle, new: NewRows | None, *, num_threads: int = 1) -> LabelledLogits:
