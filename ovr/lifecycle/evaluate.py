@@ -34,7 +34,7 @@ from ovr.metric.tables import csv_text, lines, tables
 from ovr.report import write_report
 from ovr.runtime.predictor import EdgePredictor
 from ovr.training.evaluate import evaluate
-from ovr.training.report import readable, with_worst
+from ovr.training.report_parts import readable, with_worst
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ from ovr.core.taxonomy import Taxonomy
 from ovr.errors import DataError
 from ovr.metric.calibration import top_label
 from ovr.metric.curves import Reliability, precision_recall, reliability
-from ovr.report.mistakes import Confused, Example, confused, decisions, risk_coverage, worst_examples
+from ovr.metric.risk_coverage import risk_coverage
+from ovr.report.mistakes import Confused, Example, confused, decisions, thinned, worst_examples
 from ovr.report.parts import CONFUSED_PAIRS, pairs_of
 
 SCHEMA_VERSION = 1
@@ -206,11 +207,18 @@ def contents(
         share_K=(target_NK & mask_NK).sum(axis=0) / np.maximum(1, known_K),
         curves={k: Curve(*line) for k, line in zip(columns, lines, strict=True)},
         confused=confused(prob_NK, decided_NK, target_NK, mask_NK),
-        risk_coverage=risk_coverage(confidence_N1[known_N1], right_N1[known_N1]),
+        risk_coverage=_risk_coverage(confidence_N1[:, 0], right_N1[:, 0], known_N1[:, 0]),
         examples=worst_examples(prob_NK, decided_NK, target_NK, mask_NK, most=MAX_EXAMPLES),
         rows=rows if rows is None or callable(rows) else rows.__getitem__,
         row_number_N=row_number_N,
     )
+
+
+def _risk_coverage(confidence_N: F64, right_N: NDArray[np.bool_], known_N: NDArray[np.bool_]) -> tuple[F64, F64, F64]:
+    """Return coverage, risk and confidence (P,) of the most probable class, at most `MAX_POINTS` of them."""
+    curve = risk_coverage(confidence_N, right_N, known_N)
+    kept_P = thinned(len(curve.coverage_P), MAX_POINTS)
+    return curve.coverage_P[kept_P], curve.risk_P[kept_P], curve.confidence_P[kept_P]
 
 
 def likely_rows(prob_NK: NDArray[Any], target_NK: NDArray[np.bool_], mask_NK: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -1,6 +1,6 @@
-"""Which classes are taken for which, on what rows the model errs most, and what abstaining would save. Knows no pages.
+"""Which classes are taken for which, and on what rows the model errs most. Knows no pages.
 
-N = rows, K = heads, A = pairs of a row and one of its classes, H = heads shown, P = points of a curve
+N = rows, K = heads, A = pairs of a row and one of its classes, H = heads shown, P = pairs
 """
 
 from dataclasses import dataclass
@@ -153,17 +153,3 @@ def worst_examples(
 def thinned(num: int, most: int) -> I64:
     """Return at most `most` places from 0 to `num` - 1, evenly spread, the first and the last among them."""
     return np.unique(np.linspace(0, max(0, num - 1), min(num, most)).round().astype(np.int64))
-
-
-def risk_coverage(confidence_N: F64, right_N: Bool, *, max_points: int = 300) -> tuple[F64, F64, F64]:
-    """Return (coverage_P, risk_P, confidence_P): the share of errors among the rows that are answered, most confident first.
-
-    Rows of equal confidence enter together (El-Yaniv and Wiener 2010, "On the Foundations of Noise-free Selective
-    Classification").
-    """
-    order_N = np.argsort(-confidence_N, kind="stable")
-    sorted_N = confidence_N[order_N]
-    errors_N = np.cumsum(~right_N[order_N])
-    end_P = np.flatnonzero(np.append(sorted_N[:-1] != sorted_N[1:], True)) if len(sorted_N) else np.zeros(0, np.int64)
-    end_P = end_P[thinned(len(end_P), max_points)] if len(end_P) else end_P
-    return (end_P + 1) / max(1, len(sorted_N)), errors_N[end_P] / (end_P + 1), sorted_N[end_P]

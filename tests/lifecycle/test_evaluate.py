@@ -11,7 +11,7 @@ from ovr.calibrator.apply import calibrated_prob
 from ovr.data.labels import Labels
 from ovr.data.splits import TestRows
 from ovr.errors import ArtifactError, DataError
-from ovr.lifecycle.evaluate import BEFORE, evaluate_bundle, evaluate_rows, write_evaluation
+from ovr.lifecycle.evaluate import BEFORE, evaluate_bundle, evaluate_rows, write_evaluation, write_rows_report
 from ovr.lifecycle.rewrite import calibrations_of
 from ovr.lifecycle.rows import NewRows
 from ovr.metric.calibration import brier, ece_equal_mass, nll
@@ -93,6 +93,18 @@ def test_the_report_is_written_as_json_and_a_line_a_class(measured, tmp_path):
     assert [float(line["f1"]) for line in lines] == [row["f1"] for row in evaluation.report["classes"]]
     with pytest.raises(ArtifactError, match="exists already"):
         write_evaluation(tmp_path / "out", evaluation, bundle)
+
+
+def test_the_page_of_new_rows_is_of_their_figures(measured, tmp_path):
+    bundle, evaluation, *_ = measured
+    new = NewRows(TestRows(rows_of(2), evaluation.labels), {"rows": "all"}, row_number_N=np.arange(len(evaluation.labels)) + 5)
+    page = write_rows_report(tmp_path, evaluation, bundle, new)
+    value = json.loads((tmp_path / "report.json").read_text())
+    assert page == tmp_path / "report.html"
+    assert value["summary"]["macro_f1"] == evaluation.report["macro_f1"]
+    assert value["num_rows"] == len(evaluation.labels)
+    assert all(row["source_row"] == row["row"] + 5 for row in value["examples"])
+    assert "id=part-" in page.read_text()  # the cohorts
 
 
 def test_a_bundle_of_shards_is_measured_by_its_heads(sharded, tmp_path, monkeypatch):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ovr.core.artifact import DecisionPolicy
-from ovr.report.mistakes import MAX_OF_CLASS, confused, decisions, risk_coverage, thinned, worst_examples
+from ovr.report.mistakes import MAX_OF_CLASS, confused, decisions, thinned, worst_examples
 
 
 def one_hot(column_N, num_heads):
@@ -75,17 +75,6 @@ def test_the_worst_examples_are_those_of_the_least_probable_known_truth(rng):
 def test_rows_that_the_model_is_right_about_are_no_examples():
     target_NK = one_hot(np.arange(3), 3)
     assert worst_examples(np.where(target_NK, 0.9, 0.1), target_NK, target_NK, np.ones((3, 3), bool), most=5) == []
-
-
-def test_risk_and_coverage_are_those_of_every_prefix_of_rows_of_different_confidence(rng):
-    confidence_N, right_N = rng.integers(1, 30, 200) / 30, rng.random(200) < 0.8
-    coverage_P, risk_P, confidence_P = risk_coverage(confidence_N, right_N)
-    for coverage, risk, limit in zip(coverage_P, risk_P, confidence_P, strict=True):
-        answered_N = confidence_N >= limit
-        assert (coverage, risk) == pytest.approx((answered_N.mean(), (~right_N)[answered_N].mean()))
-    assert coverage_P[-1] == 1
-    assert len(coverage_P) == len(np.unique(confidence_N))
-    assert [len(part) for part in risk_coverage(np.zeros(0), np.zeros(0, bool))] == [0, 0, 0]
 
 
 def test_thinning_keeps_both_ends():
