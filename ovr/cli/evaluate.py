@@ -52,7 +52,6 @@ def run(cfg: DictConfig) -> None:
     evaluation = evaluate_bundle(bundle, rows, propensity=propensity, num_threads=threads)
     more = {} if contract is None else {"contract.json": canonical_json(contract.to_json())}
     write_evaluation(out, evaluation, bundle, more)
-    write_evaluation(out, evaluation, bundle)
     if cfg.report:
         page = write_rows_report(out, evaluation, bundle, rows)
         print(f"report {page}")
