@@ -277,7 +277,7 @@ def write_stand_ins(folder: Path) -> None:
     """Write a small set of the shape of bibtex: shows that the benchmark works, not what is reached."""
     target = folder / "bibtex" / "derived"
     target.mkdir(parents=True)
-    for name, first, num_rows in (("train", 0, 120), ("test", 120, 30)):
+    for name, first, num_rows in (("train", 0, 400), ("test", 400, 30)):
         rows = [f"{n % 4},{4 + n % 2} {n % 4}:1 {10 + n % 2}:1 {20 + n}:1" for n in range(first, first + num_rows)]
         (target / f"{name}.xmc.txt").write_text("\n".join([f"{num_rows} 1836 159", *rows]) + "\n")
 

@@ -10,6 +10,7 @@ from ovr.cli.main import main
 from ovr.core.bundle import open_bundle
 from ovr.lifecycle.rewrite import calibrations_of
 from tests.cli.test_main import error_of
+from tests.conftest import logging_restored
 from tests.lifecycle.conftest import flat
 
 IDS = ("x/y", "..", "train")
@@ -34,7 +35,8 @@ def run(tmp_path_factory):
     table = write(folder / "rows.csv", 240, 0)
     write(folder / "new.csv", 150, 1)
     args = [*NEW, f"data.path={table}", "solver=convex", "backbone=identity", f"solver.cache_dir={folder}"]
-    assert main(["train", *args, "decision=multilabel", f"hydra.run.dir={folder / 'run'}"]) == 0
+    with logging_restored():
+        assert main(["train", *args, "decision=multilabel", f"hydra.run.dir={folder / 'run'}"]) == 0
     return folder
 
 

@@ -12,6 +12,7 @@ from ovr.core import scale
 from ovr.core.bundle import open_bundle
 from ovr.metric.calibration import ece_equal_mass
 from tests.cli.test_main import error_of
+from tests.conftest import logging_restored
 
 IDS = ("yes", "no")
 
@@ -45,7 +46,8 @@ def args(tmp_path_factory):
 @pytest.fixture(scope="module")
 def bundle(args, tmp_path_factory):
     run = tmp_path_factory.mktemp("run")
-    assert main(["train", *args, "cohort.column=sex", f"hydra.run.dir={run / 'run'}"]) == 0
+    with logging_restored():
+        assert main(["train", *args, "cohort.column=sex", f"hydra.run.dir={run / 'run'}"]) == 0
     return open_bundle(run / "run/bundle")
 
 

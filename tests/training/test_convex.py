@@ -89,7 +89,10 @@ def test_a_second_run_reads_the_features_and_gives_the_same_bytes(convex, tmp_pa
 
 @pytest.mark.parametrize(
     ("overrides", "ids", "unsolved"),
-    [([], ["only"] * 40, {"only": "one_class"}), (["solver.max_iter=1"], IDS, dict.fromkeys(set(IDS), "not_converged"))],
+    [
+        (["allow_small_classes=true"], ["only"] * 40, {"only": "one_class"}),
+        (["solver.max_iter=1"], IDS, dict.fromkeys(set(IDS), "not_converged")),
+    ],
     ids=["one class", "too few steps"],
 )
 def test_heads_that_are_not_solved_are_named_in_the_log_and_in_the_bundle(convex, caplog, overrides, ids, unsolved):

@@ -82,4 +82,4 @@ def test_sparse_rows_are_predicted_from_a_file_of_objects(tmp_path, monkeypatch,
     assert [answer["labels"] for answer in answers] == [list(labels) for labels in expected.labels()]
     (tmp_path / "rows.jsonl").write_text('{"0": 1.0}\n{"99": 1.0}\n')
     assert main(["predict", "bundle=run/bundle", "input=rows.jsonl", "output=other.jsonl"]) != 0
-    assert "row 1 has feature '99'; expected a whole number from 0 to 54" in capsys.readouterr().err
+    assert "rows.jsonl, line 2: has feature '99'; expected a whole number from 0 to 54" in capsys.readouterr().err

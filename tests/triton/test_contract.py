@@ -9,6 +9,7 @@ from ovr.cli.main import main
 from ovr.core.bundle import open_bundle
 from ovr.core.calibrations import Calibrations
 from ovr.lifecycle.rewrite import calibrations_of, rewritten
+from tests.conftest import logging_restored
 
 pytestmark = pytest.mark.triton
 SPOILT = "3"
@@ -18,7 +19,8 @@ SPOILT = "3"
 def bundle(installed, tmp_path_factory):
     root = tmp_path_factory.mktemp("digits")
     settings = ["solver=convex", "backbone=identity", f"solver.cache_dir={root}", f"hydra.run.dir={root / 'run'}"]
-    assert main(["train", "data=digits", *settings]) == 0
+    with logging_restored():
+        assert main(["train", "data=digits", *settings]) == 0
     return open_bundle(root / "run/bundle")
 
 
