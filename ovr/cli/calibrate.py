@@ -1,11 +1,14 @@
 """`ovr calibrate`: a bundle whose heads are calibrated again. Needs no torch."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from ovr.cli.instantiate import build
 from ovr.cli.labelled_rows import class_ids, num_threads, read_rows
+from ovr.errors import ConfigError
 
 
 def run(cfg: DictConfig) -> None:
@@ -22,13 +25,28 @@ def run(cfg: DictConfig) -> None:
     from ovr.lifecycle.rows import labelled_logits
 
     ids, threads, out = class_ids(cfg.classes, key="classes"), num_threads(cfg), Path(cfg.out)
-    calibrator, cohort = build(cfg.calibrator, cfg.allow_targets), build(cfg.cohort, cfg.allow_targets)
     bundle = open_bundle(Path(cfg.bundle))
+    if cfg.calibrator is None:
+        cfg.calibrator = trained_calibrator(bundle.provenance)
+    calibrator, cohort = build(cfg.calibrator, cfg.allow_targets), build(cfg.cohort, cfg.allow_targets)
     check_out(bundle, out)
     rows = labelled_logits(bundle, read_rows(cfg, bundle, purpose="calibrated on"), num_threads=threads)
     settings = {name: OmegaConf.to_container(cfg[name]) for name in ("calibrator", "cohort")} | {"classes": ids}
     made = calibrate(
         bundle, out, rows, calibrator=calibrator, class_ids=ids, thresholds=cfg.thresholds, cohort=cohort, settings=settings
     )
-    print(f"{len(made.changed_ids)} of {len(bundle.heads)} heads changed, on {len(rows.labels)} rows")
+    kind = cfg.calibrator._target_.rpartition(".")[2]
+    print(f"{kind}: {len(made.changed_ids)} of {len(bundle.heads)} heads changed, on {len(rows.labels)} rows")
     print(f"bundle {made.bundle.bundle_sha256[:12]} in {out}; its parent is {bundle.bundle_sha256[:12]}")
+
+
+def trained_calibrator(provenance: Mapping[str, Any]) -> DictConfig:
+    """Return the settings of the calibrator that the bundle's training was given.
+
+    Raises:
+        ConfigError: the provenance does not tell them.
+    """
+    settings = provenance.get("config", {}).get("calibrator")
+    if not isinstance(settings, Mapping):
+        raise ConfigError("the bundle does not tell how it was calibrated; give calibrator=NAME, such as calibrator=temperature")
+    return OmegaConf.create(dict(settings))

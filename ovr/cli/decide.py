@@ -23,8 +23,10 @@ def run(cfg: DictConfig) -> None:
     from ovr.lifecycle.rows import labelled_logits
 
     ids, threads, out = class_ids(cfg.classes, key="classes"), num_threads(cfg), Path(cfg.out)
-    policy, threshold = build(cfg.decision.policy, cfg.allow_targets), build(cfg.threshold, cfg.allow_targets)
-    abstention = None if cfg.abstention is None else build(cfg.abstention, cfg.allow_targets)
+    policy = None if cfg.decision is None else build(cfg.decision.policy, cfg.allow_targets)
+    threshold, abstention = (
+        None if cfg[part] is None else build(cfg[part], cfg.allow_targets) for part in ("threshold", "abstention")
+    )
     bundle = open_bundle(Path(cfg.bundle))
     check_out(bundle, out)
     rows = labelled_logits(bundle, read_rows(cfg, bundle, purpose="decided by"), num_threads=threads)
@@ -35,5 +37,7 @@ def run(cfg: DictConfig) -> None:
     rules: dict[str, Any] = {"threshold": threshold, "policy": policy, "abstention": abstention}
     made = redecide(bundle, out, rows, **rules, class_ids=ids, settings=settings)
     print(f"policy {made.bundle.policy.mode}, abstain_below={made.bundle.policy.abstain_below:.4g}")
-    print(f"thresholds of {len(made.changed_ids)} of {len(bundle.heads)} heads changed, on {len(rows.labels)} rows")
+    print(
+        f"thresholds or their statuses of {len(made.changed_ids)} of {len(bundle.heads)} heads changed, on {len(rows.labels)} rows"
+    )
     print(f"bundle {made.bundle.bundle_sha256[:12]} in {out}; its parent is {bundle.bundle_sha256[:12]}")

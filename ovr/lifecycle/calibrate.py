@@ -3,6 +3,7 @@
 N = rows, K = heads, C = heads of one block
 """
 
+import logging
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,15 +17,21 @@ from ovr.core import scale
 from ovr.core.artifact import Calibration
 from ovr.core.bundle import ModelBundle
 from ovr.core.calibrations import Calibrations
+from ovr.core.thresholds import NOT_PROMISED, OK
 from ovr.errors import ConfigError
 from ovr.lifecycle.cohorts import cohort_of_rows, merged
 from ovr.lifecycle.logits import Logits
-from ovr.lifecycle.rewrite import Rewritten, calibrations_of, check_out, differ, rewritten
+from ovr.lifecycle.rewrite import Rewritten, calibrations_of, check_out, differ, rewritten, thresholds_of
 from ovr.lifecycle.rows import LabelledLogits
 
+log = logging.getLogger(__name__)
+
 THRESHOLDS = ("same_rows", "same_numbers")
+JOINED = f"{NOT_PROMISED}: the calibration since then gives rows on both sides of the threshold one probability"
+STALE = "stale: chosen before the heads were calibrated again"
 FAR = 1e4  # logits of which every calibration has come to its end
 BISECTIONS = 100
+STEP = 1e-3  # of a logit, by which rows on both sides of a cut differ
 
 
 class Calibrator(Protocol):
@@ -51,8 +58,9 @@ def calibrate(
 
     Args:
         thresholds: of heads that change. "same_rows" moves each so that it takes the rows that it took, which keeps what was chosen
-            or promised of it (of a bundle with cohorts: of rows without one); "same_numbers" keeps the numbers, for thresholds that
-            are probabilities of their own meaning (costs).
+            or promised of it (of a bundle with cohorts: of rows without one); where the new calibration gives rows on both sides
+            one probability, as isotonic does, no number would, which the threshold's status then says. Fallbacks stay.
+            "same_numbers" keeps the numbers, for thresholds that are probabilities of their own meaning (costs).
         cohort: fits a calibration a cohort, by its column or, where it names none, by that of a bundle that has cohorts.
         settings: what the provenance tells of this step, in plain values.
 
@@ -81,11 +89,45 @@ def calibrate(
             fits.append(cohort.fit(logit_NC, target_NC, mask_NC, cohort_N, parts[-1]))
     after = Calibrations.joined(parts)
     threshold_K = np.array(bundle.card.thresholds, np.float64)
+    status_K = list(thresholds_of(bundle).status_K)
     if thresholds == "same_rows":
-        threshold_K = moved_thresholds(threshold_K, before, after)
+        chosen_K = np.array([status == OK for status in status_K])
+        moved_K, joined_K = moved_thresholds(threshold_K, before, after)
+        threshold_K = np.where(chosen_K, moved_K, threshold_K)
+        for k in np.flatnonzero(chosen_K & joined_K):
+            status_K[k] = JOINED
+        if (chosen_K & joined_K).any():
+            shown = ", ".join(repr(bundle.taxonomy[k].id) for k in np.flatnonzero(chosen_K & joined_K)[:5])
+            log.warning(
+                "%d thresholds no longer take the rows that they took: %s; `ovr decide threshold=NAME` chooses them again",
+                int((chosen_K & joined_K).sum()),
+                shown,
+            )
+    stale = bundle.policy.abstain_below > 0 and bool(differ(before, after).any())
+    if stale:
+        log.warning(
+            "abstain_below=%.4f was chosen on other probabilities; `ovr decide abstention=NAME` chooses it again",
+            bundle.policy.abstain_below,
+        )
     entry = {"command": "calibrate", "thresholds": thresholds, "data": rows.record, **(settings or {})}
     cohorts = merged(bundle.cohorts, cohort.joined(fits), columns, after) if fits else None
-    return rewritten(bundle, out, calibrations=after, threshold_K=threshold_K, policy=bundle.policy, cohorts=cohorts, entry=entry)
+    if cohorts is not None and bundle.cohorts is not None and (lost := sorted(set(bundle.cohorts.names) - set(cohorts.names))):
+        log.warning(
+            "no row here is of cohort %s, which the bundle had: it gets the pooled calibration from now on, unless its rows are "
+            "added or classes= names the heads to change",
+            ", ".join(map(repr, lost[:10])),
+        )
+    return rewritten(
+        bundle,
+        out,
+        calibrations=after,
+        threshold_K=threshold_K,
+        policy=bundle.policy,
+        cohorts=cohorts,
+        entry=entry,
+        threshold_status_K=status_K,
+        abstention_status=STALE if stale else None,
+    )
 
 
 def _of_bundle(cohort: CohortCalibrator, bundle: ModelBundle) -> CohortCalibrator:
@@ -124,11 +166,16 @@ def some_columns(bundle: ModelBundle, class_ids: Collection[str] | None) -> froz
     return frozenset(bundle.taxonomy.column(class_id) for class_id in class_ids)
 
 
-def moved_thresholds(threshold_K: NDArray[np.float64], before: Calibrations, after: Calibrations) -> NDArray[np.float64]:
+def moved_thresholds(
+    threshold_K: NDArray[np.float64], before: Calibrations, after: Calibrations
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return the thresholds (K,) by which the calibrations `after` take the rows that those `before` took, to float32.
 
+    With them come the heads (K,) where no number does that, because `after` gives rows below the cut the probability of those at
+    it: these thresholds lie above all of them, so that no row is taken that was not.
+
     The least logit that was taken is found by bisection. Heads whose calibration stays keep their threshold, and so do thresholds
-    outside 0 to 1 and those that took all rows or none.
+    outside 0 to 1 and those that took all rows or none, for which there is no cut.
     """
     low_K, high_K = np.full(len(threshold_K), -FAR), np.full(len(threshold_K), FAR)
     taken_32 = threshold_K.astype(np.float32)
@@ -137,10 +184,12 @@ def moved_thresholds(threshold_K: NDArray[np.float64], before: Calibrations, aft
         prob_K: NDArray[np.float32] = calibrated_prob(logit_K[None], before)[0].astype(np.float32)
         return prob_K >= taken_32
 
-    inside_K = differ(before, after) & takes(high_K) & ~takes(low_K)
+    inside_K = differ(before, after) & takes(high_K) & ~takes(low_K) & (threshold_K < 1)
     for _ in range(BISECTIONS):
         middle_K = (low_K + high_K) / 2
         taken_K = takes(middle_K)
         high_K, low_K = np.where(taken_K, middle_K, high_K), np.where(taken_K, low_K, middle_K)
-    moved_K = calibrated_prob(high_K[None], after)[0].astype(np.float32).astype(np.float64)
-    return np.where(inside_K, moved_K, threshold_K)
+    moved_32 = calibrated_prob(high_K[None], after)[0].astype(np.float32)
+    joined_K = inside_K & (calibrated_prob(high_K[None] - STEP, after)[0].astype(np.float32) == moved_32)
+    moved_32 = np.where(joined_K, np.nextafter(moved_32, np.float32(2)), moved_32)
+    return np.where(inside_K, moved_32.astype(np.float64), threshold_K), joined_K

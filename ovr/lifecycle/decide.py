@@ -19,6 +19,7 @@ from ovr.core.bundle import ModelBundle
 from ovr.core.calibrations import Calibrations
 from ovr.core.cohorts import CohortCalibrations
 from ovr.core.thresholds import OK, Thresholds
+from ovr.errors import ConfigError
 from ovr.lifecycle.calibrate import some_columns
 from ovr.lifecycle.cohorts import numbers_of_rows
 from ovr.lifecycle.logits import Logits
@@ -34,31 +35,35 @@ def redecide(
     out: Path,
     rows: LabelledLogits,
     *,
-    threshold: ThresholdRule,
-    policy: DecisionPolicy,
+    threshold: ThresholdRule | None = None,
+    policy: DecisionPolicy | None = None,
     abstention: AbstentionRule | None = None,
     class_ids: Collection[str] | None = None,
     settings: dict[str, Any] | None = None,
 ) -> Rewritten:
-    """Write the bundle with `policy` and with thresholds that are chosen on `rows` to `out`.
+    """Write the bundle with `policy` and with thresholds that are chosen on `rows` to `out`; what is None stays as it is.
 
     Args:
+        policy: counts as a whole, its limit of abstention too.
         abstention: chooses the policy's limit on `rows`, given the thresholds; None: the policy's own.
         class_ids: whose thresholds are chosen again; by default all. The policy is that of the whole bundle.
         settings: what the provenance tells of this step, in plain values.
 
     Raises:
-        ConfigError: no class id.
+        ConfigError: no class id, or nothing to choose.
         TaxonomyError: a class id that the bundle does not have.
         ArtifactError, DataError: what `rewritten` and the rule refuse.
     """
+    if threshold is None and policy is None and abstention is None:
+        raise ConfigError("there is nothing to choose; give decision=, threshold= or abstention=, or several of them")
     columns = some_columns(bundle, class_ids)
     check_out(bundle, out)
     calibrations = calibrations_of(bundle)
     threshold_K = np.array(bundle.card.thresholds, np.float64)
     status_K = list(thresholds_of(bundle).status_K)
     blocks = _Probs(rows.logits, calibrations, bundle.cohorts, numbers_of_rows(bundle.cohorts, rows.cohorts))
-    for block, prob_NC in blocks:
+    for block, prob_NC in blocks if threshold is not None else ():
+        assert threshold is not None
         target_NC, mask_NC = rows.labels.columns(block)
         found = fit_thresholds(threshold, prob_NC, target_NC, mask_NC, class_ids=bundle.taxonomy.ids, columns=block)
         for k, number, said in zip(range(block.start, block.stop), found.threshold_K, found.status_K, strict=True):
@@ -69,11 +74,19 @@ def redecide(
         shown = "; ".join(f"{bundle.taxonomy[k].id!r} {status_K[k]}" for k in without[:3])
         log.warning("%d of %d thresholds are fallbacks without the promise: %s", len(without), len(thresholds), shown)
     entry = {"command": "decide", "data": rows.record, **(settings or {})}
+    abstention_status = None if policy is None else "constant"
+    policy = bundle.policy if policy is None else policy
     if abstention is not None:
         num_rows = len(rows.logits)
-        policy, said = fit_abstention(abstention, blocks, rows.labels, num_rows=num_rows, threshold_K=threshold_K, policy=policy)
-        log.log(logging.INFO if said == OK else logging.WARNING, "abstain_below=%.4f: %s", policy.abstain_below, said)
-        entry["abstention_status"] = said
+        policy, abstention_status = fit_abstention(
+            abstention, blocks, rows.labels, num_rows=num_rows, threshold_K=threshold_K, policy=policy
+        )
+        log.log(
+            logging.INFO if abstention_status == OK else logging.WARNING,
+            "abstain_below=%.4f: %s",
+            policy.abstain_below,
+            abstention_status,
+        )
     return rewritten(
         bundle,
         out,
@@ -83,6 +96,7 @@ def redecide(
         cohorts=bundle.cohorts,
         entry=entry,
         threshold_status_K=status_K,
+        abstention_status=abstention_status,
     )
 
 

@@ -83,6 +83,7 @@ def rewritten(
     cohorts: CohortCalibrations | None,
     entry: dict[str, Any],
     threshold_status_K: Sequence[str] | None = None,
+    abstention_status: str | None = None,
 ) -> Rewritten:
     """Write the bundle with these calibrations, thresholds and policy to `out`.
 
@@ -91,6 +92,7 @@ def rewritten(
         cohorts: a calibration a cohort and head; a head for which one changes has changed.
         threshold_status_K: what is said of the thresholds (see `ovr.core.thresholds`); None: what was said of them.
         entry: what the history in the provenance tells of this step, in plain values.
+        abstention_status: what is to be said of the policy's limit from now on; None: what was said of it.
 
     Raises:
         ArtifactError: `out` exists or lies within the bundle; the bundle has no reference rows, or its heads do not give their
@@ -117,6 +119,8 @@ def rewritten(
         "report_is_of_bundle_sha256": _report_of(bundle),
     }
     provenance = {**bundle.provenance, "history": [*bundle.provenance.get("history", []), told]}
+    if abstention_status is not None:
+        told["abstention_status"] = provenance["abstention_status"] = abstention_status
     write = _write_shards if bundle.shards else _write_heads
     made, diffs = write(bundle, out, changed, calibrations, thresholds, policy, provenance, reference)
     return Rewritten(made, tuple(bundle.taxonomy[k].id for k in changed), diffs)

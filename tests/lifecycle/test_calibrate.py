@@ -8,17 +8,18 @@ import pytest
 
 from ovr import EdgePredictor
 from ovr.calibrator.apply import calibrated_prob
+from ovr.calibrator.isotonic import Isotonic
 from ovr.calibrator.temperature import Temperature
-from ovr.core.artifact import Calibration
+from ovr.core.artifact import Calibration, DecisionPolicy
 from ovr.core.bundle import FUSED_ONNX, MANIFEST, head_directory, open_bundle
 from ovr.core.calibrations import Calibrations
 from ovr.core.files import sha256_file
 from ovr.data.labels import Labels
 from ovr.data.splits import TestRows
 from ovr.errors import ArtifactError, ConfigError, TaxonomyError
-from ovr.lifecycle.calibrate import calibrate, moved_thresholds
+from ovr.lifecycle.calibrate import JOINED, STALE, calibrate, moved_thresholds
 from ovr.lifecycle.logits import StoredLogits, bundle_features
-from ovr.lifecycle.rewrite import calibrations_of
+from ovr.lifecycle.rewrite import calibrations_of, rewritten, thresholds_of
 from ovr.lifecycle.rows import LabelledLogits, NewRows, labelled_logits
 from tests.lifecycle.conftest import CLASS_IDS, rows_of, sample_labels, torch_logits
 
@@ -143,11 +144,43 @@ def test_thresholds_that_take_all_rows_or_none_stay():
     before = Calibrations.of([Calibration()] * 4 + [ISOTONIC] * 2)
     after = Calibrations.of([Calibration(scale=2.0)] * 3 + [Calibration()] + [BETA] * 2)
     threshold_K = np.array([0.0, 1.5, 0.7, 0.7, 0.9, 0.5])
-    moved_K = moved_thresholds(threshold_K, before, after)
+    moved_K, joined_K = moved_thresholds(threshold_K, before, after)
+    assert not joined_K.any()
     assert moved_K[[0, 1, 3, 4]].tolist() == threshold_K[[0, 1, 3, 4]].tolist()
     assert moved_K[2] == pytest.approx(0.49 / (0.49 + 0.09), abs=1e-6)  # twice the log-odds of 0.7
     z = np.float64(0.4 / 0.7)  # where the line from (0, 0.1) to (1, 0.8) is at 0.5
     assert moved_K[5] == pytest.approx(calibrated_prob([[z]], [BETA])[0, 0], abs=1e-6)
+
+
+def test_a_threshold_that_no_number_keeps_takes_no_row_more_and_says_so(trained, tmp_path, caplog):
+    """Isotonic gives rows on both sides of a cut one probability; fallbacks, which decide on nothing, stay as they are."""
+    model, bundle = trained()
+    before = list(thresholds_of(bundle).status_K)
+    before[0] = "cannot_be_promised: n = 12 positives, needs at least 29"
+    first = rewritten(
+        bundle,
+        tmp_path / "first",
+        calibrations=calibrations_of(bundle),
+        threshold_K=np.array([1.0, *bundle.card.thresholds[1:]]),
+        policy=DecisionPolicy("multilabel", abstain_below=0.2),
+        cohorts=None,
+        entry={"command": "decide"},
+        threshold_status_K=before,
+    ).bundle
+    made = calibrate(first, tmp_path / "out", labelled_logits(first, new(model)), calibrator=Isotonic()).bundle
+    status_K = thresholds_of(made).status_K
+    assert (made.card.thresholds[0], status_K[0]) == (1.0, before[0])
+    joined = [k for k, status in enumerate(status_K) if status == JOINED]
+    assert joined
+    assert "thresholds no longer take the rows that they took" in caplog.text
+    x = rows_of(5)
+    taken = [EdgePredictor(each.path).predict_proba(x) >= np.float32(each.card.thresholds) for each in (first, made)]
+    assert not (taken[1] & ~taken[0])[:, joined].any()
+    kept = [k for k, status in enumerate(status_K) if status == "ok"]
+    assert kept
+    assert (taken[0] == taken[1])[:, kept].all()
+    assert made.provenance["abstention_status"] == STALE
+    assert "abstain_below=0.2000 was chosen on other probabilities" in caplog.text
 
 
 def test_a_bundle_of_shards_is_calibrated_a_shard_at_a_time(sharded, tmp_path):

@@ -59,7 +59,7 @@ def test_the_settings_of_training_give_its_test_rows_and_its_report(run, args, t
 
 def test_new_rows_calibrate_decide_and_measure(run, args, tmp_path, capsys):
     new = [*NEW, f"data.path={run / 'new.csv'}", "data.source.cohorts=[sex]"]
-    assert main(["calibrate", *args, *new, "calibrator.prior_strength=0", 'classes=["x/y"]']) == 0
+    assert main(["calibrate", *args, *new, "calibrator=temperature", "calibrator.prior_strength=0", 'classes=["x/y"]']) == 0
     assert "1 of 3 heads changed, on 150 rows" in capsys.readouterr().out
     second = [f"bundle={tmp_path / 'out'}", f"out={tmp_path / 'second'}"]
     assert main(["decide", *second, "decision=argmax", "decision.policy.abstain_below=0.3"]) == 0

@@ -1,12 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from ovr import EdgePredictor
+from ovr.abstention.review_rate import ReviewRate
 from ovr.calibrator.apply import calibrated_prob
 from ovr.core.artifact import DecisionPolicy
 from ovr.core.bundle import FUSED_ONNX, MANIFEST, head_directory, open_bundle
 from ovr.core.thresholds import Thresholds
-from ovr.errors import ArtifactError
+from ovr.errors import ArtifactError, ConfigError
 from ovr.lifecycle.decide import redecide
 from ovr.lifecycle.rewrite import calibrations_of
 from ovr.lifecycle.rows import labelled_logits
@@ -49,6 +52,23 @@ def test_some_thresholds_change_those_heads_alone_and_answers_stay_as_they_are(t
     assert made.bundle.card.thresholds[:3] == bundle.card.thresholds[:3]
     (entry,) = made.bundle.provenance["history"]
     assert (entry["command"], entry["num_changed_heads"]) == ("decide", 1)
+
+
+def test_what_is_not_named_stays(trained, tmp_path):
+    _, bundle = trained()
+    rows = labelled_logits(bundle, None)
+    policy = replace(POLICY, abstain_below=0.3)
+    first = redecide(bundle, tmp_path / "first", rows, policy=policy).bundle
+    assert (first.policy, first.card.thresholds) == (policy, bundle.card.thresholds)
+    assert first.provenance["abstention_status"] == "constant"
+    second = redecide(first, tmp_path / "second", rows, threshold=MaxFBeta(beta=3.0)).bundle
+    assert second.policy == policy
+    assert second.card.thresholds != first.card.thresholds
+    third = redecide(second, tmp_path / "third", rows, abstention=ReviewRate(rate=0.2)).bundle
+    assert (third.policy.mode, third.card.thresholds) == (policy.mode, second.card.thresholds)
+    assert third.provenance["abstention_status"] != "constant"
+    with pytest.raises(ConfigError, match="there is nothing to choose; give decision=, threshold= or abstention="):
+        redecide(third, tmp_path / "fourth", rows)
 
 
 def test_another_policy_alone_changes_no_head(sharded, tmp_path):
