@@ -16,7 +16,7 @@ from ovr.input.records import TEXTS, take_column
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "txt"}
 FORMATS |= {".parquet": "parquet", ".pq": "parquet"}
 TEXT_COLUMN = "text"
-MAX_CELL_CHARS = 1 << 30  # csv's own limit is 131,072
+MAX_CELL_CHARS = 1 << 24  # as in training; csv's own limit, which is one for the whole process, is 131,072
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ def opened(path: Path, *, newline: str | None = None) -> TextIO:
 
 
 def _delimited(path: Path, *, delimiter: str, header: bool) -> Iterator[tuple[int, Any]]:
-    csv.field_size_limit(MAX_CELL_CHARS)
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_CELL_CHARS))
     blank_line, names = 0, None
     with opened(path, newline="") as file:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
