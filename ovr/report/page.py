@@ -51,10 +51,6 @@ def page(contents: Contents, *, title: str) -> str:
     )
 
 
-def _section(name: str, head: str, content: str) -> str:
-    return f"<section id={name} aria-labelledby={name}-h><h2 id={name}-h>{esc(head)}</h2>{content}</section>"
-
-
 def _subtitle(contents: Contents) -> str:
     num_rows = contents.num_rows if contents.num_rows is not None else contents.summary.get("num_rows")
     parts = [f"{len(contents.taxonomy)} classes"]
