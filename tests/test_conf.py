@@ -50,6 +50,7 @@ NOT_PLUG_INS = {
     "head/bank",
     "loss/even_odds",
     "calibrator/apply",
+    "calibrator/blocks",
     "calibrator/cohort",
     "calibrator/families",
     "calibrator/known",

@@ -3,6 +3,7 @@
 N = rows, K = heads, C = heads of one block
 """
 
+import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Protocol
@@ -11,11 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovr.core.artifact import DecisionPolicy
-from ovr.core.thresholds import Thresholds
+from ovr.core.thresholds import OK, Thresholds
 from ovr.core.top import RunningTop
 from ovr.decision.decide import labels_decided
 from ovr.metric.classification import RowAccuracy
 
+log = logging.getLogger(__name__)
+
+CONSTANT = "constant"  # the status of a limit that was given, not fitted
 ProbBlocks = Iterable[tuple[slice, NDArray[np.float32]]]  # columns and probabilities (N, C) of all heads, more than once
 
 
@@ -59,4 +63,6 @@ def fit_abstention(
         )
         rows.update(label_NC, *labels.columns(columns))
     found = Thresholds.of(rule.fit(top.score_N, *rows.rows()))
-    return replace(policy, abstain_below=float(found.threshold_K[0])), found.status_K[0]
+    limit, status = float(found.threshold_K[0]), found.status_K[0]
+    log.log(logging.INFO if status == OK else logging.WARNING, "abstain_below=%.4f: %s", limit, status)
+    return replace(policy, abstain_below=limit), status

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovr.calibrator.apply import calibrated_prob
+from ovr.calibrator.blocks import as_one, wants_all_heads
 from ovr.calibrator.cohort import CohortCalibrator
 from ovr.core import scale
 from ovr.core.artifact import Calibration
@@ -138,18 +139,13 @@ def _of_bundle(cohort: CohortCalibrator, bundle: ModelBundle) -> CohortCalibrato
     return CohortCalibrator(column=column, min_positives=cohort.min_positives, prior_strength=cohort.prior_strength)
 
 
-def wants_all_heads(calibrator: Calibrator) -> bool:
-    """Return whether the calibrator fits no head without the others; it says so by an attribute `all_heads`."""
-    return getattr(calibrator, "all_heads", False) is True
-
-
 def _together(logits: Logits) -> Iterator[tuple[slice, NDArray[np.float32]]]:
     if logits.num_heads >= scale.LARGE_K:
         raise ConfigError(
             f"the calibrator fits all heads at once, and {logits.num_heads} are too many for that (from {scale.LARGE_K} on they go "
             "block by block); take one that fits each head by itself, such as calibrator=temperature"
         )
-    yield slice(0, logits.num_heads), np.concatenate([logit_NC for _, logit_NC in logits], axis=1)
+    return as_one(logits)
 
 
 def some_columns(bundle: ModelBundle, class_ids: Collection[str] | None) -> frozenset[int] | None:

@@ -3,31 +3,23 @@
 N = rows, K = heads, C = heads of one block
 """
 
-import logging
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ovr.abstention.fit import AbstentionRule, fit_abstention
-from ovr.calibrator.cohort import cohort_prob
+from ovr.abstention.fit import CONSTANT, AbstentionRule, fit_abstention
+from ovr.calibrator.blocks import Probs
 from ovr.core.artifact import DecisionPolicy
 from ovr.core.bundle import ModelBundle
-from ovr.core.calibrations import Calibrations
-from ovr.core.cohorts import CohortCalibrations
-from ovr.core.thresholds import OK, Thresholds
+from ovr.core.thresholds import Thresholds
 from ovr.errors import ConfigError
 from ovr.lifecycle.calibrate import some_columns
 from ovr.lifecycle.cohorts import numbers_of_rows
-from ovr.lifecycle.logits import Logits
 from ovr.lifecycle.rewrite import Rewritten, calibrations_of, check_out, rewritten, thresholds_of
 from ovr.lifecycle.rows import LabelledLogits
-from ovr.threshold.fit import ThresholdRule, fit_thresholds
-
-log = logging.getLogger(__name__)
+from ovr.threshold.fit import ThresholdRule, fit_thresholds, warn_of_fallbacks
 
 
 def redecide(
@@ -61,7 +53,7 @@ def redecide(
     calibrations = calibrations_of(bundle)
     threshold_K = np.array(bundle.card.thresholds, np.float64)
     status_K = list(thresholds_of(bundle).status_K)
-    blocks = _Probs(rows.logits, calibrations, bundle.cohorts, numbers_of_rows(bundle.cohorts, rows.cohorts))
+    blocks = Probs(rows.logits, calibrations, bundle.cohorts, numbers_of_rows(bundle.cohorts, rows.cohorts))
     for block, prob_NC in blocks if threshold is not None else ():
         assert threshold is not None
         target_NC, mask_NC = rows.labels.columns(block)
@@ -70,22 +62,14 @@ def redecide(
             if columns is None or k in columns:
                 threshold_K[k], status_K[k] = number, said
     thresholds = Thresholds(threshold_K, tuple(status_K))
-    if without := thresholds.columns_without_promise():
-        shown = "; ".join(f"{bundle.taxonomy[k].id!r} {status_K[k]}" for k in without[:3])
-        log.warning("%d of %d thresholds are fallbacks without the promise: %s", len(without), len(thresholds), shown)
+    warn_of_fallbacks(thresholds, bundle.taxonomy.ids)
     entry = {"command": "decide", "data": rows.record, **(settings or {})}
-    abstention_status = None if policy is None else "constant"
+    abstention_status = None if policy is None else CONSTANT
     policy = bundle.policy if policy is None else policy
     if abstention is not None:
         num_rows = len(rows.logits)
         policy, abstention_status = fit_abstention(
             abstention, blocks, rows.labels, num_rows=num_rows, threshold_K=threshold_K, policy=policy
-        )
-        log.log(
-            logging.INFO if abstention_status == OK else logging.WARNING,
-            "abstain_below=%.4f: %s",
-            policy.abstain_below,
-            abstention_status,
         )
     return rewritten(
         bundle,
@@ -98,18 +82,3 @@ def redecide(
         threshold_status_K=status_K,
         abstention_status=abstention_status,
     )
-
-
-@dataclass(frozen=True)
-class _Probs:
-    """Calibrated probabilities (N, C) float32 of all heads, block by block; may be gone through several times."""
-
-    logits: Logits
-    calibrations: Calibrations
-    cohorts: CohortCalibrations | None
-    number_N: NDArray[np.int64] | None  # of each row's cohort
-
-    def __iter__(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        for block, logit_NC in self.logits:
-            prob_NC = cohort_prob(logit_NC, self.calibrations[block], self.cohorts, self.number_N, columns=block)
-            yield block, prob_NC.astype(np.float32)

@@ -3,6 +3,7 @@
 N = rows, K = heads, C = heads of one block
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovr.core.thresholds import Thresholds
+
+log = logging.getLogger(__name__)
 
 
 class ThresholdRule(Protocol):
@@ -46,3 +49,10 @@ def fit_thresholds(
         DataError: what the rule refuses.
     """
     return Thresholds.of(rule_for(rule, class_ids, columns).fit(prob_NC, target_NC, mask_NC))
+
+
+def warn_of_fallbacks(thresholds: Thresholds, class_ids: Sequence[str]) -> None:
+    """Log which heads have a threshold without the promise that was asked for."""
+    if without := thresholds.columns_without_promise():
+        shown = "; ".join(f"{class_ids[k]!r} {thresholds.status_K[k]}" for k in without[:3])
+        log.warning("%d of %d thresholds are fallbacks without the promise: %s", len(without), len(thresholds), shown)

@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ovr.abstention.fit import fit_abstention
+from ovr.abstention.fit import CONSTANT, fit_abstention
+from ovr.calibrator.blocks import Probs, as_one, joined, wants_all_heads
 from ovr.calibrator.cohort import cohort_prob
 from ovr.core import scale
 from ovr.core.artifact import AFFINE_KINDS, DecisionPolicy
 from ovr.core.bundle import ModelBundle
 from ovr.core.calibrations import Calibrations
 from ovr.core.cohorts import CohortCalibrations
-from ovr.core.thresholds import OK, Thresholds
+from ovr.core.thresholds import Thresholds
 from ovr.data.card import card_parts
 from ovr.data.labels import Labels
 from ovr.data.leakage import check_leakage, find_leakage
@@ -32,7 +33,7 @@ from ovr.data.support import check_small_classes
 from ovr.errors import ArtifactError, ConfigError, DataError
 from ovr.export.bundle import export_bundle
 from ovr.export.sharded import export_sharded_bundle
-from ovr.threshold.fit import fit_thresholds, rule_for
+from ovr.threshold.fit import fit_thresholds, rule_for, warn_of_fallbacks
 from ovr.training.blocks import LogitBlocks
 from ovr.training.environment import environment
 from ovr.training.evaluate import evaluate
@@ -89,7 +90,7 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
     with _timed(seconds, "calibrate"):
         calib_logits = LogitBlocks(fitted.model.head, fitted.features(splits.calib), num_heads=num_heads)
         calibrations, cohorts, thresholds = _calibrate(recipe, calib_logits, splits)
-        calib_prob = _ProbBlocks(calib_logits, calibrations, cohorts, _numbers(cohorts, splits.calib))
+        calib_prob = Probs(calib_logits, calibrations, cohorts, _numbers(cohorts, splits.calib))
         policy, abstention = _abstention(recipe, calib_prob, splits.calib, thresholds)
     with _timed(seconds, "evaluate"):
         test_logits = LogitBlocks(fitted.model.head, fitted.features(splits.test), num_heads=num_heads)
@@ -143,7 +144,7 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
             )
         else:
             report = evaluation.report(splits.taxonomy, calibrations)
-            test_prob_NK = _probs(_ProbBlocks(test_logits, calibrations, cohorts, _numbers(cohorts, splits.test)))
+            test_prob_NK = joined(Probs(test_logits, calibrations, cohorts, _numbers(cohorts, splits.test)))
             for row, status in zip(report["classes"], thresholds.status_K, strict=True):
                 row["threshold_status"] = status
             bundle, max_abs_diff = export_bundle(
@@ -184,7 +185,7 @@ def _calibrate(recipe: Recipe, logits: LogitBlocks, splits: Splits) -> tuple[Cal
         labels = splits.calib.labels.columns(columns)
         chosen.append(fit_thresholds(recipe.threshold, prob_NC, *labels, class_ids=splits.taxonomy.ids, columns=columns))
 
-    for columns, logit_NC in _together(logits) if _wants_all_heads(recipe) else logits:
+    for columns, logit_NC in as_one(logits) if wants_all_heads(recipe.calibrator) else logits:
         target_NC, mask_NC = splits.calib.labels.columns(columns)
         parts.append(Calibrations.of(recipe.calibrator.fit(logit_NC, target_NC, mask_NC)))
         if logits.num_heads >= scale.LARGE_K:
@@ -197,7 +198,7 @@ def _calibrate(recipe: Recipe, logits: LogitBlocks, splits: Splits) -> tuple[Cal
     calibrations = Calibrations.joined(parts)
     cohorts = recipe.cohort.joined(fits) if fits else None
     if cohorts is not None:
-        for columns, prob_NC in _ProbBlocks(logits, calibrations, cohorts, _numbers(cohorts, splits.calib)):
+        for columns, prob_NC in Probs(logits, calibrations, cohorts, _numbers(cohorts, splits.calib)):
             choose(columns, prob_NC)
         log.info(
             "calibrations for %s; %d of %d heads of a cohort keep the pooled one",
@@ -209,9 +210,7 @@ def _calibrate(recipe: Recipe, logits: LogitBlocks, splits: Splits) -> tuple[Cal
         if status != "ok":
             log.warning("calibration status %r for %d of %d heads", status, count, len(calibrations))
     thresholds = Thresholds.joined(chosen)
-    if without := thresholds.columns_without_promise():
-        shown = "; ".join(f"{splits.taxonomy.ids[k]!r} {thresholds.status_K[k]}" for k in without[:3])
-        log.warning("%d of %d thresholds are fallbacks without the promise: %s", len(without), len(thresholds), shown)
+    warn_of_fallbacks(thresholds, splits.taxonomy.ids)
     return calibrations, cohorts, thresholds
 
 
@@ -219,20 +218,9 @@ def _numbers(cohorts: CohortCalibrations | None, rows: Rows) -> NDArray[np.int64
     return None if cohorts is None else cohorts.numbers(rows.cohorts[cohorts.column])
 
 
-def _wants_all_heads(recipe: Recipe) -> bool:
-    """Return whether the calibrator fits no head without the others; it says so by an attribute `all_heads`."""
-    return getattr(recipe.calibrator, "all_heads", False) is True
-
-
-def _together(logits: LogitBlocks) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    yield slice(0, logits.num_heads), np.concatenate([logit_NC for _, logit_NC in logits], axis=1)
-
-
-def _abstention(
-    recipe: Recipe, blocks: "_ProbBlocks", rows: CalibRows, thresholds: Thresholds
-) -> tuple[DecisionPolicy, dict[str, Any]]:
+def _abstention(recipe: Recipe, blocks: Probs, rows: CalibRows, thresholds: Thresholds) -> tuple[DecisionPolicy, dict[str, Any]]:
     """Return the policy with its abstention limit, and what the report tells of it."""
-    policy, status = recipe.policy, "constant"
+    policy, status = recipe.policy, CONSTANT
     if recipe.abstention is not None:
         policy, status = fit_abstention(
             recipe.abstention,
@@ -242,32 +230,12 @@ def _abstention(
             threshold_K=thresholds.threshold_K,
             policy=recipe.policy,
         )
-        log.log(logging.INFO if status == OK else logging.WARNING, "abstain_below=%.4f: %s", policy.abstain_below, status)
     return policy, {"abstain_below": policy.abstain_below, "abstention_status": status}
-
-
-@dataclass(frozen=True, slots=True)
-class _ProbBlocks:
-    """Calibrated probabilities (N, C) float32 of all heads, block by block; may be gone through several times."""
-
-    logits: LogitBlocks
-    calibrations: Calibrations
-    cohorts: CohortCalibrations | None
-    number_N: NDArray[np.int64] | None  # of each row's cohort
-
-    def __iter__(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        for columns, logit_NC in self.logits:
-            prob_NC = cohort_prob(logit_NC, self.calibrations[columns], self.cohorts, self.number_N, columns=columns)
-            yield columns, prob_NC.astype(np.float32)
-
-
-def _probs(blocks: _ProbBlocks) -> NDArray[np.float32]:
-    return np.concatenate([prob_NC for _, prob_NC in blocks], axis=1)
 
 
 def _check(recipe: Recipe, run_dir: Path, resume: bool, class_ids: Sequence[str]) -> None:
     rule_for(recipe.threshold, class_ids)
-    if _wants_all_heads(recipe) and len(class_ids) >= scale.LARGE_K:
+    if wants_all_heads(recipe.calibrator) and len(class_ids) >= scale.LARGE_K:
         raise ConfigError(
             f"{type(recipe.calibrator).__name__} calibrates all heads at once, and {len(class_ids)} are too many for that (from "
             f"{scale.LARGE_K} on they go block by block); take one that fits each head by itself, such as calibrator=temperature"
