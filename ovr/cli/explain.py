@@ -90,7 +90,7 @@ def _wanted(given: Any, bundle: ModelBundle) -> list[str]:
 def _record(cfg: DictConfig, bundle: ModelBundle) -> Any:
     """Return the row that is asked for, as the bundle's encoder takes it."""
     from ovr.runtime.images import read_images
-    from ovr.runtime.record_files import read_records
+    from ovr.runtime.record_files import TextColumns, read_records
     from ovr.runtime.rows import read_rows
 
     source, kind = Path(cfg.input), bundle.input.raw_kind
@@ -101,7 +101,7 @@ def _record(cfg: DictConfig, bundle: ModelBundle) -> Any:
     elif kind == "image":
         rows = read_images(source, column=cfg.path_column)
     else:
-        rows = read_records(source, kind, **how)
+        rows = read_records(source, kind, text=TextColumns.of(bundle.input.encoder), **how)
     if not isinstance(cfg.row, int) or isinstance(cfg.row, bool) or not 0 <= cfg.row < len(rows):
         raise InputError(f"row={cfg.row!r}: {source} has rows 0 to {len(rows) - 1}")
     return rows[cfg.row]

@@ -6,7 +6,9 @@ import pytest
 
 from ovr.cli.main import main
 from ovr.core.bundle import open_bundle
+from ovr.input.text import HashedText
 from ovr.runtime.predictor import EdgePredictor
+from tests.bundles import small_bundle
 from tests.cli.conftest import CLASS_IDS
 from tests.export.sample import SHAPE, sample_bundle, sample_model, sample_rows
 
@@ -30,7 +32,15 @@ def here(tmp_path, monkeypatch):
 
 
 def explained(bundle, *args):
-    return main(["explain", f"bundle={bundle.path}", "input=rows.npy", "out=why.html", *args])
+    return main(
+        [
+            "explain",
+            f"bundle={bundle.path}",
+            *(() if any(a.startswith("input=") for a in args) else ("input=rows.npy",)),
+            "out=why.html",
+            *args,
+        ]
+    )
 
 
 def test_a_row_is_explained_on_a_page_and_as_json(here, bundle):
@@ -107,3 +117,14 @@ def test_without_a_fused_graph_a_class_must_be_named(here, bundle, monkeypatch, 
     assert "the bundle has no fused graph to find the most probable class with; give class=ID" in capsys.readouterr().err
     assert explained(bundle, "class=cat", "method=occlusion") == 0
     assert json.loads((here / "why.json").read_text())["classes"][0]["prob"] is None
+
+
+def test_texts_of_several_columns_are_read_as_in_training(here, tmp_path_factory, capsys):
+    encoder = HashedText(6, 4, columns=("title", "body"), joiner=" | ")
+    texts = small_bundle(tmp_path_factory.mktemp("texts") / "bundle", shape=(4, 2), encoder=encoder.to_json())
+    (here / "x.csv").write_text("title,body,label\na rise,it rose,up\n")
+    assert explained(texts, "input=x.csv", "overwrite=true") == 1
+    assert "keeps no configuration of backbone and head" in capsys.readouterr().err  # the row was read, then the model is made
+    (here / "y.csv").write_text("title,text\na,b\n")
+    assert explained(texts, "input=y.csv", "overwrite=true") == 1
+    assert "y.csv, line 2 has no column 'body'" in capsys.readouterr().err

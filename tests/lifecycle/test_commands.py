@@ -6,8 +6,10 @@ import json
 import numpy as np
 import pytest
 
+from ovr.cli.calibrate import trained_calibrator
 from ovr.cli.main import main
 from ovr.core.bundle import open_bundle
+from ovr.errors import ConfigError
 from ovr.lifecycle.rewrite import calibrations_of
 from tests.cli.test_main import error_of
 from tests.conftest import logging_restored
@@ -123,3 +125,10 @@ def test_a_split_without_rows_is_named(run, args, capsys, monkeypatch):
     monkeypatch.setattr("ovr.data.splits._checked", lambda x, *_, **__: x)
     error = error_of(capsys, "evaluate", *args, *NEW, f"data.path={run / 'new.csv'}", "rows=calib")
     assert "the source has no rows of calib" in error
+
+
+def test_the_calibrator_of_training_is_the_default_and_a_bundle_that_does_not_tell_it_says_so(run, args, tmp_path, capsys):
+    assert main(["calibrate", *args]) == 0
+    assert "Temperature: 0 of 3 heads changed" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"does not tell how it was calibrated; give calibrator=NAME"):
+        trained_calibrator({"config": {}})
