@@ -20,8 +20,8 @@ def run(cfg: DictConfig) -> None:
         DataError: rows that cannot be read, do not fit the bundle, or were trained on.
     """
     from ovr.core.bundle import open_bundle
+    from ovr.lifecycle.assemble import check_out
     from ovr.lifecycle.calibrate import calibrate
-    from ovr.lifecycle.rewrite import check_out
     from ovr.lifecycle.rows import labelled_logits
 
     ids, threads, out = class_ids(cfg.classes, key="classes"), num_threads(cfg), Path(cfg.out)

@@ -20,8 +20,8 @@ def run(cfg: DictConfig) -> None:
         DataError: rows that cannot be read, do not fit the bundles, or were trained on.
     """
     from ovr.core.bundle import open_bundle
+    from ovr.lifecycle.assemble import check_out
     from ovr.lifecycle.compare import VERDICTS, check_comparable, compare_bundles, write_comparison
-    from ovr.lifecycle.rewrite import check_out
 
     threads, out = num_threads(cfg), None if cfg.out is None else Path(cfg.out)
     if not isinstance(cfg.max_lines, int) or isinstance(cfg.max_lines, bool) or cfg.max_lines < 0:

@@ -24,9 +24,9 @@ def run(cfg: DictConfig) -> None:
     """
     from ovr.core.bundle import open_bundle
     from ovr.core.files import canonical_json
+    from ovr.lifecycle.assemble import check_out
     from ovr.lifecycle.cohorts import cohort_of_rows
     from ovr.lifecycle.evaluate import evaluate_bundle, write_evaluation, write_rows_report
-    from ovr.lifecycle.rewrite import check_out
 
     threads, out = num_threads(cfg), Path(cfg.out)
     if not isinstance(cfg.contract, bool):

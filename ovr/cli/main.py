@@ -9,7 +9,7 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,8 @@ __all__ = ["conf_dir", "main"]
 
 INTERRUPTED = 130  # what shells report of a process that SIGINT ended
 OTHERS_REPORT_S = 15
-FLAGS = {("evaluate", "--contract"): "contract=true"}  # what reads better as a flag
+FLAGS = {"--contract": "contract=true", "--dry-run": "dry_run=true", "--force": "force=true"}  # what reads better as a flag
+POSITIONAL = {"head verify": ("old", "new"), "head diff": ("old", "new")}  # what reads better by its place
 
 
 class _JobError(BaseException):
@@ -45,9 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ovr {__version__}")
         return 0
     command, *rest = args
-    rest = [FLAGS.get((command, arg), arg) for arg in rest]
     if rest and f"{command} {rest[0]}" in COMMANDS:
         command, *rest = f"{command} {rest[0]}", *rest[1:]
+    rest = plain_arguments(command, rest)
     try:
         if command not in COMMANDS:
             raise ConfigError(f"{command!r} is not a command of ovr; {nearest(command, COMMANDS) or 'see ovr --help'}")
@@ -64,6 +65,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {explain(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def plain_arguments(command: str, args: Sequence[str]) -> list[str]:
+    """Return the arguments as key=value, where a command takes some by their place or as flags."""
+    names = [name for name in POSITIONAL.get(command, ()) if not any(arg.startswith(f"{name}=") for arg in args)]
+    plain: list[str] = []
+    for arg in args:
+        if arg.startswith("-") or "=" in arg or not names:
+            plain.append(FLAGS.get(arg, arg))
+        else:
+            plain.append(f"{names.pop(0)}={arg}")
+    return plain
 
 
 def run_command(command: str, args: Sequence[str]) -> None:
@@ -92,7 +105,7 @@ def run_command(command: str, args: Sequence[str]) -> None:
         point_run_dir_here()
         try:
             with _own_processes():
-                return importlib.import_module(f"ovr.cli.{name_of(command)}").run(cfg)
+                return job_of(command)(cfg)
         except Exception as error:
             here = ranks(os.environ)
             if here is None or here.rank == 0:
@@ -109,6 +122,14 @@ def run_command(command: str, args: Sequence[str]) -> None:
             hydra.main(config_path=str(invocation.config_path), config_name=invocation.config_name, version_base="1.3")(task)()
         except _JobError as stopped:
             raise stopped.error from stopped.error.__cause__
+
+
+def job_of(command: str) -> Callable[["DictConfig"], None]:
+    """Return the function that does a command: `run` of its module, or of `head NAME` the function of that name."""
+    family, _, name = command.partition(" ")
+    module, function = (f"ovr.cli.{family}", f"{name}_head") if family == "head" else (f"ovr.cli.{name_of(command)}", "run")
+    job: Callable[[DictConfig], None] = getattr(importlib.import_module(module), function)
+    return job
 
 
 def is_expected(error: BaseException) -> bool:

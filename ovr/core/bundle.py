@@ -5,9 +5,10 @@ Knows where things lie in it and how they are proven, not how ONNX or Triton wor
     manifest.json                          taxonomy, heads, input, policy, digest and size of every file, provenance
     backbone/model.onnx                    raw input -> features
     backbone/weights.npz                   the same weights for torch
-    heads/<slug>/<version>/model.onnx      features -> calibrated probability; head.json beside it
+    heads/<slug>/<version>/model.onnx      features -> calibrated probability; head.json beside it. Versions that are not in use,
+                                           those of retired classes included, stay beside those that are
     fused/model.onnx                       generated from the above: raw input -> all probabilities, with the model card inside
-    calibration/                           logits, targets and mask of the calibration rows (.npy)
+    calibration/                           logits, targets, mask and, within 256 MiB, features of the calibration rows (.npy)
     reference/                             some rows and torch's probabilities for them (.npy), and of models with cohorts its
                                            logits: what every export is checked against
     report/metrics.json                    per-class figures on the test split
@@ -28,9 +29,11 @@ from ovr.core.artifact import CARD_VERSIONS, DecisionPolicy, HeadArtifact, Model
 from ovr.core.cohorts import CohortCalibrations
 from ovr.core.files import canonical_json, read_json, sha256_bytes, sha256_file
 from ovr.core.heads import HeadColumns
+from ovr.core.ledger import HeadVersion, Ledger
+from ovr.core.merkle import leaves, root
 from ovr.core.schema import InputSchema
 from ovr.core.shards import FIGURES, Shard, paths, read_columns
-from ovr.core.taxonomy import Taxonomy, slug
+from ovr.core.taxonomy import Taxonomy
 from ovr.errors import ArtifactError
 
 MANIFEST = "manifest.json"
@@ -39,9 +42,14 @@ BACKBONE_WEIGHTS = "backbone/weights.npz"
 FUSED_ONNX = "fused/model.onnx"
 
 
+def version_of(head: HeadArtifact) -> HeadVersion:
+    """Return which version of which head it is."""
+    return HeadVersion(head.class_id, head.version)
+
+
 def head_directory(head: HeadArtifact) -> str:
     """Return where the head lies in a bundle, relative to its root."""
-    return f"heads/{slug(head.class_id)}/{head.version}"
+    return version_of(head).directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +67,8 @@ class ModelBundle:
     shards: tuple[Shard, ...] = ()
     has_fused: bool = True
     cohorts: CohortCalibrations | None = None
+    ledger: Ledger = Ledger(())  # noqa: RUF009  # frozen
+    merkle_root: str = ""  # over what all heads share and each head (see `merkle`); "" where there are shards
 
     def head(self, class_id: str) -> HeadArtifact:
         """Return the head of a class.
@@ -67,6 +77,21 @@ class ModelBundle:
             TaxonomyError: it is not one of the classes.
         """
         return self.heads[self.taxonomy.column(class_id)]
+
+    def next_version(self, class_id: str) -> int:
+        """Return the version that a new head of a class gets: above all that it has or keeps; 1 of a new class."""
+        used = [head.version for head in self.heads if head.class_id == class_id]
+        return 1 + max([*used, *self.ledger.versions(class_id)], default=0)
+
+    def earlier_head(self, version: HeadVersion) -> HeadArtifact:
+        """Return a head that is kept and not in use.
+
+        Raises:
+            ArtifactError: it is not among those.
+        """
+        if version not in self.ledger.earlier:
+            raise ArtifactError(f"bundle {self.path} keeps no version {version.version} of head {version.class_id!r}")
+        return HeadArtifact.from_json(read_json(self.path / version.directory / "head.json"))
 
     @property
     def card(self) -> ModelCard:
@@ -153,6 +178,11 @@ def open_bundle(path: Path) -> ModelBundle:
         )
         cohorts = CohortCalibrations.from_json(manifest["cohorts"]) if "cohorts" in manifest else None
         check_cohorts(cohorts, taxonomy)
+        ledger = Ledger(()) if shards else Ledger.from_json(manifest, taxonomy)
+        _check_earlier(path, ledger, heads, manifest["files"])
+        merkle_root = "" if shards else root(leaves(manifest))
+        if manifest.get("merkle_root", merkle_root) != merkle_root:
+            raise ArtifactError(f"{file} was changed after it was written: its Merkle root is not that of its heads")
         return ModelBundle(
             path=path,
             taxonomy=taxonomy,
@@ -165,6 +195,8 @@ def open_bundle(path: Path) -> ModelBundle:
             shards=shards,
             has_fused=FUSED_ONNX in derived,
             cohorts=cohorts,
+            ledger=ledger,
+            merkle_root=merkle_root,
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ArtifactError(f"{file} cannot be read: {type(error).__name__} {error}") from None
@@ -200,6 +232,14 @@ def _check_files(root: Path, files: Mapping[str, dict[str, Any]]) -> None:
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ArtifactError(f"bundle {root} is damaged: {'; '.join(problems[:5])}{more}")
+
+
+def _check_earlier(path: Path, ledger: Ledger, heads: Sequence[HeadArtifact], files: Mapping[str, Any]) -> None:
+    for each in ledger.earlier:
+        if missing := [name for name in ("head.json", "model.onnx") if f"{each.directory}/{name}" not in files]:
+            raise ArtifactError(f"bundle {path} keeps {each.directory}, but has no digest of its {missing[0]}")
+    if ledger.earlier and (twice := {version_of(head) for head in heads} & {*ledger.earlier}):
+        raise ArtifactError(f"bundle {path} both uses and keeps version {min(twice).version} of head {min(twice).class_id!r}")
 
 
 def _read_heads(root: Path, manifest: dict[str, Any], taxonomy: Taxonomy, backbone_sha256: str) -> Sequence[HeadArtifact]:

@@ -10,6 +10,7 @@ from onnx import helper
 from ovr.core.cohorts import COHORT
 from ovr.export.graph import Nodes
 
+UNIT_BLOCK = 16  # hidden units: sums over them that all begin at whole cache lines add in one order, whichever head's they are
 COLUMN_BLOCK = 32  # columns that the widest CPU kernels (AVX-512) take at once; 64 costs 0.3 us more a row at K = 10
 
 Stack = dict[str, NDArray[np.float32]]  # weights of the heads under the names that one head has them by, (S, ...) each
@@ -59,15 +60,19 @@ class HeadsGraph(Nodes):
 
     def mlp(self, heads: Stack) -> str:
         """Add calibrated logits (B, P) of heads with H hidden units each: one Gemm, a product by entries, a sum over H."""
-        padded, hidden = heads["hidden_bias"].shape
-        name = f"mlp{hidden}"
-        weight = self.constant(f"{name}/hidden_weight", heads["hidden_weight"].reshape(padded * hidden, -1))
-        bias = self.constant(f"{name}/hidden_bias", heads["hidden_bias"].reshape(-1))
+        padded, units = heads["hidden_bias"].shape
+        name, more = f"mlp{units}", -units % UNIT_BLOCK
+        hidden = units + more
+        hidden_weight = np.pad(heads["hidden_weight"], ((0, 0), (0, more), (0, 0)))
+        weight = self.constant(f"{name}/hidden_weight", hidden_weight.reshape(padded * hidden, -1))
+        bias = self.constant(f"{name}/hidden_bias", np.pad(heads["hidden_bias"], ((0, 0), (0, more))).reshape(-1))
         flat = self.node("Gemm", [self.features, weight, bias], f"{name}/hidden_sum", transB=1)
         units = self.node("Relu", [flat], f"{name}/hidden")
         shape = self.constant(f"{name}/shape", np.array([-1, padded, hidden]))
         grouped = self.node("Reshape", [units, shape], f"{name}/grouped")
-        product = self.node("Mul", [grouped, self.constant(f"{name}/weight", heads["weight"][:, 0])], f"{name}/product")
+        product = self.node(
+            "Mul", [grouped, self.constant(f"{name}/weight", np.pad(heads["weight"][:, 0], ((0, 0), (0, more))))], f"{name}/product"
+        )
         axes = self.constant(f"{name}/axes", np.array([2]))
         total = self.node("ReduceSum", [product, axes], f"{name}/sum", keepdims=0)
         return self.node("Add", [total, self.constant(f"{name}/bias", heads["bias"][:, 0])], f"{name}/logit")

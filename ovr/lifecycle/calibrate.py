@@ -20,9 +20,10 @@ from ovr.core.bundle import ModelBundle
 from ovr.core.calibrations import Calibrations
 from ovr.core.thresholds import NOT_PROMISED, OK
 from ovr.errors import ConfigError
+from ovr.lifecycle.assemble import Rewritten, check_out
 from ovr.lifecycle.cohorts import cohort_of_rows, merged
 from ovr.lifecycle.logits import Logits
-from ovr.lifecycle.rewrite import Rewritten, calibrations_of, check_out, differ, rewritten, thresholds_of
+from ovr.lifecycle.rewrite import calibrations_of, differ, rewritten, thresholds_of
 from ovr.lifecycle.rows import LabelledLogits
 
 log = logging.getLogger(__name__)

@@ -15,9 +15,10 @@ from ovr.core.artifact import DecisionPolicy
 from ovr.core.bundle import ModelBundle
 from ovr.core.thresholds import Thresholds
 from ovr.errors import ConfigError
+from ovr.lifecycle.assemble import Rewritten, check_out
 from ovr.lifecycle.calibrate import some_columns
 from ovr.lifecycle.cohorts import numbers_of_rows
-from ovr.lifecycle.rewrite import Rewritten, calibrations_of, check_out, rewritten, thresholds_of
+from ovr.lifecycle.rewrite import calibrations_of, rewritten, thresholds_of
 from ovr.lifecycle.rows import LabelledLogits
 from ovr.threshold.fit import ThresholdRule, fit_thresholds, warn_of_fallbacks
 

@@ -7,20 +7,17 @@ heads before, so heads that change lose their figures; `report/` stays as it was
 N = rows, K = heads, S = heads of one shard
 """
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from ovr.calibrator.apply import calibrated_prob
 from ovr.core.artifact import Calibration, DecisionPolicy, HeadArtifact, ModelCard
-from ovr.core.bundle import FUSED_ONNX, MANIFEST, ModelBundle, head_directory
-from ovr.core.bundle_writer import write_bundle
+from ovr.core.bundle import ModelBundle
 from ovr.core.calibrations import Calibrations
 from ovr.core.cohorts import CohortCalibrations
 from ovr.core.heads import HeadColumns
@@ -29,26 +26,14 @@ from ovr.core.shards import Shard, npy_bytes, paths, read_figures, read_weights,
 from ovr.core.thresholds import Thresholds
 from ovr.errors import ArtifactError
 from ovr.export.check import run
-from ovr.export.fused import fused_model, fused_model_of_stack
-from ovr.export.head import head_metadata, head_model
+from ovr.export.fused import fused_model_of_stack
 from ovr.export.heads_graph import blank, folded
-from ovr.export.reference import Reference, check_fused, check_parts, load_reference, tolerances
+from ovr.export.reference import Reference, check_fused, load_reference, tolerances
 from ovr.export.shard import shard_file, shard_metadata, shard_model
-from ovr.export.stored import parsed, stored_models, stored_weights
+from ovr.export.stored import parsed, stored_weights
+from ovr.lifecycle.assemble import REFERENCE_PROB, NewModel, Parts, Rewritten, assembled, check_out, kept, told, unchanged
 from ovr.lifecycle.cohorts import differing
 from ovr.lifecycle.logits import StoredLogits, bundle_features
-
-REFERENCE_PROB, REFERENCE_LOGIT = "reference/prob.npy", "reference/logit.npy"
-Parts = dict[str, bytes | Path]
-
-
-@dataclass(frozen=True, slots=True)
-class Rewritten:
-    """The new bundle, the ids of the heads that changed, and the largest differences from the reference answers."""
-
-    bundle: ModelBundle
-    changed_ids: tuple[str, ...]
-    max_abs_diff: dict[str, float]
 
 
 def calibrations_of(bundle: ModelBundle) -> Calibrations:
@@ -111,33 +96,11 @@ def rewritten(
     differ_K = differ(before, calibrations) | differing(bundle.cohorts, cohorts, len(bundle.heads))
     changed = np.flatnonzero(differ_K | rethought_K).tolist()
     reference = _reference(bundle, before, calibrations, cohorts)
-    told = {
-        **entry,
-        "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "parent_bundle_sha256": bundle.bundle_sha256,
-        "num_changed_heads": len(changed),
-        "report_is_of_bundle_sha256": _report_of(bundle),
-    }
-    provenance = {**bundle.provenance, "history": [*bundle.provenance.get("history", []), told]}
-    if abstention_status is not None:
-        told["abstention_status"] = provenance["abstention_status"] = abstention_status
+    said = {} if abstention_status is None else {"abstention_status": abstention_status}
+    provenance = {**told(bundle, {**entry, **said}, num_changed=len(changed)), **said}
     write = _write_shards if bundle.shards else _write_heads
     made, diffs = write(bundle, out, changed, calibrations, thresholds, policy, provenance, reference)
     return Rewritten(made, tuple(bundle.taxonomy[k].id for k in changed), diffs)
-
-
-def check_out(bundle: ModelBundle, out: Path) -> None:
-    """Raise ArtifactError where a new bundle must not be written, before any work."""
-    if out.exists():
-        raise ArtifactError(f"{out} exists already and is never overwritten; choose another place or remove it")
-    if out.resolve().is_relative_to(bundle.path.resolve()):
-        raise ArtifactError(f"{out} lies within the bundle {bundle.path}, which is never changed; choose another place")
-
-
-def _report_of(bundle: ModelBundle) -> str:
-    """Return the bundle that report/ is of: the one that was trained."""
-    history = bundle.provenance.get("history", [])
-    return str(history[-1]["report_is_of_bundle_sha256"]) if history else bundle.bundle_sha256
 
 
 def _reference(bundle: ModelBundle, before: Calibrations, after: Calibrations, cohorts: CohortCalibrations | None) -> Reference:
@@ -160,18 +123,6 @@ def _reference(bundle: ModelBundle, before: Calibrations, after: Calibrations, c
     return Reference(old.x, prob_NK, tolerances(after), old.class_ids, cohorts, logit_NK if kept_NK is None else kept_NK)
 
 
-def _kept(bundle: ModelBundle, without: Sequence[str]) -> Parts:
-    """Return the files of a bundle that are shared with its successor; `without` are files, or directories ending in /."""
-    files = {path.relative_to(bundle.path).as_posix(): path for path in bundle.path.rglob("*") if path.is_file()}
-    made = {MANIFEST, FUSED_ONNX, *without}
-    directories = tuple(each for each in made if each.endswith("/"))
-    return {
-        name: path
-        for name, path in files.items()
-        if name not in made and not name.endswith("/head.json") and not name.startswith(directories)
-    }
-
-
 def _write_heads(
     bundle: ModelBundle,
     out: Path,
@@ -183,39 +134,17 @@ def _write_heads(
     reference: Reference,
 ) -> tuple[ModelBundle, dict[str, float]]:
     heads: list[HeadArtifact] = list(bundle.heads)
-    protos: list[onnx.ModelProto] = list(stored_models(bundle, range(len(heads))))
+    new = {}
     for k, kind, weights in stored_weights(bundle, changed):
         old = heads[k]
-        new = replace(old, version=old.version + 1, calibration=calibrations[k], threshold=float(thresholds.threshold_K[k]))
-        heads[k] = replace(new, threshold_status=thresholds.status_K[k], metrics={})
-        protos[k] = head_model(kind, weights, heads[k].calibration, head_metadata(heads[k]))
-    backbone = parsed(bundle.backbone_onnx.read_bytes(), what="the backbone")
-    parts = _kept(bundle, [REFERENCE_PROB, REFERENCE_LOGIT, *(f"{head_directory(bundle.heads[k])}/" for k in changed)])
-    parts[REFERENCE_PROB] = _unchanged(bundle, REFERENCE_PROB, npy_bytes(reference.prob_NK))
-    if reference.logit_NK is not None:
-        parts[REFERENCE_LOGIT] = _unchanged(bundle, REFERENCE_LOGIT, npy_bytes(reference.logit_NK))
-    diffs: dict[str, float] = {}
-    if changed:
-        checked = check_parts(backbone, [protos[k] for k in changed], reference.of(list(changed)))
-        diffs["heads"] = checked.max_abs_diff
-        parts |= {f"{head_directory(heads[k])}/model.onnx": data for k, data in zip(changed, checked.heads, strict=True)}
-
-    def fuse(card: ModelCard) -> bytes:
-        data, diffs["fused"] = check_fused(fused_model(backbone, protos, card), reference)
-        return data
-
-    made = write_bundle(
-        out,
-        taxonomy=bundle.taxonomy,
-        heads=heads,
-        input=bundle.input,
-        policy=policy,
-        provenance=provenance,
-        parts=parts,
-        fuse=fuse,
-        cohorts=reference.cohorts,
+        head = replace(
+            old, version=bundle.next_version(old.class_id), calibration=calibrations[k], threshold=float(thresholds.threshold_K[k])
+        )
+        heads[k] = replace(head, threshold_status=thresholds.status_K[k], metrics={})
+        new[old.class_id] = NewModel(kind, weights)
+    return assembled(
+        bundle, out, taxonomy=bundle.taxonomy, heads=heads, new=new, reference=reference, policy=policy, provenance=provenance
     )
-    return made, diffs
 
 
 def _write_shards(
@@ -266,7 +195,7 @@ def _write_shards(
         data = shard_file(shard_model(heads.kind, calibrated, metadata), what=shard.path)
         diff = reference.of(shard.columns).compare(run(data, features_ND), what=f"the backbone with {shard.path}")
         diffs["heads"] = max(diffs["heads"], diff)
-        model = _unchanged(bundle, shard.onnx_file, data)  # thresholds are not in it
+        model = unchanged(bundle, shard.onnx_file, data)  # thresholds are not in it
         return {shard.heads_file: shard_bytes(heads, shard, stack), shard.onnx_file: model}
 
     def fuse(card: ModelCard) -> bytes | None:
@@ -276,8 +205,8 @@ def _write_shards(
         data, diffs["fused"] = check_fused(fused_model_of_stack(backbone, heads.kind, every, card), reference)
         return data
 
-    parts = _kept(bundle, [REFERENCE_PROB, *paths(bundle.shards)])
-    parts[REFERENCE_PROB] = _unchanged(bundle, REFERENCE_PROB, npy_bytes(reference.prob_NK))
+    parts = {name: file for name, file in kept(bundle).items() if name not in paths(bundle.shards)}
+    parts[REFERENCE_PROB] = unchanged(bundle, REFERENCE_PROB, npy_bytes(reference.prob_NK))
     made = write_sharded_bundle(
         out,
         taxonomy=bundle.taxonomy,
@@ -291,9 +220,3 @@ def _write_shards(
         fuse=fuse,
     )
     return made, diffs
-
-
-def _unchanged(bundle: ModelBundle, name: str, content: bytes) -> bytes | Path:
-    """Return the bundle's own file where it holds the same."""
-    file = bundle.path / name
-    return file if file.is_file() and file.read_bytes() == content else content

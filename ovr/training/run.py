@@ -41,6 +41,8 @@ from ovr.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
+MAX_FEATURE_BYTES = 256 << 20  # of calibration rows, which a bundle keeps
+
 MONITORS = ("train/loss", "val/loss", "val/macro_ap")  # what `OvrModule` logs once an epoch
 MAX_SEED = 2**32 - 1  # numpy's
 
@@ -163,8 +165,14 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
 
 
 def _dense_arrays(logits: LogitBlocks, labels: Labels) -> dict[str, NDArray[Any]]:
+    """Return the logits and labels of the calibration rows, and their features, of which a head that changes makes its own."""
     target_NK, mask_NK = labels.dense()
-    return {"logit": np.concatenate([logit_NC for _, logit_NC in logits], axis=1), "target": target_NK, "mask": mask_NK}
+    arrays = {"logit": np.concatenate([logit_NC for _, logit_NC in logits], axis=1), "target": target_NK, "mask": mask_NK}
+    z_ND = logits.z_ND.float().cpu().numpy()
+    if z_ND.nbytes > MAX_FEATURE_BYTES:
+        log.info("the bundle keeps no features of its calibration rows, which take %d MiB", z_ND.nbytes >> 20)
+        return arrays
+    return {**arrays, "features": z_ND}
 
 
 def _sparse_arrays(logits: LogitBlocks, labels: Labels) -> dict[str, NDArray[Any]]:

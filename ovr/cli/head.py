@@ -1,0 +1,224 @@
+"""`ovr head ...`: one class changes, nothing else does. Each change makes a new bundle of an old one. Needs no torch."""
+
+import getpass
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from ovr.cli.labelled_rows import class_ids
+from ovr.cli.nearest import nearest
+from ovr.cli.tables import table
+from ovr.errors import ConfigError, TaxonomyError
+
+if TYPE_CHECKING:
+    from ovr.core.bundle import ModelBundle
+    from ovr.lifecycle.assemble import Rewritten
+
+log = logging.getLogger(__name__)
+
+
+def list_head(cfg: DictConfig) -> None:
+    """Print a line a head, and one for each class that is retired."""
+    from ovr.core.bundle import open_bundle
+
+    bundle = open_bundle(Path(cfg.bundle))
+    header = ["class", "name", "owner", "version", "kept", "calibration", "threshold", "positives"]
+    rows = [
+        [
+            spec.id,
+            spec.name,
+            spec.owner,
+            str(head.version),
+            _kept(bundle, spec.id),
+            f"{head.calibration.kind} ({head.calibration.status})",
+            f"{head.threshold:.4f}",
+            str(head.calibration.num_positives),
+        ]
+        for spec, head in zip(bundle.taxonomy, bundle.heads, strict=True)
+    ]
+    rows += [[spec.id, spec.name, spec.owner, "retired", _kept(bundle, spec.id), "", "", ""] for spec in bundle.ledger.retired]
+    print(table([header, *rows]))
+
+
+def show_head(cfg: DictConfig) -> None:
+    """Print what the bundle says of one head, or of an earlier version, and the steps of its history that name it, as JSON."""
+    from ovr.core.bundle import open_bundle
+    from ovr.core.ledger import HeadVersion
+    from ovr.lifecycle.assemble import class_specs
+
+    bundle = open_bundle(Path(cfg.bundle))
+    (class_id,) = _known(bundle, [str(cfg["class"])], retired=True)
+    in_use = bundle.head(class_id) if class_id in bundle.taxonomy.ids else None
+    version = cfg.version if cfg.version is not None else in_use.version if in_use else bundle.ledger.versions(class_id)[-1]
+    head = in_use if in_use is not None and in_use.version == version else bundle.earlier_head(HeadVersion(class_id, version))
+    spec = class_specs(bundle)[class_id]
+    history = [step for step in bundle.provenance.get("history", []) if _names(step, class_id)]
+    said = {
+        "class": {"id": spec.id, "name": spec.name, "owner": spec.owner, "critical": spec.critical, "parent": spec.parent},
+        "in_use": None if in_use is None else in_use.version,
+        "kept": bundle.ledger.versions(class_id),
+        "head": head.to_json(),
+        "history": history,
+    }
+    print(json.dumps(said, indent=1, ensure_ascii=False))
+
+
+def diff_head(cfg: DictConfig) -> None:
+    """Print what differs between two bundles, a line a head."""
+    from ovr.core.bundle import open_bundle
+    from ovr.lifecycle.verify import differences
+
+    rows = differences(open_bundle(Path(cfg.old)), open_bundle(Path(cfg.new)))
+    print(table([["class", "what", "old", "new"], *rows]) if rows else "the bundles' heads are the same")
+
+
+def verify_head(cfg: DictConfig) -> None:
+    """Print which heads differ and which do not, and write the proof where `proof` says.
+
+    Raises:
+        ArtifactError: other heads differ than `changed` says; a head says that it is unchanged, and its answers are not.
+        ConfigError: `proof` exists.
+    """
+    from ovr.core.bundle import open_bundle
+    from ovr.core.files import canonical_json, write_file
+    from ovr.lifecycle.verify import SAME, verify
+
+    proof = None if cfg.proof is None else Path(cfg.proof)
+    if proof is not None and proof.exists():
+        raise ConfigError(f"proof={cfg.proof} exists; expected a file that does not")
+    old, new = (open_bundle(Path(cfg[name])) for name in ("old", "new"))
+    found = verify(old, new, changed=class_ids(cfg.changed, key="changed"))
+    if proof is not None:
+        write_file(proof, canonical_json(found.proof))
+    for state in ("changed", "added", "retired", "described"):
+        for class_id in found.ids(state):
+            print(f"{state}: {class_id}")
+    if found.shared_changed:
+        print("changed: input schema or policy, which all heads share")
+    same = found.ids(*SAME)
+    print(f"unchanged: {len(same)} heads, {found.num_answers} answers of each equal to the bit, their files byte for byte")
+    print(f"Merkle root {old.merkle_root[:16]} -> {new.merkle_root[:16]}, {len(found.proof['changes'])} leaves differ")
+
+
+def replace_head(cfg: DictConfig) -> None:
+    """Write the bundle with heads of another one."""
+    from ovr.core.bundle import open_bundle
+    from ovr.lifecycle.heads import replace_heads
+
+    bundle, source = open_bundle(Path(cfg.bundle)), open_bundle(Path(cfg["from"]))
+    ids = _known(source, _ids(cfg))
+    with _out(cfg) as out:
+        _print(cfg, bundle, replace_heads(bundle, out, source, ids, entry=_entry(cfg)))
+
+
+def rollback_head(cfg: DictConfig) -> None:
+    """Write the bundle with earlier versions in use again: `version`, or the one before."""
+    from ovr.core.bundle import open_bundle
+    from ovr.core.ledger import HeadVersion
+    from ovr.lifecycle.heads import last_version, rollback
+
+    bundle = open_bundle(Path(cfg.bundle))
+    ids = _known(bundle, _ids(cfg), retired=True)
+    versions = [last_version(bundle, i) if cfg.version is None else HeadVersion(i, cfg.version) for i in ids]
+    with _out(cfg) as out:
+        _print(cfg, bundle, rollback(bundle, out, versions, entry=_entry(cfg)))
+
+
+def rename_head(cfg: DictConfig) -> None:
+    """Write the bundle with another name or owner of a class.
+
+    Raises:
+        ConfigError: neither is given.
+    """
+    from dataclasses import replace
+
+    from ovr.core.bundle import open_bundle
+    from ovr.lifecycle.heads import respecified
+
+    bundle = open_bundle(Path(cfg.bundle))
+    (class_id,) = _known(bundle, [str(cfg["class"])])
+    new = {name: cfg[name] for name in ("name", "owner") if cfg[name] is not None}
+    if not new:
+        raise ConfigError("neither name nor owner is given; say what is to be another")
+    spec = replace(bundle.taxonomy[bundle.taxonomy.column(class_id)], **new)
+    with _out(cfg) as out:
+        _print(cfg, bundle, respecified(bundle, out, [spec], entry=_entry(cfg)))
+
+
+def retire_head(cfg: DictConfig) -> None:
+    """Write the bundle without the answers of some classes."""
+    from ovr.core.bundle import open_bundle
+    from ovr.lifecycle.heads import retire
+
+    bundle = open_bundle(Path(cfg.bundle))
+    ids = _known(bundle, _ids(cfg))
+    with _out(cfg) as out:
+        _print(cfg, bundle, retire(bundle, out, ids, entry=_entry(cfg)))
+
+
+def _ids(cfg: DictConfig) -> list[str]:
+    """Return `classes`, or the one `class`."""
+    if (cfg["class"] is None) == (cfg.classes is None):
+        raise ConfigError("give class=ID or classes=[ID,...], and not both")
+    return class_ids(cfg.classes, key="classes") or [] if cfg["class"] is None else [str(cfg["class"])]
+
+
+def _known(bundle: "ModelBundle", ids: list[str], *, retired: bool = False) -> list[str]:
+    """Return the ids; raise TaxonomyError, with the nearest names, where one is no class of the bundle."""
+    known = [*bundle.taxonomy.ids, *((spec.id for spec in bundle.ledger.retired) if retired else ())]
+    for class_id in ids:
+        if class_id not in known:
+            was = "; it is retired" if any(spec.id == class_id for spec in bundle.ledger.retired) else ""
+            raise TaxonomyError(
+                f"bundle {bundle.path} has no class {class_id!r}{was}; {nearest(class_id, known) or 'see ovr head list'}"
+            )
+    return ids
+
+
+@contextmanager
+def _out(cfg: DictConfig) -> Iterator[Path]:
+    """Yield where the new bundle is written: `out`, or with `dry_run` a place that is gone afterwards."""
+    if cfg.dry_run:
+        from ovr.core.bundle import open_bundle
+        from ovr.lifecycle.assemble import check_out
+
+        if cfg.out is not None:
+            check_out(open_bundle(Path(cfg.bundle)), Path(cfg.out))
+        with TemporaryDirectory() as directory:
+            yield Path(directory) / "bundle"
+    elif cfg.out is None:
+        raise ConfigError("out is not given; add out=DIR, or dry_run=true to see what would change")
+    else:
+        yield Path(cfg.out)
+
+
+def _entry(cfg: DictConfig) -> dict[str, Any]:
+    try:
+        who = str(cfg.who or getpass.getuser())
+    except (KeyError, OSError):  # a user id without a name
+        who = ""
+    return {"who": who, "why": "" if cfg.why is None else str(cfg.why)}
+
+
+def _print(cfg: DictConfig, bundle: "ModelBundle", made: "Rewritten") -> None:
+    from ovr.lifecycle.verify import differences
+
+    print(table([["class", "what", "old", "new"], *differences(bundle, made.bundle)]))
+    if cfg.dry_run:
+        print("dry run: nothing was written")
+    else:
+        print(f"bundle {made.bundle.bundle_sha256[:12]} in {cfg.out}; its parent is {bundle.bundle_sha256[:12]}")
+
+
+def _kept(bundle: "ModelBundle", class_id: str) -> str:
+    return ", ".join(map(str, bundle.ledger.versions(class_id)))
+
+
+def _names(step: dict[str, Any], class_id: str) -> bool:
+    return class_id in (step.get("classes") or [class_id])

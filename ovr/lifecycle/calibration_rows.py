@@ -1,0 +1,95 @@
+"""The calibration rows that a bundle keeps, when its heads change: labels are facts of the rows and stay, logits are each head's.
+
+N = calibration rows, M = rows that join them, D = features, K = heads
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovr.core.bundle import ModelBundle
+from ovr.core.shards import npy_bytes
+from ovr.core.taxonomy import Taxonomy
+from ovr.export.stored import stored_weights
+from ovr.lifecycle.assemble import NewModel, Parts, head_logits, unchanged
+
+log = logging.getLogger(__name__)
+
+LOGIT, TARGET, MASK, FEATURES, COHORT = (f"calibration/{name}.npy" for name in ("logit", "target", "mask", "features", "cohort"))
+
+
+@dataclass(frozen=True, slots=True)
+class AddedRows:
+    """Labelled rows that join the calibration rows of a bundle: their features, and what is known of them by class id.
+
+    A label of a class is (target (M,), mask (M,)); of classes that are not named nothing is known.
+    """
+
+    z_MD: NDArray[np.float32]
+    labels: Mapping[str, tuple[NDArray[np.bool_], NDArray[np.bool_]]]
+    cohort_M: NDArray[np.str_] | None = None
+
+
+def columns_of(value_NK: NDArray[Any], columns: Sequence[int | None]) -> NDArray[Any]:
+    """Return some columns of (N, K); None stands for one that is new, which is 0."""
+    chosen = np.zeros((len(value_NK), len(columns)), value_NK.dtype)
+    old = [k for k in columns if k is not None]
+    chosen[:, [k is not None for k in columns]] = value_NK[:, old]
+    return chosen
+
+
+def calibration_parts(
+    bundle: ModelBundle,
+    columns: Sequence[int | None],
+    changed: Mapping[int, NewModel],
+    rows: AddedRows | None,
+    *,
+    taxonomy: Taxonomy | None = None,
+) -> Parts:
+    """Return the calibration rows of a bundle with these columns: labels stay, and those of heads that are new are not known.
+
+    Logits of heads that change are computed from the features that the bundle keeps. Where it keeps none, nothing is known of these
+    heads on its own rows from now on.
+    """
+    found = {
+        name: np.load(bundle.path / name) for name in (LOGIT, TARGET, MASK, FEATURES, COHORT) if (bundle.path / name).is_file()
+    }
+    if not {LOGIT, TARGET, MASK} <= found.keys():
+        return {}
+    logit_NK, target_NK, mask_NK = (columns_of(found[name], columns) for name in (LOGIT, TARGET, MASK))
+    z_ND = found.get(FEATURES)
+    for k, model in changed.items():
+        if z_ND is None:
+            mask_NK[:, k] = False
+            log.warning("bundle %s keeps no features of its calibration rows: head %d is not measured on them", bundle.path, k)
+        else:
+            logit_NK[:, k] = head_logits(model.kind, model.weights, z_ND)
+    if rows is not None and taxonomy is not None:
+        models = _models(bundle, columns, changed)
+        logit_MK = np.stack([head_logits(model.kind, model.weights, rows.z_MD) for model in models], axis=1).astype(np.float32)
+        target_MK, mask_MK = (np.zeros(logit_MK.shape, np.bool_) for _ in range(2))
+        for class_id, (target_M, mask_M) in rows.labels.items():
+            k = taxonomy.column(class_id)
+            target_MK[:, k], mask_MK[:, k] = target_M, mask_M
+        logit_NK, target_NK, mask_NK = (
+            np.concatenate(pair) for pair in ((logit_NK, logit_MK), (target_NK, target_MK), (mask_NK, mask_MK))
+        )
+        if z_ND is not None:
+            z_ND = np.concatenate([z_ND, rows.z_MD])
+        if COHORT in found:
+            unknown = np.full(len(rows.z_MD), "", found[COHORT].dtype)
+            found[COHORT] = np.concatenate([found[COHORT], unknown if rows.cohort_M is None else rows.cohort_M])
+    arrays = {LOGIT: logit_NK, TARGET: target_NK, MASK: mask_NK}
+    arrays |= {FEATURES: z_ND} if z_ND is not None else {}
+    arrays |= {COHORT: found[COHORT]} if COHORT in found else {}
+    return {name: unchanged(bundle, name, npy_bytes(array)) for name, array in arrays.items()}
+
+
+def _models(bundle: ModelBundle, columns: Sequence[int | None], changed: Mapping[int, NewModel]) -> list[NewModel]:
+    old = {k: NewModel(kind, weights) for k, kind, weights in stored_weights(bundle, [k for k in columns if k is not None])}
+    kept = {k: old[column] for k, column in enumerate(columns) if column is not None}
+    return [{**kept, **changed}[k] for k in range(len(columns))]

@@ -1,0 +1,170 @@
+"""Which heads of two bundles differ and which do not, computed anew from their files and their answers, not from what they say.
+
+A head is unchanged where all of this holds: its leaf of the Merkle tree and its files are the same; its own model gives the same
+bits; its column of both fused graphs gives a row the same bits, in batches of 1 to 64 and whatever the other rows. A class of which
+only the description differs is "described": its answers are held to the same.
+
+N = rows, K = heads
+"""
+
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovr.core.bundle import MANIFEST, ModelBundle
+from ovr.core.files import read_json
+from ovr.core.merkle import SHARED, differing, leaves, prove_changes
+from ovr.errors import ArtifactError
+from ovr.export.reference import load_reference
+from ovr.lifecycle.logits import bundle_features, open_session
+
+State = Literal["unchanged", "described", "changed", "added", "retired"]
+SAME: tuple[State, ...] = ("unchanged", "described")
+MAX_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What became of each class from one bundle to the next."""
+
+    states: dict[str, State]  # by class id, in the order in which the classes came
+    shared_changed: bool  # backbone, input or policy: what every answer rests on
+    num_answers: int  # of each unchanged head that were compared, bit by bit
+    proof: dict[str, Any]  # for an auditor, in plain values: both roots, and a path for each leaf that differs
+
+    def ids(self, *states: State) -> tuple[str, ...]:
+        """Return the classes in these states."""
+        return tuple(class_id for class_id, state in self.states.items() if state in states)
+
+
+def verify(old: ModelBundle, new: ModelBundle, *, changed: Collection[str] | None = None) -> Verified:
+    """Return which heads differ between two bundles, the second of which is made of the first.
+
+    Args:
+        changed: the classes that are to differ; None: any may.
+
+    Raises:
+        ArtifactError: bundles of other backbones or with head shards; a head whose files say that it is unchanged, and whose
+            answers are not, with the first row; other classes differ than `changed` says.
+    """
+    for bundle in (old, new):
+        if bundle.shards:
+            raise ArtifactError(f"bundle {bundle.path} keeps its heads in shards; compared are bundles with a file a head")
+    if old.backbone_sha256 != new.backbone_sha256:
+        raise ArtifactError(
+            f"the bundles have other backbones, {old.backbone_sha256[:12]} and {new.backbone_sha256[:12]}: every head differs"
+        )
+    ours, theirs = (leaves(read_json(bundle.path / MANIFEST)) for bundle in (old, new))
+    if new.ledger.class_ids[: len(old.ledger.class_ids)] != old.ledger.class_ids:
+        raise ArtifactError(f"bundle {new.path} was not made of {old.path}: its classes came in another order")
+    leaves_that_differ = set(differing(ours, theirs))
+    states: dict[str, State] = {}
+    for index, class_id in enumerate(new.ledger.class_ids, start=1):
+        had, has = (class_id in bundle.taxonomy.ids for bundle in (old, new))
+        if had and has:
+            states[class_id] = "unchanged" if index not in leaves_that_differ else _how(old, new, class_id)
+        elif had or has:
+            states[class_id] = "retired" if had else "added"
+    found = Verified(states, SHARED in leaves_that_differ, _compare(old, new, states), _proof(old, new, ours, theirs))
+    if changed is not None:
+        _check_expected(found, changed)
+    return found
+
+
+def _check_expected(found: Verified, changed: Collection[str]) -> None:
+    differ, expected = set(found.states) - set(found.ids("unchanged")), set(changed)
+    problems = []
+    if more := [class_id for class_id in found.states if class_id in differ - expected]:
+        problems.append(f"{', '.join(map(repr, more[:5]))} differ too")
+    if same := sorted(expected - differ):
+        problems.append(f"{', '.join(map(repr, same[:5]))} do not differ")
+    if found.shared_changed:
+        problems.append("input schema or policy differ, which all heads share")
+    if problems:
+        told = ", ".join(map(repr, sorted(expected)[:5])) or "no head"
+        raise ArtifactError(f"expected {told} alone to differ: {'; '.join(problems)}")
+
+
+def _how(old: ModelBundle, new: ModelBundle, class_id: str) -> State:
+    heads, cohorts = [], []
+    for bundle in (old, new):
+        k = bundle.taxonomy.column(class_id)
+        heads.append(bundle.heads[k])
+        tables = () if bundle.cohorts is None else (bundle.cohorts.scale, bundle.cohorts.bias)
+        cohorts.append([[row[k] for row in table] for table in tables])
+    return "described" if heads[0] == heads[1] and cohorts[0] == cohorts[1] else "changed"
+
+
+def _compare(old: ModelBundle, new: ModelBundle, states: dict[str, State]) -> int:
+    """Compare the answers of heads that are unchanged, and return how many of each were."""
+    ids = [class_id for class_id, state in states.items() if state in SAME]
+    if not ids:
+        return 0
+    x = load_reference(old).x
+    features = [bundle_features(bundle, x) for bundle in (old, new)]
+    for class_id in ids:
+        answers = []
+        for bundle, z_ND in zip((old, new), features, strict=True):
+            session = open_session(bundle.head_onnx(bundle.head(class_id)).read_bytes(), num_threads=1, what=f"head {class_id!r}")
+            answers.append(session.run(None, {session.get_inputs()[0].name: z_ND})[0])
+        _check_same(answers[0], answers[1], [class_id], what="its own model")
+    sessions = [open_session(bundle.fused_onnx.read_bytes(), num_threads=1, what="the fused graph") for bundle in (old, new)]
+    columns = [[bundle.taxonomy.column(class_id) for class_id in ids] for bundle in (old, new)]
+    names = [session.get_inputs()[0].name for session in sessions]
+    alone_NC = np.concatenate([sessions[0].run(None, {names[0]: x[n : n + 1]})[0][:, columns[0]] for n in range(len(x))])
+    rng, num_answers = np.random.default_rng(0), 2 * len(x)
+    for size in range(1, MAX_BATCH + 1):
+        rows = rng.integers(0, len(x), size)
+        for session, name, here in zip(sessions, names, columns, strict=True):
+            prob_BC = session.run(None, {name: np.ascontiguousarray(x[rows])})[0][:, here]
+            _check_same(alone_NC[rows], prob_BC, ids, what=f"the fused graph, in a batch of {size}")
+        num_answers += size
+    return num_answers
+
+
+def _check_same(old_NK: NDArray[np.float32], new_NK: NDArray[np.float32], ids: list[str], *, what: str) -> None:
+    wrong_NK = old_NK.view(np.uint32) != new_NK.view(np.uint32)
+    if wrong_NK.any():
+        row, k = (int(i) for i in np.argwhere(wrong_NK)[0])
+        raise ArtifactError(
+            f"head {ids[k]!r} has the same files in both bundles and another answer by {what}: {old_NK[row, k]:.9g} and "
+            f"{new_NK[row, k]:.9g} for row {row} ({int(wrong_NK.any(axis=0).sum())} of {len(ids)} unchanged heads differ)"
+        )
+
+
+def _proof(old: ModelBundle, new: ModelBundle, ours: list[bytes], theirs: list[bytes]) -> dict[str, Any]:
+    names = ["", *new.ledger.class_ids]
+    changes = [{"class_id": names[proof.index], **asdict(proof)} for proof in prove_changes(ours, theirs)]
+    return {"old_root": old.merkle_root, "new_root": new.merkle_root, "changes": changes}
+
+
+def differences(old: ModelBundle, new: ModelBundle) -> list[list[str]]:
+    """Return a row (class, what, old, new) for each thing that differs between the heads of two bundles, as text."""
+    rows = []
+    for class_id in dict.fromkeys((*old.taxonomy.ids, *new.taxonomy.ids)):
+        said = [_said(bundle, class_id) for bundle in (old, new)]
+        rows += [
+            [class_id, name, said[0].get(name, ""), said[1].get(name, "")]
+            for name in dict.fromkeys((*said[0], *said[1]))
+            if said[0].get(name) != said[1].get(name)
+        ]
+    return rows
+
+
+def _said(bundle: ModelBundle, class_id: str) -> dict[str, str]:
+    if class_id not in bundle.taxonomy.ids:
+        return {}
+    spec, head = bundle.taxonomy[bundle.taxonomy.column(class_id)], bundle.head(class_id)
+    calibration = head.calibration
+    return {
+        "version": str(head.version),
+        "name": spec.name,
+        "owner": spec.owner,
+        "parent": spec.parent,
+        "kind": head.kind,
+        "calibration": f"{calibration.kind}, scale {calibration.scale:.6g}, bias {calibration.bias:.6g} ({calibration.status})",
+        "threshold": f"{head.threshold:.6g} ({head.threshold_status})",
+    }

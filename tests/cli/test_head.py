@@ -1,0 +1,113 @@
+import json
+
+import numpy as np
+import pytest
+
+from ovr.cli.main import main, plain_arguments
+from ovr.core.bundle import open_bundle
+from ovr.core.merkle import ChangeProof
+from tests.cli.test_main import error_of
+from tests.export.sample import sample_bundle, sample_model
+
+CLASS_IDS = ("cat", "dog", "größe")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    made, _ = sample_bundle(tmp_path_factory.mktemp("head") / "bundle", sample_model(num_heads=3), CLASS_IDS)
+    return made
+
+
+@pytest.fixture
+def args(bundle, tmp_path):
+    return [f"bundle={bundle.path}", f"out={tmp_path / 'out'}"]
+
+
+def test_a_class_is_retired_and_comes_back_and_the_lists_tell(bundle, args, tmp_path, capsys):
+    first, *_ = CLASS_IDS
+    assert main(["head", "retire", *args, f"class={first}", "why=no longer asked for", "who=me"]) == 0
+    assert main(["head", "list", f"bundle={tmp_path / 'out'}"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [first, first, "retired", "1"] in lines
+    assert main(["head", "rollback", f"bundle={tmp_path / 'out'}", f"out={tmp_path / 'back'}", f"class={first}"]) == 0
+    assert main(["head", "verify", str(bundle.path), str(tmp_path / "back"), "changed=[]"]) == 0
+    out = capsys.readouterr().out
+    assert "unchanged: 3 heads" in out
+    assert main(["head", "show", f"bundle={tmp_path / 'back'}", f"class={first}"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert [step["command"] for step in said["history"]] == ["head retire", "head rollback"]
+    assert said["history"][0]["why"] == "no longer asked for"
+    assert said["history"][0]["who"] == "me"
+    assert (said["in_use"], said["kept"], said["head"]["class_id"]) == (1, [], first)
+
+
+def test_a_dry_run_says_what_would_change_and_writes_nothing(args, tmp_path, capsys):
+    assert main(["head", "rename", *args, f"class={CLASS_IDS[1]}", "name=Dog", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "dry run: nothing was written" in out
+    assert [CLASS_IDS[1], "name", CLASS_IDS[1], "Dog"] in [line.split() for line in out.splitlines()]
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    assert "exists already" in error_of(capsys, "head", "rename", *args, f"class={CLASS_IDS[1]}", "name=Dog", "--dry-run")
+
+
+def test_the_proof_leads_from_one_root_to_the_other(bundle, args, tmp_path, capsys):
+    assert main(["head", "rename", *args, f"class={CLASS_IDS[1]}", "owner=team"]) == 0
+    proof = tmp_path / "proof.json"
+    assert main(["head", "verify", str(bundle.path), str(tmp_path / "out"), f"changed=[{CLASS_IDS[1]}]", f"proof={proof}"]) == 0
+    assert f"described: {CLASS_IDS[1]}" in capsys.readouterr().out
+    said = json.loads(proof.read_text())
+    assert (said["old_root"], said["new_root"]) == (bundle.merkle_root, open_bundle(tmp_path / "out").merkle_root)
+    (change,) = said["changes"]
+    assert change.pop("class_id") == CLASS_IDS[1]
+    assert ChangeProof(**change | {"hashes": tuple(change["hashes"])}).root_after(said["old_root"]) == said["new_root"]
+    assert "exists" in error_of(capsys, "head", "verify", str(bundle.path), str(tmp_path / "out"), f"proof={proof}")
+
+
+def test_heads_are_taken_from_another_bundle_and_the_difference_is_told(bundle, args, tmp_path, capsys):
+    assert main(["head", "replace", *args, f"from={bundle.path}", f"classes=['{CLASS_IDS[2]}']"]) == 0
+    capsys.readouterr()
+    assert main(["head", "diff", str(bundle.path), str(tmp_path / "out")]) == 0
+    assert [line.split() for line in capsys.readouterr().out.splitlines()[1:]] == [[CLASS_IDS[2], "version", "1", "2"]]
+    assert main(["head", "diff", str(bundle.path), str(bundle.path)]) == 0
+    assert "the bundles' heads are the same" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["retire"], "give class=ID or classes=[ID,...], and not both"),
+        (["retire", "class=dgo"], "has no class 'dgo'; nearest: dog"),
+        (["rename", "class=dog"], "neither name nor owner is given"),
+        (["rollback", "class=dog"], "is at version 1, the first that bundle"),
+        (["rollback", "class=dog", "version=7"], "keeps no version 7 of head 'dog'; it has versions 1"),
+        (["rollback", "class=dog", "version=1"], "is at version 1 already"),
+        (["retire", "classes=[dog,dog]"], "class 'dog' is named more than once"),
+        (["retire", "class=dog", "out=null"], "out is not given"),
+    ],
+)
+def test_what_cannot_be_done_is_said(args, tmp_path, extra, message, capsys):
+    name, *rest = extra
+    assert message in error_of(capsys, "head", name, *args, *rest)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_retired_class_is_told_as_such(args, tmp_path, capsys):
+    assert main(["head", "retire", *args, "class=dog"]) == 0
+    assert "has no class 'dog'; it is retired" in error_of(capsys, "head", "retire", f"bundle={tmp_path / 'out'}", "class=dog")
+
+
+def test_arguments_by_place_and_flags_become_keys():
+    assert plain_arguments("head verify", ["A", "B", "changed=[x]"]) == ["old=A", "new=B", "changed=[x]"]
+    assert plain_arguments("head verify", ["old=A", "B"]) == ["old=A", "new=B"]
+    assert plain_arguments("head retire", ["--dry-run", "x"]) == ["dry_run=true", "x"]
+    assert plain_arguments("evaluate", ["--contract"]) == ["contract=true"]
+
+
+def test_the_reference_answers_are_those_of_the_heads(bundle, args, tmp_path):
+    from ovr.runtime.predictor import EdgePredictor
+
+    assert main(["head", "retire", *args, "class=dog"]) == 0
+    out = tmp_path / "out"
+    x, prob_NK = (np.load(out / "reference" / f"{name}.npy") for name in ("x", "prob"))
+    np.testing.assert_allclose(EdgePredictor(out).predict(x).prob_BK, prob_NK, atol=1e-5)

@@ -1,0 +1,235 @@
+import json
+import os
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from ovr.calibrator.temperature import Temperature
+from ovr.core.artifact import Calibration
+from ovr.core.bundle import FUSED_ONNX, MANIFEST, head_directory, open_bundle
+from ovr.core.files import canonical_json, sha256_bytes
+from ovr.core.ledger import HeadVersion
+from ovr.core.taxonomy import ClassSpec
+from ovr.errors import ArtifactError, ConfigError, TaxonomyError
+from ovr.lifecycle.assemble import NewModel
+from ovr.lifecycle.calibrate import calibrate
+from ovr.lifecycle.calibration_rows import AddedRows
+from ovr.lifecycle.heads import NewHead, last_version, put, replace_heads, respecified, retire, rollback
+from ovr.lifecycle.logits import bundle_features
+from ovr.lifecycle.rows import labelled_logits
+from ovr.lifecycle.verify import verify
+from ovr.runtime.predictor import EdgePredictor
+from tests.bundles import small_bundle
+from tests.lifecycle.conftest import CLASS_IDS, rows_of
+
+
+@pytest.fixture(scope="module", params=["linear", "mlp"])
+def bundle(request, trained):
+    return trained(request.param)[1]
+
+
+@pytest.fixture(scope="module")
+def twice(bundle, tmp_path_factory):
+    """The bundle, with head 1 in version 3 and version 2 kept."""
+    out = tmp_path_factory.mktemp("twice") / "bundle"
+    return calibrate(bundle, out, halved(bundle), calibrator=Temperature(), class_ids=[CLASS_IDS[1]]).bundle
+
+
+def halved(bundle):
+    rows = labelled_logits(bundle, None)
+    rows.logits.logit_NK[:, 1] *= 0.5
+    return rows
+
+
+def new_head(class_id, bundle, *, kind="linear", seed=0, units=6):
+    rng = np.random.default_rng(seed)
+    num_features = bundle_features(bundle, rows_of(0, 1)).shape[1]
+    shapes = {"weight": (1, num_features if kind == "linear" else units), "bias": (1,)}
+    if kind == "mlp":
+        shapes |= {"hidden_weight": (units, num_features), "hidden_bias": (units,)}
+    weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    return NewHead(ClassSpec(class_id), NewModel(kind, weights), Calibration(scale=0.7, bias=0.1, kind="platt", status="ok"), 0.4)
+
+
+def probs(bundle, x):
+    return EdgePredictor(bundle.path).predict(x).prob_BK
+
+
+def same_files(old, new, ids):
+    for class_id in ids:
+        for name in ("head.json", "model.onnx"):
+            assert os.path.samefile(*(b.path / head_directory(b.head(class_id)) / name for b in (old, new)))
+
+
+def test_a_new_class_is_a_further_column_and_the_others_keep_their_bits_and_files(bundle, tmp_path):
+    made = put(bundle, tmp_path / "out", [new_head("new", bundle)], entry={"command": "test", "why": "asked for"})
+    opened = open_bundle(tmp_path / "out")
+    assert opened == made.bundle
+    assert opened.taxonomy.ids == (*CLASS_IDS, "new")
+    assert opened.head("new").version == 1
+    same_files(bundle, opened, CLASS_IDS)
+    x = rows_of(7, 65)
+    for size in range(1, 66):
+        np.testing.assert_array_equal(probs(opened, x[:size])[:, :4], probs(bundle, x[:size]))
+    found = verify(bundle, opened, changed=["new"])
+    assert found.states == dict.fromkeys(CLASS_IDS, "unchanged") | {"new": "added"}
+    assert opened.provenance["history"][-1]["why"] == "asked for"
+    assert opened.provenance["history"][-1]["parent_bundle_sha256"] == bundle.bundle_sha256
+
+
+def test_its_answers_are_those_of_its_weights_in_float64(bundle, tmp_path):
+    new = new_head("new", bundle, kind="mlp")
+    made = put(bundle, tmp_path / "out", [new], entry={})
+    x = rows_of(8, 9)
+    z = bundle_features(bundle, x).astype(np.float64)
+    weights = {name: value.astype(np.float64) for name, value in new.model.weights.items()}
+    hidden = np.maximum(z @ weights["hidden_weight"].T + weights["hidden_bias"], 0)
+    logit = (hidden @ weights["weight"].T + weights["bias"])[:, 0]
+    np.testing.assert_allclose(probs(made.bundle, x)[:, -1], 1 / (1 + np.exp(-(0.7 * logit + 0.1))), atol=1e-6)
+
+
+def test_heads_past_a_block_of_columns_keep_all_bits(bundle, tmp_path):
+    many = [new_head(f"new {k}", bundle, kind=("linear", "mlp")[k % 2], seed=k) for k in range(40)]
+    first = put(bundle, tmp_path / "first", many, entry={}).bundle
+    second = put(first, tmp_path / "second", [new_head("last", bundle)], entry={}).bundle
+    assert len(verify(first, second, changed=["last"]).ids("unchanged")) == 44
+    third = retire(second, tmp_path / "third", [CLASS_IDS[0], "new 3"]).bundle
+    assert verify(second, third, changed=[CLASS_IDS[0], "new 3"]).ids("retired") == (CLASS_IDS[0], "new 3")
+
+
+def test_a_head_in_use_is_replaced_in_its_column_as_the_next_version(twice, tmp_path):
+    made = put(twice, tmp_path / "out", [new_head(CLASS_IDS[1], twice)], entry={}).bundle
+    assert made.taxonomy.ids == CLASS_IDS
+    assert made.heads[1].version == 4
+    assert made.ledger.versions(CLASS_IDS[1]) == [2, 3]
+    assert verify(twice, made, changed=[CLASS_IDS[1]]).ids("unchanged") == (CLASS_IDS[0], *CLASS_IDS[2:])
+
+
+def test_rolling_back_uses_the_very_files_of_the_earlier_version(bundle, twice, tmp_path):
+    back = rollback(twice, tmp_path / "back", [last_version(twice, CLASS_IDS[1])], entry={"who": "me"}).bundle
+    assert back.heads == bundle.heads
+    assert back.merkle_root == bundle.merkle_root
+    same_files(bundle, back, CLASS_IDS)
+    x = rows_of(9, 30)
+    np.testing.assert_array_equal(probs(back, x), probs(bundle, x))
+    assert back.ledger.versions(CLASS_IDS[1]) == [3]  # forward again
+    again = rollback(back, tmp_path / "again", [HeadVersion(CLASS_IDS[1], 3)]).bundle
+    assert again.merkle_root == twice.merkle_root
+    assert again.next_version(CLASS_IDS[1]) == 4
+    assert back.provenance["history"][-1]["versions"] == [2]
+
+
+def test_a_retired_class_answers_no_more_and_comes_back_as_it_was(bundle, tmp_path):
+    gone = retire(bundle, tmp_path / "gone", [CLASS_IDS[2]], entry={"why": "merged into another"}).bundle
+    assert gone.taxonomy.ids == (*CLASS_IDS[:2], CLASS_IDS[3])
+    assert gone.ledger.retired == (bundle.taxonomy[2],)
+    x = rows_of(3, 20)
+    np.testing.assert_array_equal(probs(gone, x), probs(bundle, x)[:, [0, 1, 3]])
+    back = rollback(gone, tmp_path / "back", [last_version(gone, CLASS_IDS[2])]).bundle
+    assert back.taxonomy.ids == (*CLASS_IDS[:2], CLASS_IDS[3], CLASS_IDS[2])
+    np.testing.assert_array_equal(probs(back, x), probs(bundle, x)[:, [0, 1, 3, 2]])
+    assert verify(bundle, back, changed=[]).ids("unchanged") == CLASS_IDS
+    assert back.merkle_root == bundle.merkle_root
+    # an id is for ever: a new head of that class goes on with its numbers
+    assert put(gone, tmp_path / "new", [new_head(CLASS_IDS[2], gone)], entry={}).bundle.head(CLASS_IDS[2]).version == 4
+
+
+def test_a_description_changes_and_no_answer(bundle, tmp_path):
+    spec = replace(bundle.taxonomy[1], name="B", owner="someone")
+    made = respecified(bundle, tmp_path / "out", [spec]).bundle
+    assert made.taxonomy[1] == spec
+    found = verify(bundle, made, changed=[CLASS_IDS[1]])
+    assert found.ids("described") == (CLASS_IDS[1],)
+    assert made.heads == bundle.heads
+
+
+def test_heads_come_from_another_bundle_with_the_same_backbone(bundle, twice, tmp_path):
+    source = put(twice, tmp_path / "source", [new_head("new", twice)], entry={}).bundle
+    made = replace_heads(bundle, tmp_path / "out", source, [CLASS_IDS[1], "new"]).bundle
+    assert [head.version for head in made.heads] == [1, 3, 3, 4, 1]
+    x = rows_of(4, 33)
+    np.testing.assert_array_equal(probs(made, x), probs(source, x))
+    assert made.heads[1].provenance == {"from_bundle_sha256": source.bundle_sha256, "from_version": 3}
+    verify(bundle, made, changed=[CLASS_IDS[1], "new"])
+
+
+def test_labels_of_calibration_rows_stay_and_logits_follow_the_heads(bundle, tmp_path):
+    first = put(bundle, tmp_path / "first", [new_head("new", bundle)], entry={}).bundle
+    logit_NK, target_NK, mask_NK = (np.load(first.path / f"calibration/{name}.npy") for name in ("logit", "target", "mask"))
+    old = [np.load(bundle.path / f"calibration/{name}.npy") for name in ("logit", "target", "mask")]
+    np.testing.assert_array_equal(logit_NK[:, :4], old[0])
+    np.testing.assert_array_equal(target_NK[:, :4], old[1])
+    np.testing.assert_array_equal(mask_NK[:, :4], old[2])
+    assert not mask_NK[:, 4].any()
+
+
+def test_rows_join_the_calibration_rows_with_the_logits_of_all_heads(bundle, tmp_path):
+    z_MD = bundle_features(bundle, rows_of(5, 7))
+    target_M, mask_M = np.arange(7) % 2 == 0, np.arange(7) < 6
+    made = put(
+        bundle, tmp_path / "out", [new_head("new", bundle)], entry={}, rows=AddedRows(z_MD, {"new": (target_M, mask_M)})
+    ).bundle
+    logit_NK, target_NK, mask_NK = (np.load(made.path / f"calibration/{name}.npy")[-7:] for name in ("logit", "target", "mask"))
+    np.testing.assert_array_equal(target_NK[:, 4], target_M)
+    np.testing.assert_array_equal(mask_NK[:, 4], mask_M)
+    assert not mask_NK[:, :4].any()
+    prob_NK = probs(made, rows_of(5, 7))
+    scale, bias = (np.array([getattr(head.calibration, name) for head in made.heads]) for name in ("scale", "bias"))
+    np.testing.assert_allclose(1 / (1 + np.exp(-(scale * logit_NK + bias))), prob_NK, atol=1e-5)
+    again = calibrate(made, tmp_path / "again", labelled_logits(made, None), calibrator=Temperature(), class_ids=["new"]).bundle
+    assert again.head("new").calibration.num_rows == 6
+
+
+def refused(error, match, step, *args, **kwargs):
+    with pytest.raises(error, match=match):
+        step(*args, **kwargs)
+
+
+def test_what_cannot_be_done_is_said_and_nothing_is_written(bundle, twice, sharded, tmp_path):
+    out = tmp_path / "out"
+    refused(ArtifactError, "a bundle needs at least one head", retire, bundle, out, list(CLASS_IDS))
+    refused(ConfigError, "no class is named", retire, bundle, out, [])
+    refused(TaxonomyError, "named more than once", retire, bundle, out, ["cat", "cat"])
+    refused(TaxonomyError, "'lion' is not in the taxonomy", retire, bundle, out, ["lion"])
+    refused(TaxonomyError, "'lion' is not in the taxonomy", last_version, bundle, "lion")
+    refused(ArtifactError, "at version 2, the first that bundle .* has", last_version, bundle, CLASS_IDS[1])
+    refused(
+        ArtifactError, r"keeps no version 9 of head .*; it has versions 2, 3", rollback, twice, out, [HeadVersion(CLASS_IDS[1], 9)]
+    )
+    refused(ArtifactError, "is at version 3 already", rollback, twice, out, [HeadVersion(CLASS_IDS[1], 3)])
+    refused(ArtifactError, "heads in shards", retire, sharded[1], out, ["cat"])
+    refused(ArtifactError, "lies within the bundle", retire, bundle, bundle.path / "out", ["cat"])
+    other = small_bundle(tmp_path / "other", ["cat"])
+    refused(ArtifactError, "was trained on backbone", replace_heads, bundle, out, other, ["cat"])
+    refused(ArtifactError, "other backbones", verify, bundle, other)
+    refused(ArtifactError, "heads in shards", verify, bundle, sharded[1])
+    assert not out.exists()
+
+
+def test_verify_finds_what_was_not_to_change(bundle, twice, tmp_path):
+    refused(ArtifactError, "expected no head alone to differ: .*differ too", verify, bundle, twice, changed=[])
+    refused(ArtifactError, r"'cat' do not differ", verify, bundle, twice, changed=["cat", CLASS_IDS[1]])
+    gone = retire(bundle, tmp_path / "gone", ["cat"]).bundle
+    refused(ArtifactError, "was not made of", verify, put(gone, tmp_path / "x", [new_head("y", gone)], entry={}).bundle, bundle)
+
+
+def test_verify_finds_answers_that_differ_though_the_files_say_the_same(bundle, tmp_path):
+    """A fused graph that is not that of its heads: its digests are right, and so is the Merkle root."""
+    made = put(bundle, tmp_path / "out", [new_head("new", bundle)], entry={}).bundle
+    fused = made.path / FUSED_ONNX
+    tampered = put(bundle, tmp_path / "other", [new_head("new", bundle)], entry={}).bundle
+    model = onnx.load(fused)
+    tensor = next(t for t in model.graph.initializer if t.name.endswith("/bias") and "hidden" not in t.name and "heads" in t.name)
+    value = numpy_helper.to_array(tensor).copy()
+    value[0] = np.nextafter(value[0], np.float32(9))
+    tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    data = model.SerializeToString()
+    (tampered.path / FUSED_ONNX).unlink()
+    (tampered.path / FUSED_ONNX).write_bytes(data)
+    manifest = json.loads((tampered.path / MANIFEST).read_text())
+    manifest["derived"][FUSED_ONNX] = {"sha256": sha256_bytes(data), "size_bytes": len(data)}
+    (tampered.path / MANIFEST).write_bytes(canonical_json(manifest))
+    refused(ArtifactError, "has the same files in both bundles and another answer", verify, bundle, open_bundle(tampered.path))
