@@ -11,7 +11,7 @@ import ovr
 from ovr.cli.conf import COMMANDS, conf_dir, name_of
 from ovr.cli.instantiate import ALLOWED_TARGETS
 
-PLUG_INS = ("augment", "backbone", "head", "loss", "sampler", "data", "calibrator", "threshold", "abstention")
+PLUG_INS = ("augment", "backbone", "head", "loss", "sampler", "data", "calibrator", "threshold", "abstention", "registry")
 # What plug-ins are made of.
 NOT_PLUG_INS = {
     "backbone/adapters",
@@ -62,7 +62,12 @@ NOT_PLUG_INS = {
     "threshold/cuts",
     "threshold/fit",
     "abstention/fit",
+    "registry/aliases",
+    "registry/entries",
+    "registry/lineage",
+    "registry/lock",
 }
+COMMAND_OF = {"serving": "publish", "registry": "bundle path"}  # groups that `ovr train` does not have
 MOUNTED = {"encoder": ["data=text", "encoder@data.source.encoder"]}  # groups that are part of another group's options
 GROUPS = sorted(path for path in conf_dir().glob("*/*.yaml"))
 
@@ -84,7 +89,7 @@ def composed(command: str, *overrides: str) -> DictConfig:
 
 @pytest.mark.parametrize("path", GROUPS, ids=lambda path: f"{path.parent.name}={path.stem}")
 def test_every_option_composes_and_its_targets_exist(path):
-    command = "publish" if path.parent.name == "serving" else "train"
+    command = COMMAND_OF.get(path.parent.name, "train")
     more = MOUNTED.get(path.parent.name, [])
     cfg = composed(command, *more[:-1], f"{more[-1] if more else path.parent.name}={path.stem}")
     found = [target for target in targets(cfg) if target is not None]

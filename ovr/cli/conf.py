@@ -25,6 +25,11 @@ COMMANDS = {
     "head rename": "another name or owner of a class; its id and its answers stay",
     "head retire": "classes that answer no more; their heads stay in the bundle",
     "explain": "what each column, word or pixel of a row adds to a head's logit",
+    "bundle register": "a bundle into a registry, as the next version of a model",
+    "bundle list": "the models, versions and aliases of a registry",
+    "bundle promote": "let an alias name a version, of the model or of some heads; back again is a rollback",
+    "bundle lineage": "what a version was made from: bundles, data, code, by whom and why",
+    "bundle path": "where a version's bundle lies, for the bundle= of other commands",
     "predict": "rows in (CSV, JSON lines, npy), predictions out, from a bundle or a server",
 }
 

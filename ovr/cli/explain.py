@@ -8,8 +8,8 @@ import numpy as np
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ovr.cli.instantiate import build
-from ovr.cli.nearest import nearest
 from ovr.core.bundle import ModelBundle, open_bundle
+from ovr.core.nearest import nearest
 from ovr.errors import ArtifactError, ConfigError, InputError
 
 # Whose weights the bundle has: nothing is fetched or drawn, and nothing is trained.

@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from ovr.cli.nearest import nearest
+from ovr.core.nearest import nearest
 from ovr.errors import ConfigError, OvrError
 
 ALLOWED_TARGETS = ("ovr.", "torch.optim.", "torch.nn.", "lightning.", "torchmetrics.")

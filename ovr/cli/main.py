@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ovr import __version__
 from ovr.cli.conf import COMMANDS, command_help, conf_dir, name_of, overview
-from ovr.cli.nearest import nearest
+from ovr.core.nearest import nearest
 from ovr.errors import ConfigError, OvrError
 
 if TYPE_CHECKING:

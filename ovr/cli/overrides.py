@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ovr.cli.conf import group_options, options
 from ovr.cli.launch import Ranks, check_directory, check_launcher
-from ovr.cli.nearest import nearest
+from ovr.core.nearest import nearest
 from ovr.errors import ConfigError
 
 MAX_YAML_BYTES = 1 << 20

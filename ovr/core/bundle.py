@@ -40,6 +40,7 @@ MANIFEST = "manifest.json"
 BACKBONE_ONNX = "backbone/model.onnx"
 BACKBONE_WEIGHTS = "backbone/weights.npz"
 FUSED_ONNX = "fused/model.onnx"
+DATA_CARD = "data/card.json"
 
 
 def version_of(head: HeadArtifact) -> HeadVersion:

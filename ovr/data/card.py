@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovr.core import scale
+from ovr.core.bundle import DATA_CARD
 from ovr.core.files import canonical_json
 from ovr.core.shards import npy_bytes, npz_bytes
 from ovr.data.leakage import Leakage
 from ovr.data.overlap import TRAIN_ROWS
 from ovr.data.splits import SPLIT_NAMES, Rows, Splits
 
-CARD = "data/card.json"
+CARD = DATA_CARD
 CLASSES = "data/classes.npz"
 SCHEMA_VERSION = 1
 

@@ -21,9 +21,10 @@ from ovr.calibrator.blocks import Probs, as_one, joined, wants_all_heads
 from ovr.calibrator.cohort import cohort_prob
 from ovr.core import scale
 from ovr.core.artifact import AFFINE_KINDS, DecisionPolicy
-from ovr.core.bundle import ModelBundle
+from ovr.core.bundle import MANIFEST, ModelBundle
 from ovr.core.calibrations import Calibrations
 from ovr.core.cohorts import CohortCalibrations
+from ovr.core.files import read_json
 from ovr.core.thresholds import Thresholds
 from ovr.data.card import card_parts
 from ovr.data.labels import Labels
@@ -119,6 +120,7 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
             "provenance": {
                 "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "environment": environment(),
+                **({} if recipe.init_from is None else {"init_from_bundle_sha256": _digest(Path(recipe.init_from))}),
                 "num_rows": {name: len(getattr(splits, name)) for name in ("train", "val", "calib", "test")},
                 **fitted.provenance,
                 "abstention_status": abstention["abstention_status"],
@@ -309,3 +311,8 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     began = time.perf_counter()
     yield
     seconds[stage] = round(time.perf_counter() - began, 3)
+
+
+def _digest(bundle: Path) -> str | None:
+    """Return the digest of the bundle that training began with; None where a run that was resumed finds it gone."""
+    return str(read_json(bundle / MANIFEST)["bundle_sha256"]) if (bundle / MANIFEST).is_file() else None

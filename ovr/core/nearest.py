@@ -1,4 +1,4 @@
-"""The names that a misspelt one may have meant. Knows nothing of configurations."""
+"""The names that a misspelt one may have meant. Knows nothing of what they name."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

@@ -1,6 +1,6 @@
 import pytest
 
-from ovr.cli.nearest import nearest
+from ovr.core.nearest import nearest
 
 KEYS = ["trainer.max_epochs", "trainer.min_epochs", "data.source.seed", "seed", "loss", "loss.gamma", "backbone.hidden"]
 
