@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from ovr.cli.labelled_rows import class_ids
-from ovr.cli.nearest import nearest
+from ovr.core.nearest import nearest
 from ovr.cli.tables import table
 from ovr.errors import ConfigError, TaxonomyError
 

@@ -2,7 +2,7 @@
 
 A version is a run whose artifacts hold the bundle, and a version of MLflow's registered model with what we note of it as a tag;
 aliases are MLflow's own, so that its pages show them and may move them. Aliases of heads, and moves, are tags of the registered
-model. MLflow has no way to change two of these at once: a move is noted first, then the alias set. Versions of the same
+model. MLflow has no way to change two of these at once: the alias is set first, then its move noted. Versions of the same
 registered model that others made are passed over.
 
 Over sqlite, a lock beside the file keeps other processes of ovr out. A server has no such lock: two writers at once both
@@ -11,8 +11,8 @@ succeed there, and `expect` is refused.
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -105,7 +105,7 @@ class MLflow:
                 return Path(download_artifacts(artifact_uri=source, tracking_uri=self.tracking_uri))
             kept = self.cache / version.bundle_sha256
             if not kept.is_dir():
-                with staged_directory(kept) as staging:
+                with staged_directory(kept) as staging:  # whole or not at all, whoever else is fetching it
                     download_artifacts(artifact_uri=source, dst_path=str(staging), tracking_uri=self.tracking_uri)
             return kept / BUNDLE
 
@@ -143,26 +143,27 @@ class MLflow:
     @contextmanager
     def locked(self, model: str) -> Iterator[None]:
         """Keep other processes of ovr away from a sqlite file while the block runs; a server knows no lock."""
+        if not self.excludes_others:
+            yield
+            return
         file = Path(self.tracking_uri.removeprefix(SQLITE))
-        with locked_file(file.with_name(f".{file.name}.{slug(model)}")) if self.excludes_others else nullcontext():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with locked_file(file.with_name(f".{file.name}.lock")):
             yield
 
     def write(self, model: str, moves: Sequence[Move]) -> None:
-        """Note these moves, then set the aliases that they move. The caller holds the lock."""
+        """Set the aliases that these moves move, then note the moves. The caller holds the lock."""
         after, number = self.aliases(model).after(moves), len(self.moves(model))
         with self._told():
-            for count, move in enumerate(moves, start=number + 1):
-                self._client.set_registered_model_tag(model, f"{MOVE_TAG}{count:09d}", canonical_json(move.to_json()).decode())
             for move in moves:
                 if move.class_id is None:
                     self._client.set_registered_model_alias(model, move.alias, str(move.version))
             for class_id in {move.class_id for move in moves if move.class_id is not None}:
-                named = {
-                    alias: {"version": place.version, "head_version": place.head_version}
-                    for alias, place in after.heads[class_id].items()
-                }
+                named = {alias: asdict(place) for alias, place in after.heads[class_id].items()}
                 value = canonical_json({"class_id": class_id, "aliases": named}).decode()
                 self._client.set_registered_model_tag(model, f"{HEAD_TAG}{slug(class_id)}", value)
+            for count, move in enumerate(moves, start=number + 1):
+                self._client.set_registered_model_tag(model, f"{MOVE_TAG}{count:09d}", canonical_json(move.to_json()).decode())
 
     def _registered(self, model: str) -> Any:
         with self._told():

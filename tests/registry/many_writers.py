@@ -99,8 +99,7 @@ def killed_at_each_step(root: Path, bundles: list[ModelBundle]) -> None:
         versions = path / "m" / "versions"
         half += versions.is_dir() and any(each.name.startswith(".") for each in versions.iterdir())
         assert store.register(second, "m", who="a", why="w").version == 1
-        assert store.register(first, "m", who="a", why="w").version == 2
-        assert sorted(each.name for each in versions.iterdir()) == ["1", "2"]
+        assert [each.name for each in versions.iterdir()] == ["1"]
         shutil.rmtree(path)
         number += 1
     print("register", number - 1, half)

@@ -69,6 +69,8 @@ def test_heads_are_solved_again_on_the_backbone_of_an_earlier_bundle(convex):
     bundle = run_training(again, *second[1:]).bundle
     assert bundle.backbone_sha256 == earlier.backbone_sha256
     assert bundle.provenance["unsolved_heads"] == {}
+    assert bundle.provenance["init_from_bundle_sha256"] == earlier.bundle_sha256
+    assert "init_from_bundle_sha256" not in earlier.provenance
 
 
 def test_a_second_run_reads_the_features_and_gives_the_same_bytes(convex, tmp_path):
