@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from ovr.cli.labelled_rows import class_ids
-from ovr.core.nearest import nearest
 from ovr.cli.tables import table
+from ovr.core.nearest import nearest
 from ovr.errors import ConfigError, TaxonomyError
 
 if TYPE_CHECKING:

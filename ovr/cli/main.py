@@ -127,7 +127,9 @@ def run_command(command: str, args: Sequence[str]) -> None:
 def job_of(command: str) -> Callable[["DictConfig"], None]:
     """Return the function that does a command: `run` of its module, or of `head NAME` the function of that name."""
     family, _, name = command.partition(" ")
-    module, function = (f"ovr.cli.{family}", f"{name}_head") if family == "head" else (f"ovr.cli.{name_of(command)}", "run")
+    module, function = f"ovr.cli.{name_of(command)}", "run"
+    if family in ("head", "bundle"):  # one module for all of them
+        module, function = f"ovr.cli.{family}", f"{name}_{family}"
     job: Callable[[DictConfig], None] = getattr(importlib.import_module(module), function)
     return job
 

@@ -22,6 +22,7 @@ from ovr.core.artifact import DecisionPolicy, HeadArtifact, ModelCard
 from ovr.core.bundle import FUSED_ONNX, MANIFEST, ModelBundle, head_directory, version_of
 from ovr.core.bundle_writer import write_bundle
 from ovr.core.calibrations import Calibrations
+from ovr.core.commit import git_state
 from ovr.core.ledger import successor
 from ovr.core.shards import npy_bytes
 from ovr.core.taxonomy import ClassSpec, Taxonomy
@@ -148,6 +149,7 @@ def told(bundle: ModelBundle, entry: Mapping[str, Any], *, num_changed: int) -> 
     step = {
         **entry,
         "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **git_state(),
         "parent_bundle_sha256": bundle.bundle_sha256,
         "num_changed_heads": num_changed,
         # report/ stays as it was, and is of the bundle that was trained

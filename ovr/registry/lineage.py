@@ -19,6 +19,7 @@ class Step:
     command: str
     bundle_sha256: str
     parent_bundle_sha256: str | None
+    from_bundle_sha256: str | None  # whose heads came in, beside those of the parent
     version: int | None  # of the same model, where the bundle was registered
     when: str | None
     who: str | None
@@ -79,6 +80,7 @@ def _steps(bundle: ModelBundle, numbers: dict[str, int]) -> list[Step]:
             command=str(told.get("command", "")),
             bundle_sha256=str(digest),
             parent_bundle_sha256=parent,
+            from_bundle_sha256=told.get("from_bundle_sha256"),
             version=numbers.get(str(digest)),
             when=told.get("created_at"),
             who=told.get("who"),

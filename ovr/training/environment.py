@@ -2,13 +2,13 @@
 
 import json
 import platform
-import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ovr.core.commit import git_state
 from ovr.core.files import write_file
 
 PACKAGES = ("ovr", "torch", "lightning", "torchmetrics", "hydra-core", "numpy", "onnx", "onnxscript", "onnxruntime", "tritonclient")
@@ -18,8 +18,7 @@ def environment() -> dict[str, Any]:
     """Return package versions, the git commit of the working directory (None outside a repository), Python, system and devices."""
     return {
         "packages": {name: _version(name) for name in PACKAGES},
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        **git_state(),
         "python": platform.python_version(),
         "system": platform.platform(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else (platform.processor() or platform.machine()),
@@ -39,11 +38,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None

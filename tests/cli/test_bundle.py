@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from ovr.cli import registry
+from ovr.cli.bundle import print_table, text, who
 from ovr.cli.main import main
 from ovr.core.bundle import open_bundle
 from ovr.errors import ConfigError
@@ -63,7 +63,7 @@ def test_the_commands_of_the_page_do_what_it_says(outputs, capsys):
 def test_aliases_of_heads_and_json(outputs, capsys):
     store = Directory("outputs/registry")
     noted = store.register(open_bundle(outputs / "calibrated"), "digits", who="ann", why="w")
-    moved = printed(capsys, "ovr bundle promote model=digits version=1 alias=champion classes=[3] expect=none why=w who=ann")
+    moved = printed(capsys, "ovr bundle promote model=digits version=1 alias=champion class=3 expect=none why=w who=ann")
     assert moved == "champion of class 3 of digits: none -> 1 (head version 2)\n"
     assert printed(capsys, "ovr bundle path model=digits version=champion class=3") == "outputs/registry/digits/versions/1/bundle\n"
     listed = json.loads(printed(capsys, "ovr bundle list json=true"))
@@ -75,27 +75,27 @@ def test_aliases_of_heads_and_json(outputs, capsys):
 
 
 def test_who_and_why_are_texts(monkeypatch):
-    assert registry.text(OmegaConf.create({"model": 7}), "model") == "7"
+    assert text(OmegaConf.create({"model": 7}), "model") == "7"
     with pytest.raises(ConfigError, match="why is True, which is no text; quote"):
-        registry.text(OmegaConf.create({"why": True}), "why")
-    assert registry.who(OmegaConf.create({"who": "ann"})) == "ann"
+        text(OmegaConf.create({"why": True}), "why")
+    assert who(OmegaConf.create({"who": "ann"})) == "ann"
     monkeypatch.setattr(getpass, "getuser", lambda: "bob")
-    assert registry.who(OmegaConf.create({"who": None})) == "bob"
+    assert who(OmegaConf.create({"who": None})) == "bob"
 
     def nameless():
         raise KeyError("getpwuid(): uid not found: 4711")
 
     monkeypatch.setattr(getpass, "getuser", nameless)
     with pytest.raises(ConfigError, match="the user of this process has no name; say who=NAME"):
-        registry.who(OmegaConf.create({"who": None}))
+        who(OmegaConf.create({"who": None}))
 
 
 def test_a_table_is_cut_and_says_so(capsys):
-    registry.print_table([["a", "b"], [1, None], [2, "x"]], max_lines=1)
+    print_table([["a", "b"], [1, None], [2, "x"]], max_lines=1)
     assert capsys.readouterr().out == "a  b\n1\nand 1 more; json=true prints all of them\n"
     for value in (-1, True, "x"):
         with pytest.raises(ConfigError, match=r"max_lines is .*; expected a whole number of at least 0"):
-            registry.print_table([["a"]], max_lines=value)
+            print_table([["a"]], max_lines=value)
 
 
 def test_a_registry_that_is_not_there_is_told(outputs, capsys):

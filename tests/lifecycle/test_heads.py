@@ -78,6 +78,7 @@ def test_a_new_class_is_a_further_column_and_the_others_keep_their_bits_and_file
     assert found.states == dict.fromkeys(CLASS_IDS, "unchanged") | {"new": "added"}
     assert opened.provenance["history"][-1]["why"] == "asked for"
     assert opened.provenance["history"][-1]["parent_bundle_sha256"] == bundle.bundle_sha256
+    assert opened.provenance["history"][-1].keys() >= {"git_commit", "git_dirty"}
 
 
 def test_its_answers_are_those_of_its_weights_in_float64(bundle, tmp_path):

@@ -19,6 +19,7 @@ def bundle_of(tmp_path):
             "parent_bundle_sha256": parent,
             "who": "ann",
             "why": "w",
+            "git_commit": "beef",
         }
         step["data"] = {"files": [{"name": "new.csv", "sha256": "ab", "size_bytes": 9, "num_files": 1}]}
         environment = {"git_commit": "c0ffee", "git_dirty": False}

@@ -189,7 +189,7 @@ def test_lineage_goes_back_to_the_data_and_the_code(store, bundle_of):
     assert [[file["sha256"] for file in step.files] for step in told.steps] == [["cd"], ["ab"]]
     assert [(step.git_commit, step.who, step.when) for step in told.steps] == [
         ("c0ffee", None, "2026-01-01T00:00:00Z"),
-        (None, "ann", "2026-01-02T00:00:00Z"),
+        ("beef", "ann", "2026-01-02T00:00:00Z"),
     ]
     assert [(move.before, move.version, move.who) for move in told.moves] == [(2, 1, "bob")]
     value = told.to_json()
