@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ovr.core.binomial import most_left_out
 from ovr.core.thresholds import Thresholds
-from ovr.threshold.cuts import check_prob
+from ovr.threshold.cuts import check_promise
 from ovr.threshold.recall_at_least import lowest_positive_thresholds
 
 
@@ -28,9 +28,7 @@ class ReviewRate:
         Raises:
             ConfigError: `rate` or `delta` not strictly between 0 and 1, or `fallback` not from 0 to 1.
         """
-        check_prob("rate", rate, open_interval=True)
-        check_prob("delta", delta, open_interval=True)
-        check_prob("fallback limit", fallback)
+        check_promise("rate", rate, delta=delta, fallback=fallback)
         self.rate, self.delta, self.fallback = rate, delta, fallback
 
     def fit(self, highest_N: Any, right_N: Any, known_N: Any) -> Thresholds:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ovr.core.thresholds import Thresholds
-from ovr.threshold.cuts import check_prob
+from ovr.threshold.cuts import check_promise
 from ovr.threshold.precision_at_least import precision_thresholds
 
 
@@ -26,9 +26,7 @@ class TargetRisk:
         Raises:
             ConfigError: `risk` or `delta` not strictly between 0 and 1, or `fallback` not from 0 to 1.
         """
-        check_prob("risk", risk, open_interval=True)
-        check_prob("delta", delta, open_interval=True)
-        check_prob("fallback limit", fallback)
+        check_promise("risk", risk, delta=delta, fallback=fallback)
         self.risk, self.delta, self.fallback = risk, delta, fallback
 
     def fit(self, highest_N: Any, right_N: Any, known_N: Any) -> Thresholds:

@@ -38,22 +38,6 @@ def lower_tail(count: ArrayLike, num_trials: ArrayLike, prob: ArrayLike) -> F64:
     return upper_tail(num_trials - count, num_trials, 1.0 - np.asarray(prob, np.float64))
 
 
-def lower_bound(count: ArrayLike, num_trials: ArrayLike, level: ArrayLike) -> F64:
-    """Return the smallest success probability that `count` successes do not speak against at `level`: the lower limit of
-    Clopper & Pearson (1934), one-sided, so that it lies above the true probability in at most `level` of all samples.
-
-    0 where the count is 0 or there was no trial.
-    """
-    count, num_trials, level = np.broadcast_arrays(np.asarray(count), np.asarray(num_trials), np.asarray(level, np.float64))
-    low, high = np.zeros(count.shape), np.ones(count.shape)
-    for _ in range(50):  # halves: 2**-50 is left
-        middle = 0.5 * (low + high)
-        below = upper_tail(count, num_trials, np.clip(middle, 1e-15, 1 - 1e-15)) <= level
-        low, high = np.where(below, middle, low), np.where(below, high, middle)
-    bound: F64 = np.where(np.asarray(count) > 0, low, 0.0)
-    return bound
-
-
 def most_left_out(num_trials: ArrayLike, share: float, level: ArrayLike) -> NDArray[np.int64]:
     """Return the largest j with P(X <= j - 1) <= level, X of Binomial(num_trials, share); 0 where there is none.
 

@@ -37,7 +37,14 @@ def check_prob(name: str, value: Any, *, open_interval: bool = False) -> None:
         raise ConfigError(f"{name} is {value!r}; expected {expected}")
 
 
+def check_promise(name: str, value: Any, *, delta: Any, fallback: Any) -> None:
+    """Raise ConfigError unless the promised `value` and `delta` are strictly between 0 and 1, and `fallback` from 0 to 1."""
+    check_prob(name, value, open_interval=True)
+    check_prob("delta", delta, open_interval=True)
+    check_prob("fallback", fallback)
+
+
 def check_over(over: Any) -> None:
     """Raise ConfigError unless `over` says what a promise is over."""
     if over not in ("class", "all"):
-        raise ConfigError(f"over is {over!r}; expected 'class' (each promise by itself) or 'all' (all of them together)")
+        raise ConfigError(f"over is {over!r}; expected 'all' (all of them together) or 'class' (each promise by itself)")

@@ -4,16 +4,17 @@ N = rows, K = heads, C = heads of one block, G = cuts tried
 """
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ovr.core.binomial import lower_bound, upper_tail
+from ovr.core.binomial import upper_tail
 from ovr.core.ranking import Ranked, ranked_blocks
 from ovr.core.targets import check_probs
 from ovr.core.thresholds import NOT_PROMISED, OK, Thresholds
-from ovr.threshold.cuts import check_over, check_prob, cut_thresholds
+from ovr.threshold.cuts import check_over, check_promise, cut_thresholds
 
 GRID_RATIO = 1.1  # between the rows that two successive cuts take
 # Of delta, spent on the first cut; the others share the rest. With all of it there, one early miss ends the search: 4 % of heads
@@ -45,7 +46,8 @@ def precision_thresholds(
     Assumed: future rows are drawn as the calibration rows were, and among rows of lower probability positives are not more common.
     Only ranks count: a calibrator that keeps the order of a head's rows may have been fitted on the same rows.
 
-    A head for which no cut passes keeps `fallback`, and its status says what is lacking.
+    A head for which no cut passes keeps `fallback`, and its status says what is lacking: positives, or how far the cut that came
+    nearest (of the least p-value, in shares of what it was allowed) is from passing.
 
     Args:
         num_claims: classes for which the promises are to hold together (Bonferroni).
@@ -55,7 +57,7 @@ def precision_thresholds(
         ConfigError: `precision` or `delta` not strictly between 0 and 1, or `fallback` not from 0 to 1.
         DataError: probabilities that are NaN or outside [0, 1], shapes that differ, targets or mask other than 0 and 1.
     """
-    _check(precision, delta, fallback)
+    check_promise("precision", precision, delta=delta, fallback=fallback)
     prob_NK, target_NK, mask_NK = check_probs(prob_NK, target_NK, mask_NK)
     threshold_K = np.full(prob_NK.shape[1], fallback, dtype=np.float64)
     status: list[str] = []
@@ -63,17 +65,17 @@ def precision_thresholds(
     needed = int(np.ceil(np.log(level * FIRST_SHARE) / np.log(precision) - 1e-9))
     count_G = cut_counts(needed, len(prob_NK))
     for ranked in ranked_blocks(prob_NK.astype(np.float32), target_NK, mask_NK):
-        last_C, bound_C = _largest_cuts(ranked, count_G, precision, level)
+        last_C, nearest_C = _largest_cuts(ranked, count_G, precision, level)
         found_C = last_C >= 0
         if found_C.any():
             threshold_K[ranked.columns][found_C] = cut_thresholds(ranked, np.maximum(last_C, 0))[found_C]
-        for found, bound, positives in zip(found_C.tolist(), bound_C.tolist(), ranked.num_positives_C.tolist(), strict=True):
+        for found, nearest, positives in zip(found_C.tolist(), nearest_C, ranked.num_positives_C.tolist(), strict=True):
             if found:
                 status.append(OK)
             elif positives < needed:
                 status.append(f"{NOT_PROMISED}: n = {positives} {counted}, needs at least {needed}")
             else:
-                status.append(f"{NOT_PROMISED}: n = {positives} {counted}, the best lower bound of a precision is {bound:.3f}")
+                status.append(f"{NOT_PROMISED}: n = {positives} {counted}, {nearest}")
     return Thresholds(threshold_K, tuple(status))
 
 
@@ -89,13 +91,13 @@ def cut_counts(least: int, num_rows: int) -> NDArray[np.int64]:
 
 def _largest_cuts(
     ranked: Ranked, count_G: NDArray[np.int64], precision: float, level: float
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return for each head the position of the last row of the largest cut that passes (-1: none does), and the highest lower
-    bound of a cut's precision at `level`."""
+) -> tuple[NDArray[np.int64], list[str]]:
+    """Return for each head the position of the last row of the largest cut that passes (-1: none does), and of a head where none
+    does what the test says of the cut that came nearest."""
     num_heads, num_rows = ranked.score_CN.shape
     last_C = np.full(num_heads, -1, dtype=np.int64)
     if not len(count_G):
-        return last_C, np.zeros(num_heads)
+        return last_C, [""] * num_heads
     # The position where the ties of each row end: the lowest end at or behind it.
     end_CN = np.where(ranked.tie_end_CN, np.arange(num_rows), num_rows)
     end_CN = np.minimum.accumulate(end_CN[:, ::-1], axis=1)[:, ::-1]
@@ -112,36 +114,37 @@ def _largest_cuts(
         passes_C = p_value_CG[:, g] <= held_C
         last_C = np.where(passes_C, end_CG[:, g], last_C)
         held_C = np.where(passes_C, held_C, 0.0)
-    bound_CG = np.where(present_CG, lower_bound(hits_CG, taken_CG, level), 0.0) if (last_C < 0).any() else np.zeros((num_heads, 1))
-    return last_C, bound_CG.max(axis=1)
-
-
-def _check(precision: float, delta: float, fallback: float) -> None:
-    check_prob("precision", precision, open_interval=True)
-    check_prob("delta", delta, open_interval=True)
-    check_prob("fallback threshold", fallback)
+    nearest_C = [""] * num_heads
+    for c in np.flatnonzero(last_C < 0).tolist():
+        g = int(np.argmin(np.where(present_CG[c], p_value_CG[c] / np.where(present_CG[c], share_CG[c], 1.0), np.inf)))
+        nearest_C[c] = (
+            f"none of the {int(present_CG[c].sum())} cuts tried passes its test: nearest, {hits_CG[c, g]} of the {taken_CG[c, g]} "
+            f"highest rows are, which a precision of {precision:g} gives with probability {p_value_CG[c, g]:.2g}, and "
+            f"{share_CG[c, g]:.2g} is allowed"
+        )
+    return last_C, nearest_C
 
 
 class PrecisionAtLeast:
-    """Plug-in: `precision_thresholds`, the promise over each class or over all together."""
+    """Plug-in: `precision_thresholds`, the promise over all classes together or over each by itself."""
 
-    def __init__(self, *, precision: float, delta: float = 0.05, over: str = "class", fallback: float = 1.0) -> None:
+    def __init__(self, *, precision: float, delta: float = 0.05, over: str = "all", fallback: float = 1.0) -> None:
         """Take the promised precision, how often it may be broken, and the threshold of heads that it cannot be promised for.
 
         Args:
-            over: "class": each head's promise fails with a probability of at most delta; "all": that any of them fails.
+            over: "all": with a probability of at most delta any of the K promises fails; "class": each head's by itself.
 
         Raises:
             ConfigError: `precision` or `delta` not strictly between 0 and 1, `fallback` not from 0 to 1, or another `over`.
         """
-        _check(precision, delta, fallback)
+        check_promise("precision", precision, delta=delta, fallback=fallback)
         check_over(over)
         self.precision, self.delta, self.over, self.fallback = precision, delta, over, fallback
         self._num_classes: int | None = None
 
     def of_classes(self, class_ids: Sequence[str], columns: slice) -> Self:
         """Return the rule that knows how many classes its promise is over."""
-        rule = type(self)(precision=self.precision, delta=self.delta, over=self.over, fallback=self.fallback)
+        rule = copy(self)
         rule._num_classes = len(class_ids)
         return rule
 

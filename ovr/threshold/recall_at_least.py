@@ -4,6 +4,7 @@ N = rows, K = heads, C = heads of one block
 """
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any, Self
 
 import numpy as np
@@ -13,7 +14,7 @@ from ovr.core.binomial import most_left_out
 from ovr.core.ranking import Ranked, ranked_blocks
 from ovr.core.targets import check_probs
 from ovr.core.thresholds import NOT_PROMISED, OK, Thresholds
-from ovr.threshold.cuts import check_over, check_prob, cut_thresholds
+from ovr.threshold.cuts import check_over, check_promise, cut_thresholds
 
 
 def recall_thresholds(
@@ -35,7 +36,7 @@ def recall_thresholds(
         ConfigError: `recall` or `delta` not strictly between 0 and 1, or `fallback` not from 0 to 1.
         DataError: probabilities that are NaN or outside [0, 1], shapes that differ, targets or mask other than 0 and 1.
     """
-    _check(recall, delta, fallback)
+    check_promise("recall", recall, delta=delta, fallback=fallback)
     level = delta / num_claims
     prob_NK, target_NK, mask_NK = check_probs(prob_NK, target_NK, mask_NK)
     num_positives_K = (target_NK & mask_NK).sum(axis=0)
@@ -75,32 +76,26 @@ def _at_rank(ranked: Ranked, rank_C: NDArray[np.int64]) -> NDArray[np.float32]:
     return cut_thresholds(ranked, np.argmax(true_positives_CN >= wanted_C[:, None], axis=1))
 
 
-def _check(recall: float, delta: float, fallback: float) -> None:
-    check_prob("recall", recall, open_interval=True)
-    check_prob("delta", delta, open_interval=True)
-    check_prob("fallback threshold", fallback)
-
-
 class RecallAtLeast:
-    """Plug-in: `recall_thresholds`, the promise over each class or over all together."""
+    """Plug-in: `recall_thresholds`, the promise over all classes together or over each by itself."""
 
-    def __init__(self, *, recall: float, delta: float = 0.05, over: str = "class", fallback: float = 0.0) -> None:
+    def __init__(self, *, recall: float, delta: float = 0.05, over: str = "all", fallback: float = 0.0) -> None:
         """Take the promised recall, how often it may be broken, and the threshold of heads that it cannot be promised for.
 
         Args:
-            over: "class": each head's promise fails with a probability of at most delta; "all": that any of them fails.
+            over: "all": with a probability of at most delta any of the K promises fails; "class": each head's by itself.
 
         Raises:
             ConfigError: `recall` or `delta` not strictly between 0 and 1, `fallback` not from 0 to 1, or another `over`.
         """
-        _check(recall, delta, fallback)
+        check_promise("recall", recall, delta=delta, fallback=fallback)
         check_over(over)
         self.recall, self.delta, self.over, self.fallback = recall, delta, over, fallback
         self._num_classes: int | None = None
 
     def of_classes(self, class_ids: Sequence[str], columns: slice) -> Self:
         """Return the rule that knows how many classes its promise is over."""
-        rule = type(self)(recall=self.recall, delta=self.delta, over=self.over, fallback=self.fallback)
+        rule = copy(self)
         rule._num_classes = len(class_ids)
         return rule
 

@@ -48,10 +48,10 @@ def test_what_cannot_be_promised_is_said():
     [
         (lambda: TargetRisk(risk=0), "risk is 0; expected a number between 0 and 1"),
         (lambda: TargetRisk(risk=0.1, delta=1), "delta is 1; expected a number between 0 and 1"),
-        (lambda: TargetRisk(risk=0.1, fallback=-1), "fallback limit is -1; expected a probability"),
+        (lambda: TargetRisk(risk=0.1, fallback=-1), "fallback is -1; expected a probability"),
         (lambda: ReviewRate(rate=5), "rate is 5; expected a number between 0 and 1"),
         (lambda: ReviewRate(rate=0.1, delta=0.0), r"delta is 0.0; expected a number between 0 and 1"),
-        (lambda: ReviewRate(rate=0.1, fallback="no"), "fallback limit is 'no'; expected a probability"),
+        (lambda: ReviewRate(rate=0.1, fallback="no"), "fallback is 'no'; expected a probability"),
     ],
 )
 def test_settings_that_promise_nothing_are_refused(make, message):

@@ -1,9 +1,12 @@
 """Thresholds with a promise: the promised rate over draws from a known distribution, and the definition on small arrays."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from scipy import stats
 
+from ovr.core.taxonomy import Taxonomy
 from ovr.core.thresholds import Thresholds
 from ovr.errors import ConfigError, DataError
 from ovr.threshold.conformal import Conformal
@@ -19,7 +22,7 @@ SHAPES = [{"steep": 4.0, "shift": 0.0}, {"steep": 3.0, "shift": 1.0}]
 @pytest.mark.parametrize("shape", SHAPES)
 def test_precision_is_kept_as_often_as_promised_and_not_by_a_naive_choice(shape):
     prob_NR, target_NR = draws(num_rows=800, num_draws=NUM_DRAWS, **shape)
-    found = PrecisionAtLeast(precision=0.8, delta=0.1).fit(prob_NR, target_NR, np.ones_like(target_NR))
+    found = PrecisionAtLeast(precision=0.8, delta=0.1, over="class").fit(prob_NR, target_NR, np.ones_like(target_NR))
     promised_R = np.array([status == "ok" for status in found.status_K])
     precision_R, recall_R = true_precision_and_recall(found.threshold_K, **shape)
     assert promised_R.mean() > 0.8
@@ -37,7 +40,7 @@ def test_precision_is_kept_as_often_as_promised_and_not_by_a_naive_choice(shape)
 @pytest.mark.parametrize("num_rows", [60, 300])
 def test_recall_is_kept_as_often_as_promised_and_not_by_a_naive_choice(shape, num_rows):
     prob_NR, target_NR = draws(num_rows=num_rows, num_draws=NUM_DRAWS, **shape)
-    found = RecallAtLeast(recall=0.85, delta=0.1).fit(prob_NR, target_NR, np.ones_like(target_NR))
+    found = RecallAtLeast(recall=0.85, delta=0.1, over="class").fit(prob_NR, target_NR, np.ones_like(target_NR))
     recall_R = true_precision_and_recall(found.threshold_K, **shape)[1]
     broken = int((recall_R < 0.85).sum())
     assert broken <= most_violations(NUM_DRAWS, 0.1)
@@ -47,14 +50,23 @@ def test_recall_is_kept_as_often_as_promised_and_not_by_a_naive_choice(shape, nu
     assert (true_precision_and_recall(naive_R, **shape)[1] < 0.85).mean() > 0.3
 
 
-def test_promises_over_all_classes_fail_together_as_rarely_as_one():
-    prob_NR, target_NR = draws(num_rows=400, num_draws=NUM_DRAWS, **SHAPES[0])
-    rule = rule_for(RecallAtLeast(recall=0.85, delta=0.1, over="all"), [str(k) for k in range(10)])
-    threshold_R = rule.fit(prob_NR, target_NR, np.ones_like(target_NR)).threshold_K
-    broken = (true_precision_and_recall(threshold_R, **SHAPES[0])[1] < 0.85).reshape(100, 10).any(axis=1)  # of ten classes each
-    assert broken.sum() <= most_violations(100, 0.1)
-    alone = RecallAtLeast(recall=0.85, delta=0.1).fit(prob_NR, target_NR, np.ones_like(target_NR)).threshold_K
-    assert (true_precision_and_recall(alone, **SHAPES[0])[1] < 0.85).reshape(100, 10).any(axis=1).mean() > 0.3
+@pytest.mark.parametrize(
+    ("make", "measure", "asked"),
+    [(partial(PrecisionAtLeast, precision=0.75, delta=0.1), 0, 0.75), (partial(RecallAtLeast, recall=0.85, delta=0.1), 1, 0.85)],
+)
+def test_by_default_promises_over_all_classes_fail_together_as_rarely_as_one(make, measure, asked):
+    models = (NUM_DRAWS, 5)  # of five classes each
+    prob_NR, target_NR = draws(num_rows=300, num_draws=NUM_DRAWS * 5, **SHAPES[0])
+
+    def broken(rule):
+        found = rule_for(rule, Taxonomy.from_ids("abcde")).fit(prob_NR, target_NR, np.ones_like(target_NR))
+        promised_R = np.array([status == "ok" for status in found.status_K])
+        assert promised_R.mean() > 0.95
+        short_R = true_precision_and_recall(found.threshold_K, **SHAPES[0])[measure] < asked
+        return int((short_R & promised_R).reshape(models).any(axis=1).sum())
+
+    assert broken(make()) <= most_violations(NUM_DRAWS, 0.1)
+    assert broken(make(over="class")) > (1.5 * broken(make()))
 
 
 def test_conformal_sets_hold_each_class_as_often_as_said():
@@ -84,7 +96,7 @@ def test_recall_thresholds_are_the_tolerance_limit(num_levels):
     rng = np.random.default_rng(3)
     prob_NK = rng.integers(1, num_levels, size=(300, 8)) / num_levels
     target_NK, mask_NK = rng.random((300, 8)) < np.linspace(0.02, 0.9, 8), rng.random((300, 8)) < 0.9
-    found = RecallAtLeast(recall=0.9, delta=0.05).fit(prob_NK, target_NK, mask_NK)
+    found = RecallAtLeast(recall=0.9, delta=0.05, over="class").fit(prob_NK, target_NK, mask_NK)
     for k in range(8):
         positives = np.sort(prob_NK[target_NK[:, k] & mask_NK[:, k], k].astype(np.float32))
         fitting = [j for j in range(1, len(positives) + 1) if stats.binom.cdf(j - 1, len(positives), 0.1) <= 0.05]
@@ -105,25 +117,35 @@ def test_precision_thresholds_are_those_of_the_procedure_step_by_step(num_levels
     prob_NK = rng.integers(1, num_levels, size=(400, 12)) / num_levels
     target_NK = rng.random((400, 12)) < prob_NK ** np.linspace(0.05, 3, 12)
     mask_NK = rng.random((400, 12)) < 0.9
-    found = PrecisionAtLeast(precision=0.7, delta=0.1, over="all").fit(prob_NK, target_NK, mask_NK)
+    found = PrecisionAtLeast(precision=0.7, delta=0.1).fit(prob_NK, target_NK, mask_NK)
     needed = next(n for n in range(1, 100) if 0.7**n <= 0.8 * 0.1 / 12)
     assert len(set(found.status_K)) > 3
     for k in range(12):
         known = mask_NK[:, k]
         prob_n, target_n = prob_NK[known, k].astype(np.float32), target_NK[known, k]
         counts = [m for m in cut_counts(needed, 400).tolist() if m <= known.sum()]
-        held, lowest = 0.0, None
+        held, lowest, tests = 0.0, None, []
         for g, count in enumerate(counts):
-            held += 0.1 / 12 * (0.8 if g == 0 else 0.2 / (len(counts) - 1))
+            share = 0.1 / 12 * (0.8 if g == 0 else 0.2 / (len(counts) - 1))
+            held += share
             taken = prob_n >= np.sort(prob_n)[::-1][count - 1]
-            if stats.binom.sf(target_n[taken].sum() - 1, taken.sum(), 0.7) <= held:
+            chance = stats.binom.sf(target_n[taken].sum() - 1, taken.sum(), 0.7)
+            tests.append((chance / share, target_n[taken].sum(), taken.sum(), chance, share))
+            if chance <= held:
                 lowest = taken
             else:
                 held = 0.0
         if lowest is None:
             assert found.threshold_K[k] == 1.0
-            reason = f"needs at least {needed}" if target_n.sum() < needed else "the best lower bound of a precision is 0."
-            assert found.status_K[k].startswith(f"cannot_be_promised: n = {target_n.sum()} positives, {reason}")
+            reason = f"needs at least {needed}"
+            if target_n.sum() >= needed:
+                _, hits, taken, chance, share = min(tests)
+                assert chance > share
+                reason = (
+                    f"none of the {len(counts)} cuts tried passes its test: nearest, {hits} of the {taken} highest rows are, "
+                    f"which a precision of 0.7 gives with probability {chance:.2g}, and {share:.2g} is allowed"
+                )
+            assert found.status_K[k] == f"cannot_be_promised: n = {target_n.sum()} positives, {reason}"
         else:
             assert found.status_K[k] == "ok"
             np.testing.assert_array_equal(prob_n >= found.threshold_K[k], lowest)
@@ -135,7 +157,10 @@ def test_the_cuts_depend_on_the_number_of_rows_alone():
     assert cut_counts(29, 28).tolist() == []
 
 
-@pytest.mark.parametrize("rule", [RecallAtLeast(recall=0.8), PrecisionAtLeast(precision=0.8), Conformal(coverage=0.9)])
+@pytest.mark.parametrize(
+    "rule",
+    [RecallAtLeast(recall=0.8, over="class"), PrecisionAtLeast(precision=0.8, over="class"), Conformal(coverage=0.9)],
+)
 def test_only_ranks_count_and_a_head_ignores_the_others(rule):
     prob_NR, target_NR = draws(num_rows=300, num_draws=4, **SHAPES[0])
     every = rule.fit(prob_NR, target_NR, np.ones_like(target_NR))
@@ -159,8 +184,8 @@ def test_no_rows_promise_nothing(rule):
     [
         (lambda: RecallAtLeast(recall=1.0), r"recall is 1.0; expected a number between 0 and 1"),
         (lambda: RecallAtLeast(recall=0.9, delta=0), r"delta is 0; expected a number between 0 and 1"),
-        (lambda: RecallAtLeast(recall=0.9, over="both"), r"over is 'both'; expected 'class' .* or 'all'"),
-        (lambda: RecallAtLeast(recall=0.9, fallback=2), r"fallback threshold is 2; expected a probability"),
+        (lambda: RecallAtLeast(recall=0.9, over="both"), r"over is 'both'; expected 'all' .* or 'class'"),
+        (lambda: RecallAtLeast(recall=0.9, fallback=2), r"fallback is 2; expected a probability"),
         (lambda: PrecisionAtLeast(precision="high"), r"precision is 'high'; expected a number between"),
         (lambda: PrecisionAtLeast(precision=0.9, over=None), r"over is None"),
         (lambda: Conformal(coverage=90), r"coverage is 90; expected a number between"),
