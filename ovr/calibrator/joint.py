@@ -46,16 +46,7 @@ def fit_joint(logit_NK: Any, target_NK: Any, mask_NK: Any, *, strength: float) -
     _check(strength)
     logit_NK, target_NK, mask_NK = check_targets(logit_NK, target_NK, mask_NK, score_name="logit")
     positive_NK = target_NK & mask_NK
-    num_classes_N = positive_NK.sum(axis=1)
-    if (num_classes_N > 1).any():
-        row = int(np.argmax(num_classes_N > 1))
-        raise DataError(
-            f"calibrator=joint is for rows of one class each; calibration row {row} has {num_classes_N[row]} "
-            f"({int((num_classes_N > 1).sum())} of {len(num_classes_N)} rows have several)"
-        )
-    one_N = (num_classes_N == 1) & mask_NK.all(axis=1)
-    if not one_N.any():
-        raise DataError("calibrator=joint needs calibration rows of one class each whose labels are all known; there is none")
+    one_N = _rows_of_one_class(positive_NK.sum(axis=1), mask_NK.all(axis=1))
     z_NK = logit_NK[one_N].astype(np.float64)
     shared, _ = _level(logit_NK.astype(np.float64), target_NK, mask_NK)
     num_heads = z_NK.shape[1]
@@ -64,6 +55,19 @@ def fit_joint(logit_NK: Any, target_NK: Any, mask_NK: Any, *, strength: float) -
     scale_K, bias_K = np.exp(found[:num_heads]), found[num_heads:]
     level, shift = _level(logit_NK * scale_K + bias_K, target_NK, mask_NK)
     return level * scale_K, level * bias_K + shift
+
+
+def _rows_of_one_class(num_classes_N: NDArray[np.int64], known_N: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    if (num_classes_N > 1).any():
+        row = int(np.argmax(num_classes_N > 1))
+        raise DataError(
+            f"calibrator=joint is for rows of one class each; calibration row {row} has {num_classes_N[row]} "
+            f"({int((num_classes_N > 1).sum())} of {len(num_classes_N)} rows have several)"
+        )
+    one_N: NDArray[np.bool_] = (num_classes_N == 1) & known_N
+    if not one_N.any():
+        raise DataError("calibrator=joint needs calibration rows of one class each whose labels are all known; there is none")
+    return one_N
 
 
 def _softmax_objective(z_NK: F64, class_N: NDArray[np.int64], start: F64, strength: float) -> Callable[[F64], tuple[float, F64]]:
@@ -176,6 +180,14 @@ class Joint:
         """
         _check(strength)
         self.strength = strength
+
+    def check_rows(self, num_classes_N: NDArray[np.int64], known_N: NDArray[np.bool_]) -> None:
+        """Check rows by how many classes each has, and whether all its labels are known, before any logit is made.
+
+        Raises:
+            DataError: a row has several classes, or none has one and all its labels known.
+        """
+        _rows_of_one_class(num_classes_N, known_N)
 
     def fit(self, logit_NK: Any, target_NK: Any, mask_NK: Any) -> list[Calibration]:
         """Return one calibration a head, in column order; arguments and errors are those of `fit_joint`.

@@ -21,7 +21,7 @@ def run(cfg: DictConfig) -> None:
     """
     from ovr.core.bundle import open_bundle
     from ovr.lifecycle.assemble import check_out
-    from ovr.lifecycle.calibrate import calibrate
+    from ovr.lifecycle.calibrate import calibrate, check_rows, check_settings
     from ovr.lifecycle.rows import labelled_logits
 
     ids, threads, out = class_ids(cfg.classes, key="classes"), num_threads(cfg), Path(cfg.out)
@@ -30,7 +30,11 @@ def run(cfg: DictConfig) -> None:
         cfg.calibrator = trained_calibrator(bundle.provenance)
     calibrator, cohort = build(cfg.calibrator, cfg.allow_targets), build(cfg.cohort, cfg.allow_targets)
     check_out(bundle, out)
-    rows = labelled_logits(bundle, read_rows(cfg, bundle, purpose="calibrated on"), num_threads=threads)
+    cohort = check_settings(bundle, calibrator, cohort)
+    new = read_rows(cfg, bundle, purpose="calibrated on")
+    if new is not None:
+        check_rows(new.rows.labels, new.rows.cohorts, calibrator, cohort)
+    rows = labelled_logits(bundle, new, num_threads=threads)
     settings = {name: OmegaConf.to_container(cfg[name]) for name in ("calibrator", "cohort")} | {"classes": ids}
     made = calibrate(
         bundle, out, rows, calibrator=calibrator, class_ids=ids, thresholds=cfg.thresholds, cohort=cohort, settings=settings

@@ -21,6 +21,7 @@ def run(cfg: DictConfig) -> None:
     from ovr.lifecycle.assemble import check_out
     from ovr.lifecycle.decide import redecide
     from ovr.lifecycle.rows import labelled_logits
+    from ovr.threshold.fit import rule_for
 
     ids, threads, out = class_ids(cfg.classes, key="classes"), num_threads(cfg), Path(cfg.out)
     policy = None if cfg.decision is None else build(cfg.decision.policy, cfg.allow_targets)
@@ -29,6 +30,8 @@ def run(cfg: DictConfig) -> None:
     )
     bundle = open_bundle(Path(cfg.bundle))
     check_out(bundle, out)
+    if threshold is not None:
+        rule_for(threshold, bundle.taxonomy)  # what it refuses of the classes, before rows are read
     rows = labelled_logits(bundle, read_rows(cfg, bundle, purpose="decided by"), num_threads=threads)
     settings = {
         name: OmegaConf.to_container(cfg[name]) for name in ("decision", "threshold", "abstention") if cfg[name] is not None

@@ -40,6 +40,10 @@ def run(cfg: DictConfig) -> None:
     propensity = build(cfg.propensity, cfg.allow_targets)
     bundle = open_bundle(Path(cfg.bundle))
     check_out(bundle, out)
+    if cfg.contract:
+        from ovr.metric.contract import limits_of
+
+        limits_of(bundle.taxonomy, settings["limit"], settings["limit_of"])  # what it refuses, before rows are read
     rows = read_rows(cfg, bundle, purpose="measured on")
     assert rows is not None
     contract = None

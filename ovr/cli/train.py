@@ -1,13 +1,14 @@
 """`ovr train`: turns the configuration into splits and a recipe, and runs it."""
 
 import os
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ovr.cli.instantiate import build
+from ovr.errors import ConfigError
 
 if TYPE_CHECKING:
     from ovr.data.splits import Splits
@@ -55,4 +56,18 @@ def prepare(cfg: DictConfig) -> "tuple[Recipe, Splits]":
                 value = OmegaConf.to_container(value)
             parts[field.name] = build(value, cfg.allow_targets) if isinstance(value, DictConfig) else value
     splits = build(cfg.data.source, cfg.allow_targets)
-    return Recipe(**parts), splits
+    return Recipe(**parts), replace(splits, taxonomy=splits.taxonomy.with_settings(class_settings(cfg.taxonomy)))
+
+
+def class_settings(cfg: object) -> dict[str, Any]:
+    """Return what the configuration says of some classes, by their ids.
+
+    Raises:
+        ConfigError: it is no mapping.
+    """
+    if cfg is None:
+        return {}
+    if not isinstance(cfg, DictConfig):
+        raise ConfigError(f"taxonomy is {cfg!r}; expected fields by class id, such as {{fraud: {{false_negative: 50}}}}")
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    return {str(class_id): values for class_id, values in plain.items()}

@@ -6,8 +6,9 @@ This is the only place where a class id becomes a column, and the only place whe
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from difflib import get_close_matches
 from typing import Any
 
 from ovr.core import scale
@@ -33,18 +34,35 @@ def slug(class_id: str) -> str:
 @dataclass(frozen=True, slots=True)
 class ClassSpec:
     """One class. `id` never changes; `name` is what people read and defaults to the id; `parent` is the id of what it is part of,
-    which need not be a class that the model has."""
+    which need not be a class that the model has.
+
+    `false_positive` and `false_negative` are what either mistake costs (threshold=cost), `max_ece` is the limit of its calibration
+    error (the calibration contract). What is None is that of every class, as the command that uses it is configured.
+    """
 
     id: str
     name: str = ""
     owner: str = ""
     critical: bool = False
     parent: str = ""
+    false_positive: float | None = None
+    false_negative: float | None = None
+    max_ece: float | None = None
 
     def __post_init__(self) -> None:
         _check_id(self.id)
         for field in ("name", "owner", "parent"):
             _check_text(field, self.id, getattr(self, field))
+        if not isinstance(self.critical, bool):
+            raise TaxonomyError(f"critical of class {self.id!r} is {self.critical!r}; expected true or false")
+        for field in ("false_positive", "false_negative"):
+            price = getattr(self, field)
+            if price is not None and not (_is_number(price) and 0 <= price < float("inf")):
+                raise TaxonomyError(f"the cost of a {field} of class {self.id!r} is {price!r}; expected a number of at least 0")
+        if self.false_positive == self.false_negative == 0:
+            raise TaxonomyError(f"both costs of class {self.id!r} are 0; expected one above 0")
+        if self.max_ece is not None and not (_is_number(self.max_ece) and 0 < self.max_ece <= 1):
+            raise TaxonomyError(f"max_ece of class {self.id!r} is {self.max_ece!r}; expected a number above 0 and at most 1")
         if not self.name:
             object.__setattr__(self, "name", self.id)
 
@@ -90,16 +108,41 @@ class Taxonomy(Sequence[ClassSpec]):
             raise TaxonomyError(f"a class in the taxonomy cannot be read: {error}") from None
 
     def to_json(self) -> list[dict[str, Any]] | dict[str, list[Any]]:
-        """Return the classes as plain dictionaries, in column order.
+        """Return the classes as plain dictionaries, in column order, without what is None.
 
         From `LARGE_K` classes on, a list for each field that any of them uses: a tenth of the text where they have ids alone.
         """
         if len(self) < scale.LARGE_K:
-            return [asdict(spec) for spec in self.classes]
+            return [{name: value for name, value in asdict(spec).items() if value is not None} for spec in self.classes]
         columns = {field.name: [getattr(spec, field.name) for spec in self.classes] for field in fields(ClassSpec)}
-        unused = [name for name in ("owner", "critical", "parent") if not any(columns[name])]
+        blank = {field.name: (type(field.default), field.default) for field in fields(ClassSpec)}  # 0.0 is not False
+        unused = [name for name, values in columns.items() if all((type(value), value) == blank[name] for value in values)]
         unused += ["name"] if columns["name"] == columns["id"] else []
         return {name: column for name, column in columns.items() if name not in unused}
+
+    def with_settings(self, settings: Mapping[str, Mapping[str, Any]]) -> "Taxonomy":
+        """Return the taxonomy whose classes, by id, have other fields than their `id` set: {"fraud": {"false_negative": 50}}.
+
+        Raises:
+            TaxonomyError: a class that is not there (with those that are near), a field that there is not, or a value that it
+                cannot have.
+        """
+        if unknown := self.unknown(settings):
+            raise TaxonomyError(f"the taxonomy of {len(self)} classes does not have: {unknown}")
+        known = [field.name for field in fields(ClassSpec) if field.name != "id"]
+        for class_id, values in settings.items():
+            if not isinstance(values, Mapping) or set(values) - set(known):
+                raise TaxonomyError(f"class {class_id!r} is set to {values!r}; expected values of some of {', '.join(known)}")
+        return Taxonomy(replace(spec, **settings[spec.id]) if spec.id in settings else spec for spec in self.classes)
+
+    def unknown(self, class_ids: Iterable[str]) -> str:
+        """Return which of the ids are none of the classes, each with those that are near: "'frod' (nearest: fraud), 'zzz'"."""
+        shown = []
+        for class_id in class_ids:
+            if class_id not in self._columns:
+                near = get_close_matches(class_id, self.ids, 3, cutoff=0.5)
+                shown.append(f"{class_id!r} (nearest: {', '.join(near)})" if near else repr(class_id))
+        return ", ".join(shown)
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -174,6 +217,10 @@ def _check_id(class_id: object) -> None:
     if not class_id or len(class_id) > MAX_ID_CHARS:
         raise TaxonomyError(f"a class id has 1 to {MAX_ID_CHARS} characters, got {len(class_id)}")
     _check_text("id", class_id, class_id)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check_text(field: str, class_id: str, value: object) -> None:

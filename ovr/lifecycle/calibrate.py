@@ -4,7 +4,7 @@ N = rows, K = heads, C = heads of one block
 """
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,17 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovr.calibrator.apply import calibrated_prob
-from ovr.calibrator.blocks import as_one, wants_all_heads
+from ovr.calibrator.blocks import as_one, check_calibration_rows, check_calibrator, wants_all_heads
 from ovr.calibrator.cohort import CohortCalibrator
-from ovr.core import scale
 from ovr.core.artifact import Calibration
 from ovr.core.bundle import ModelBundle
 from ovr.core.calibrations import Calibrations
 from ovr.core.thresholds import NOT_PROMISED, OK
+from ovr.data.cohorts import Cohorts
+from ovr.data.labels import Labels
 from ovr.errors import ConfigError
 from ovr.lifecycle.assemble import Rewritten, check_out
 from ovr.lifecycle.cohorts import cohort_of_rows, merged
-from ovr.lifecycle.logits import Logits
 from ovr.lifecycle.rewrite import calibrations_of, differ, rewritten, thresholds_of
 from ovr.lifecycle.rows import LabelledLogits
 
@@ -38,6 +38,8 @@ STEP = 1e-3  # of a logit, by which rows on both sides of a cut differ
 
 class Calibrator(Protocol):
     """Fits one `Calibration` a head, in column order, on logits (N, K), of all heads or of some of them."""
+
+    kinds: tuple[str, ...]  # of the calibrations that it may give
 
     def fit(self, logit_NK: NDArray[Any], target_NK: NDArray[Any], mask_NK: NDArray[Any]) -> list[Calibration]: ...
 
@@ -67,9 +69,9 @@ def calibrate(
         settings: what the provenance tells of this step, in plain values.
 
     Raises:
-        ConfigError: another `thresholds`, or no class id.
+        ConfigError: another `thresholds`, no class id, or what `check_settings` refuses.
         TaxonomyError: a class id that the bundle does not have.
-        ArtifactError, DataError: what `rewritten` and the calibrator refuse.
+        ArtifactError, DataError: what `rewritten`, `check_rows` and the calibrator refuse.
     """
     if thresholds not in THRESHOLDS:
         raise ConfigError(f"thresholds is {thresholds!r}; expected {' or '.join(THRESHOLDS)}")
@@ -77,9 +79,10 @@ def calibrate(
     check_out(bundle, out)
     before = calibrations_of(bundle)
     parts, fits = [], []
-    cohort = _of_bundle(cohort or CohortCalibrator(column=None), bundle)
+    cohort = check_settings(bundle, calibrator, cohort)
+    check_rows(rows.labels, rows.cohorts, calibrator, cohort)
     cohort_N = None if cohort.column is None else cohort_of_rows(cohort.column, rows.cohorts)
-    for block, logit_NC in _together(rows.logits) if wants_all_heads(calibrator) else rows.logits:
+    for block, logit_NC in as_one(rows.logits) if wants_all_heads(calibrator) else rows.logits:
         target_NC, mask_NC = rows.labels.columns(block)
         fitted = calibrator.fit(logit_NC, target_NC, mask_NC)
         chosen = [
@@ -132,21 +135,29 @@ def calibrate(
     )
 
 
-def _of_bundle(cohort: CohortCalibrator, bundle: ModelBundle) -> CohortCalibrator:
-    """Return the calibrator with the column of a bundle that has cohorts, where it names none."""
-    if cohort.column is not None or bundle.cohorts is None:
-        return cohort
-    column = bundle.cohorts.column
-    return CohortCalibrator(column=column, min_positives=cohort.min_positives, prior_strength=cohort.prior_strength)
+def check_settings(bundle: ModelBundle, calibrator: Calibrator, cohort: CohortCalibrator | None) -> CohortCalibrator:
+    """Return the calibrator of cohorts, with the column of a bundle that has cohorts where it names none; needs no row.
+
+    Raises:
+        ConfigError: what `check_calibrator` refuses.
+    """
+    cohort = cohort or CohortCalibrator(column=None)
+    if cohort.column is None and bundle.cohorts is not None:
+        column = bundle.cohorts.column
+        cohort = CohortCalibrator(column=column, min_positives=cohort.min_positives, prior_strength=cohort.prior_strength)
+    check_calibrator(calibrator, num_heads=len(bundle.heads), cohort_column=cohort.column)
+    return cohort
 
 
-def _together(logits: Logits) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    if logits.num_heads >= scale.LARGE_K:
-        raise ConfigError(
-            f"the calibrator fits all heads at once, and {logits.num_heads} are too many for that (from {scale.LARGE_K} on they go "
-            "block by block); take one that fits each head by itself, such as calibrator=temperature"
-        )
-    return as_one(logits)
+def check_rows(labels: Labels, cohorts: Cohorts, calibrator: Calibrator, cohort: CohortCalibrator) -> None:
+    """Check labelled rows before logits are made of them.
+
+    Raises:
+        DataError: they carry no cohorts of the column, or labels that the calibrator does not take.
+    """
+    if cohort.column is not None:
+        cohort_of_rows(cohort.column, cohorts)
+    check_calibration_rows(calibrator, *labels.classes_of_rows())
 
 
 def some_columns(bundle: ModelBundle, class_ids: Collection[str] | None) -> frozenset[int] | None:

@@ -58,7 +58,7 @@ def redecide(
     for block, prob_NC in blocks if threshold is not None else ():
         assert threshold is not None
         target_NC, mask_NC = rows.labels.columns(block)
-        found = fit_thresholds(threshold, prob_NC, target_NC, mask_NC, class_ids=bundle.taxonomy.ids, columns=block)
+        found = fit_thresholds(threshold, prob_NC, target_NC, mask_NC, taxonomy=bundle.taxonomy, columns=block)
         for k, number, said in zip(range(block.start, block.stop), found.threshold_K, found.status_K, strict=True):
             if columns is None or k in columns:
                 threshold_K[k], status_K[k] = number, said

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ovr.core.taxonomy import Taxonomy
 from ovr.errors import ConfigError
 from ovr.metric.bins import bin_sums
 from ovr.metric.calibration_bound import ece_interval, ece_upper_bound, rows_needed
@@ -47,23 +48,21 @@ class HeadVerdict:
         return f"{self.class_id!r}: {self.outcome} ({measured}; limit {self.limit:g}; {counts}{more})"
 
 
-def limits_of(class_ids: Sequence[str], limit: float = LIMIT, of_class: Mapping[str, float] | None = None) -> NDArray[np.float64]:
-    """Return the limit (K,) of each class: its own in `of_class`, else `limit`.
+def limits_of(taxonomy: Taxonomy, limit: float = LIMIT, of_class: Mapping[str, float] | None = None) -> NDArray[np.float64]:
+    """Return the limit (K,) of each class: that of `of_class`, else its own in the taxonomy, else `limit`.
 
     Raises:
         ConfigError: a limit outside (0, 1], or one for a class that there is not.
     """
     of_class = of_class or {}
-    if unknown := [class_id for class_id in of_class if class_id not in class_ids]:
-        raise ConfigError(
-            f"contract limits are given for classes that the model does not have: {', '.join(map(repr, unknown[:5]))}; its classes "
-            f"are {', '.join(map(repr, class_ids[:10]))}{', ...' if len(class_ids) > 10 else ''}"
-        )
+    if unknown := taxonomy.unknown(of_class):
+        raise ConfigError(f"contract limits are for classes that the model of {len(taxonomy)} classes does not have: {unknown}")
     for what, value in {"": limit, **of_class}.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
             of = f" of class {what!r}" if what else ""
             raise ConfigError(f"the contract's limit{of} is {value!r}; expected a number above 0 and at most 1")
-    return np.array([of_class.get(class_id, limit) for class_id in class_ids], dtype=np.float64)
+    own = (limit if spec.max_ece is None else spec.max_ece for spec in taxonomy)
+    return np.array([of_class.get(spec.id, value) for spec, value in zip(taxonomy, own, strict=True)], dtype=np.float64)
 
 
 def judge(

@@ -116,7 +116,7 @@ def measure_contract(
     Args:
         x: rows (N, *bundle.input.shape) as the network takes them, read in chunks.
         cohort: of a bundle with cohorts, see `Client.predict`.
-        limit, limit_of: of the calibration error, of all classes and of some by their ids.
+        limit, limit_of: of the calibration error, see `limits_of`.
         undecided: what a head comes to whose rows are too few to decide: "fail", as it is not proven, or "allow".
         server: gRPC address HOST:PORT of a server on this bundle; None starts one on a repository of its own while it measures.
 
@@ -128,7 +128,7 @@ def measure_contract(
     """
     if undecided not in UNDECIDED:
         raise ConfigError(f"undecided is {undecided!r}; expected {' or '.join(map(repr, UNDECIDED))}")
-    limit_K = limits_of(bundle.taxonomy.ids, limit, limit_of)
+    limit_K = limits_of(bundle.taxonomy, limit, limit_of)
     if isinstance(confidence, bool) or not isinstance(confidence, int | float) or not 0 < confidence < 1:
         raise ConfigError(f"confidence is {confidence!r}; expected a number above 0 and below 1")
     if not len(x):

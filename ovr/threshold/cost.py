@@ -3,8 +3,8 @@
 N = rows, K = heads, C = heads of one block
 """
 
-from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Mapping
+from copy import copy
 from typing import Any, Self
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ovr.core.ranking import Ranked, ranked_blocks
 from ovr.core.targets import check_probs
+from ovr.core.taxonomy import ClassSpec, Taxonomy
 from ovr.core.thresholds import NO_POSITIVE, OK, Thresholds
 from ovr.errors import ConfigError
 from ovr.threshold.cuts import cut_thresholds
@@ -66,7 +67,8 @@ def _cheapest(ranked: Ranked, false_positive_C: F64, false_negative_C: F64) -> F
 
 
 class Cost:
-    """Plug-in: `bayes_thresholds` or `least_cost_thresholds`, with prices for all classes and others for some of them."""
+    """Plug-in: `bayes_thresholds` or `least_cost_thresholds`. A price is that of `costs`, else that of the class in the taxonomy,
+    else that of all classes."""
 
     def __init__(
         self,
@@ -83,28 +85,34 @@ class Cost:
             method: "bayes": from the prices alone, right for calibrated probabilities; "empirical": least cost on the rows given.
 
         Raises:
-            ConfigError: prices that are negative, not finite, or both 0; keys other than those two; another method.
+            ConfigError: prices that are negative, not finite, or both 0 for all classes; keys other than those two; another method.
         """
         if method not in ("bayes", "empirical"):
             raise ConfigError(f"method is {method!r}; expected 'bayes' (from the prices) or 'empirical' (least cost on the rows)")
         self.method = method
-        self.default = _prices("every class", {"false_positive": false_positive, "false_negative": false_negative}, {})
-        self.costs = {str(name): _prices(f"class {name!r}", prices, self.default) for name, prices in (costs or {}).items()}
+        self.default = _prices("every class", {"false_positive": false_positive, "false_negative": false_negative})
+        _check_not_free("every class", self.default)
+        self.costs = {str(name): _prices(f"class {name!r}", prices) for name, prices in (costs or {}).items()}
         self._prices_K: tuple[F64, F64] | None = None
 
-    def of_classes(self, class_ids: Sequence[str], columns: slice) -> Self:
+    def of_classes(self, taxonomy: Taxonomy, columns: slice) -> Self:
         """Return the rule with the prices of these heads.
 
         Raises:
-            ConfigError: `costs` names classes that are not there; it lists names that are near.
+            ConfigError: `costs` names classes that are not there, with those that are near; or both prices of a class are 0.
         """
-        if unknown := [name for name in self.costs if name not in set(class_ids)]:
-            near = [f"{name!r}{_near(name, class_ids)}" for name in unknown]
-            raise ConfigError(f"costs name classes that the model of {len(class_ids)} classes does not have: {', '.join(near)}")
-        rule = type(self)(**self.default, costs=self.costs, method=self.method)
-        prices = [self.costs.get(class_id, self.default) for class_id in class_ids[columns]]
+        if unknown := taxonomy.unknown(self.costs):
+            raise ConfigError(f"costs name classes that the model of {len(taxonomy)} classes does not have: {unknown}")
+        rule = copy(self)
+        prices = [self._prices_of(spec) for spec in taxonomy[columns]]
         rule._prices_K = tuple(np.array([price[kind] for price in prices], dtype=np.float64) for kind in PRICES)  # type: ignore[assignment]
         return rule
+
+    def _prices_of(self, spec: ClassSpec) -> dict[str, float]:
+        own = {"false_positive": spec.false_positive, "false_negative": spec.false_negative}
+        prices = self.default | {kind: price for kind, price in own.items() if price is not None} | self.costs.get(spec.id, {})
+        _check_not_free(f"class {spec.id!r}", prices)
+        return prices
 
     def fit(self, prob_NK: Any, target_NK: Any, mask_NK: Any) -> Thresholds:
         """Return thresholds (K,); arguments are those of `least_cost_thresholds`.
@@ -127,18 +135,15 @@ class Cost:
         return Thresholds.of(bayes_thresholds(false_positive_K, false_negative_K))
 
 
-def _prices(what: str, given: Any, default: Mapping[str, float]) -> dict[str, float]:
+def _prices(what: str, given: Any) -> dict[str, float]:
     if not isinstance(given, Mapping) or set(given) - set(PRICES):
         raise ConfigError(f"the costs of {what} are {given!r}; expected {{false_positive: ..., false_negative: ...}}")
-    prices = {**default, **given}
-    for kind, price in prices.items():
+    for kind, price in given.items():
         if not isinstance(price, int | float) or isinstance(price, bool) or not 0.0 <= price < np.inf:
             raise ConfigError(f"the cost of a {kind} of {what} is {price!r}; expected a number of at least 0")
+    return {kind: float(price) for kind, price in given.items()}
+
+
+def _check_not_free(what: str, prices: Mapping[str, float]) -> None:
     if not any(prices.values()):
         raise ConfigError(f"both costs of {what} are 0; expected one above 0, or every threshold is as good as another")
-    return {kind: float(prices[kind]) for kind in PRICES}
-
-
-def _near(name: str, class_ids: Sequence[str]) -> str:
-    found = get_close_matches(name, class_ids, 3, cutoff=0.5)
-    return f" (nearest: {', '.join(found)})" if found else ""

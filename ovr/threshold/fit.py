@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from ovr.core.taxonomy import Taxonomy
 from ovr.core.thresholds import Thresholds
 
 log = logging.getLogger(__name__)
@@ -25,30 +26,30 @@ class ThresholdRule(Protocol):
 class KnowsClasses(Protocol):
     """A rule that also asks which classes there are: it prices some by id, or its promise is over all of them."""
 
-    def of_classes(self, class_ids: Sequence[str], columns: slice) -> Any:
+    def of_classes(self, taxonomy: Taxonomy, columns: slice) -> Any:
         """Return the rule for the heads `columns` of these classes; errors name a class that is not there."""
         ...
 
 
-def rule_for(rule: ThresholdRule, class_ids: Sequence[str], columns: slice = slice(None)) -> ThresholdRule:
-    """Return the rule to `fit` on the probabilities of the heads `columns` among all `class_ids`.
+def rule_for(rule: ThresholdRule, taxonomy: Taxonomy, columns: slice = slice(None)) -> ThresholdRule:
+    """Return the rule to `fit` on the probabilities of the heads `columns` among all classes.
 
     Raises:
         ConfigError: the rule names a class that is not there.
     """
-    return rule.of_classes(class_ids, columns) if isinstance(rule, KnowsClasses) else rule
+    return rule.of_classes(taxonomy, columns) if isinstance(rule, KnowsClasses) else rule
 
 
 def fit_thresholds(
-    rule: ThresholdRule, prob_NC: Any, target_NC: Any, mask_NC: Any, *, class_ids: Sequence[str], columns: slice
+    rule: ThresholdRule, prob_NC: Any, target_NC: Any, mask_NC: Any, *, taxonomy: Taxonomy, columns: slice
 ) -> Thresholds:
-    """Return the thresholds of the heads `columns` among all `class_ids`, from their probabilities (N, C) on calibration rows.
+    """Return the thresholds of the heads `columns` among all classes, from their probabilities (N, C) on calibration rows.
 
     Raises:
         ConfigError: as `rule_for`.
         DataError: what the rule refuses.
     """
-    return Thresholds.of(rule_for(rule, class_ids, columns).fit(prob_NC, target_NC, mask_NC))
+    return Thresholds.of(rule_for(rule, taxonomy, columns).fit(prob_NC, target_NC, mask_NC))
 
 
 def warn_of_fallbacks(thresholds: Thresholds, class_ids: Sequence[str]) -> None:

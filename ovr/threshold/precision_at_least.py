@@ -3,7 +3,6 @@
 N = rows, K = heads, C = heads of one block, G = cuts tried
 """
 
-from collections.abc import Sequence
 from copy import copy
 from typing import Any, Self
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from ovr.core.binomial import upper_tail
 from ovr.core.ranking import Ranked, ranked_blocks
 from ovr.core.targets import check_probs
+from ovr.core.taxonomy import Taxonomy
 from ovr.core.thresholds import NOT_PROMISED, OK, Thresholds
 from ovr.threshold.cuts import check_over, check_promise, cut_thresholds
 
@@ -142,10 +142,10 @@ class PrecisionAtLeast:
         self.precision, self.delta, self.over, self.fallback = precision, delta, over, fallback
         self._num_classes: int | None = None
 
-    def of_classes(self, class_ids: Sequence[str], columns: slice) -> Self:
+    def of_classes(self, taxonomy: Taxonomy, columns: slice) -> Self:
         """Return the rule that knows how many classes its promise is over."""
         rule = copy(self)
-        rule._num_classes = len(class_ids)
+        rule._num_classes = len(taxonomy)
         return rule
 
     def fit(self, prob_NK: Any, target_NK: Any, mask_NK: Any) -> Thresholds:

@@ -7,7 +7,7 @@ N = rows, K = heads, C = heads of one block
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovr.abstention.fit import CONSTANT, fit_abstention
-from ovr.calibrator.blocks import Probs, as_one, joined, wants_all_heads
+from ovr.calibrator.blocks import Probs, as_one, check_calibration_rows, check_calibrator, joined, wants_all_heads
 from ovr.calibrator.cohort import cohort_prob
 from ovr.core import scale
-from ovr.core.artifact import AFFINE_KINDS, DecisionPolicy
+from ovr.core.artifact import DecisionPolicy
 from ovr.core.bundle import MANIFEST, ModelBundle
 from ovr.core.calibrations import Calibrations
 from ovr.core.cohorts import CohortCalibrations
 from ovr.core.files import read_json
+from ovr.core.taxonomy import Taxonomy
 from ovr.core.thresholds import Thresholds
 from ovr.data.card import card_parts
 from ovr.data.labels import Labels
@@ -75,9 +76,8 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
         ArtifactError: nothing to resume, the run has its bundle already, or the bundle to start from is damaged.
         KeyboardInterrupt: SIGINT during the fit, which can be resumed; SystemExit(143): SIGTERM likewise.
     """
-    _check(recipe, run_dir, resume, splits.taxonomy.ids)
-    _check_kinds(recipe, len(splits.taxonomy))
-    _check_cohorts(recipe, splits)
+    _check(recipe, run_dir, resume, splits.taxonomy)
+    _check_rows(recipe, splits)
     small_K = check_small_classes(splits, min_positives=recipe.min_positives, allow=recipe.allow_small_classes)
     seconds: dict[str, float] = {}
     leakage = None
@@ -193,7 +193,7 @@ def _calibrate(recipe: Recipe, logits: LogitBlocks, splits: Splits) -> tuple[Cal
 
     def choose(columns: slice, prob_NC: NDArray[np.float32]) -> None:
         labels = splits.calib.labels.columns(columns)
-        chosen.append(fit_thresholds(recipe.threshold, prob_NC, *labels, class_ids=splits.taxonomy.ids, columns=columns))
+        chosen.append(fit_thresholds(recipe.threshold, prob_NC, *labels, taxonomy=splits.taxonomy, columns=columns))
 
     for columns, logit_NC in as_one(logits) if wants_all_heads(recipe.calibrator) else logits:
         target_NC, mask_NC = splits.calib.labels.columns(columns)
@@ -243,13 +243,9 @@ def _abstention(recipe: Recipe, blocks: Probs, rows: CalibRows, thresholds: Thre
     return policy, {"abstain_below": policy.abstain_below, "abstention_status": status}
 
 
-def _check(recipe: Recipe, run_dir: Path, resume: bool, class_ids: Sequence[str]) -> None:
-    rule_for(recipe.threshold, class_ids)
-    if wants_all_heads(recipe.calibrator) and len(class_ids) >= scale.LARGE_K:
-        raise ConfigError(
-            f"{type(recipe.calibrator).__name__} calibrates all heads at once, and {len(class_ids)} are too many for that (from "
-            f"{scale.LARGE_K} on they go block by block); take one that fits each head by itself, such as calibrator=temperature"
-        )
+def _check(recipe: Recipe, run_dir: Path, resume: bool, taxonomy: Taxonomy) -> None:
+    rule_for(recipe.threshold, taxonomy)
+    check_calibrator(recipe.calibrator, num_heads=len(taxonomy), cohort_column=recipe.cohort.column)
     for name, value, least in (
         ("batch_size", recipe.batch_size, 1),
         ("version", recipe.version, 1),
@@ -276,33 +272,12 @@ def _check(recipe: Recipe, run_dir: Path, resume: bool, class_ids: Sequence[str]
         raise ArtifactError(f"{run_dir} has no checkpoints/last.ckpt to resume from; start a new run instead")
 
 
-def _check_kinds(recipe: Recipe, num_heads: int) -> None:
-    others = sorted(set(recipe.calibrator.kinds) - set(AFFINE_KINDS))
-    if num_heads >= scale.LARGE_K and others:
-        raise ConfigError(
-            f"the calibrator may give {', '.join(others)}; from {scale.LARGE_K} classes on, and there are {num_heads}, heads are "
-            f"kept with {', '.join(AFFINE_KINDS)} only: choose calibrator=temperature or platt, or of auto "
-            "calibrator.kinds=[temperature,platt]"
-        )
-
-
-def _check_cohorts(recipe: Recipe, splits: Splits) -> None:
+def _check_rows(recipe: Recipe, splits: Splits) -> None:
     column = recipe.cohort.column
-    if column is None:
-        return
-    if len(splits.taxonomy) >= scale.LARGE_K:
-        raise ConfigError(
-            f"cohort.column={column} asks for a calibration a cohort, and bundles of {scale.LARGE_K} classes or more hold none; "
-            "leave it out"
-        )
-    if others := sorted(set(recipe.calibrator.kinds) - set(AFFINE_KINDS)):
-        raise ConfigError(
-            f"cohort.column={column} rescales a head's calibrated logit, and the calibrator may give {', '.join(others)}: choose "
-            "calibrator=temperature, platt or identity, or of auto calibrator.kinds=[temperature,platt]"
-        )
-    if column not in splits.calib.cohorts:
+    if column is not None and column not in splits.calib.cohorts:
         known = ", ".join(map(repr, splits.calib.cohorts)) or "none"
         raise DataError(f"the rows carry no cohorts of column {column!r}, but of {known}; add data.source.cohorts=[{column}]")
+    check_calibration_rows(recipe.calibrator, *splits.calib.labels.classes_of_rows())
 
 
 @contextmanager

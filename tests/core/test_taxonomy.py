@@ -1,5 +1,6 @@
 """Class ids of any kind, their columns and their names on disk."""
 
+import json
 import re
 import unicodedata
 
@@ -91,6 +92,41 @@ def test_a_taxonomy_is_a_sequence_of_its_classes():
     assert Taxonomy.from_json(taxonomy.to_json()) == taxonomy
     assert hash(Taxonomy.from_json(taxonomy.to_json())) == hash(taxonomy)
     assert taxonomy != Taxonomy(reversed(taxonomy.classes))
+
+
+@pytest.mark.parametrize("large_k", [3, 4])
+def test_costs_and_limits_of_classes_are_kept_and_take_no_place_where_there_are_none(monkeypatch, large_k):
+    monkeypatch.setattr("ovr.core.scale.LARGE_K", large_k)
+    plain = Taxonomy.from_ids(["a", "fraud", "c"])
+    priced = plain.with_settings({"fraud": {"false_negative": 50, "max_ece": 0.01, "owner": "risk"}, "a": {"false_positive": 0.0}})
+    assert priced[1] == ClassSpec("fraud", owner="risk", false_negative=50, max_ece=0.01)
+    assert (priced[0].false_positive, priced[2]) == (0.0, ClassSpec("c"))
+    for taxonomy in (plain, priced):
+        assert Taxonomy.from_json(json.loads(json.dumps(taxonomy.to_json()))) == taxonomy
+    assert not {"false_positive", "false_negative", "max_ece"} & set(str(plain.to_json()).replace("'", " ").split())
+    before = [{"id": "a", "name": "A", "owner": "x", "critical": True, "parent": ""}]  # as it was written without them
+    assert Taxonomy.from_json(before)[0] == ClassSpec("a", "A", "x", True)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"frod": {}}, r"taxonomy of 2 classes does not have: 'frod' \(nearest: fraud\)"),
+        (
+            {"fraud": {"cost": 1}},
+            r"class 'fraud' is set to {'cost': 1}; expected values of some of name, .*false_negative, max_ece",
+        ),
+        ({"fraud": 3}, "class 'fraud' is set to 3; expected"),
+        ({"fraud": {"false_negative": -1}}, "cost of a false_negative of class 'fraud' is -1; expected a number of at least 0"),
+        ({"fraud": {"false_positive": True}}, "cost of a false_positive of class 'fraud' is True"),
+        ({"fraud": {"false_positive": 0, "false_negative": 0}}, "both costs of class 'fraud' are 0"),
+        ({"fraud": {"max_ece": 0}}, "max_ece of class 'fraud' is 0; expected a number above 0 and at most 1"),
+        ({"fraud": {"critical": "yes"}}, "critical of class 'fraud' is 'yes'; expected true or false"),
+    ],
+)
+def test_settings_of_classes_that_mean_nothing_are_refused(given, message):
+    with pytest.raises(TaxonomyError, match=message):
+        Taxonomy.from_ids(["fraud", "b"]).with_settings(given)
 
 
 @settings(deadline=None)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from ovr import EdgePredictor
 from ovr.calibrator.apply import calibrated_prob
 from ovr.calibrator.isotonic import Isotonic
+from ovr.calibrator.joint import Joint
 from ovr.calibrator.temperature import Temperature
 from ovr.core.artifact import Calibration, DecisionPolicy
 from ovr.core.bundle import FUSED_ONNX, MANIFEST, head_directory, open_bundle
@@ -16,7 +18,7 @@ from ovr.core.calibrations import Calibrations
 from ovr.core.files import sha256_file
 from ovr.data.labels import Labels
 from ovr.data.splits import TestRows
-from ovr.errors import ArtifactError, ConfigError, TaxonomyError
+from ovr.errors import ArtifactError, ConfigError, DataError, TaxonomyError
 from ovr.lifecycle.calibrate import JOINED, STALE, calibrate, moved_thresholds
 from ovr.lifecycle.logits import StoredLogits, bundle_features
 from ovr.lifecycle.rewrite import calibrations_of, rewritten, thresholds_of
@@ -30,6 +32,8 @@ BETA = Calibration("beta", scale=0.7, bias=0.2, scale_negative=1.3, status="ok")
 
 class Fixed:
     """A calibrator that says what it is told."""
+
+    kinds = ()
 
     def __init__(self, *calibrations):
         self.calibrations = list(calibrations)
@@ -213,19 +217,20 @@ def test_a_calibrator_of_all_heads_at_once_is_given_them(sharded, tmp_path, monk
     made = calibrate(bundle, tmp_path / "out", labelled_logits(bundle, None), calibrator=joint)
     assert calibrations_of(made.bundle) == Calibrations.of([platt] * 4)
     monkeypatch.setattr("ovr.core.scale.LARGE_K", 4)
-    with pytest.raises(ConfigError, match="fits all heads at once, and 4 are too many for that"):
+    with pytest.raises(ConfigError, match="Fixed calibrates all heads at once, and 4 are too many for that"):
         calibrate(bundle, tmp_path / "more", labelled_logits(bundle, None), calibrator=joint)
 
 
 def test_what_cannot_be_done_is_refused_before_any_work(trained, tmp_path):
     _, bundle = trained()
-    rows = labelled_logits(bundle, None)
+    rows = replace(labelled_logits(bundle, None), logits=None)  # which nothing here looks at
     for arguments, error, message in (
         ({"thresholds": "moved"}, ConfigError, "thresholds is 'moved'; expected same_rows or same_numbers"),
         ({"class_ids": []}, ConfigError, "classes is an empty list"),
         ({"class_ids": ["nobody"]}, TaxonomyError, "nobody"),
         ({"out": tmp_path}, ArtifactError, "exists already and is never overwritten"),
         ({"out": bundle.path / "new"}, ArtifactError, "lies within the bundle"),
+        ({"calibrator": Joint()}, DataError, r"joint is for rows of one class each; calibration row \d+ has \d"),
     ):
         with pytest.raises(error, match=message):
             calibrate(bundle, **{"out": tmp_path / "out", "rows": rows, "calibrator": Fixed(), **arguments})

@@ -111,6 +111,17 @@ def test_what_cannot_be_used_is_said_and_nothing_is_written(run, args, tmp_path,
         ("decide", [*args, "classes=x/y"], "classes is 'x/y'; expected a list of class ids, such as [x/y]"),
         ("decide", [*args, "classes=[1.5]"], "classes holds 1.5, which is no text"),
         ("calibrate", [*args, "classes=[cat]"], "cat"),
+        (
+            "decide",
+            [*args, *NEW, "data.path=/none", "threshold=cost", "threshold.costs={trian: {false_negative: 2}}"],
+            "(nearest: train)",
+        ),
+        ("evaluate", [*args, *NEW, "data.path=/none", "contract=true", "max_ece_of={trian: 0.1}"], "'trian' (nearest: train)"),
+        (
+            "calibrate",
+            [*args, *NEW, "data.path=/none", "calibrator=isotonic", "cohort.column=sex"],
+            "cohort.column=sex rescales a head's calibrated logit, and the calibrator may give isotonic",
+        ),
         ("calibrate", [*args, "num_threads=-1"], "num_threads is -1; expected a whole number of at least 0"),
     ):
         assert message in error_of(capsys, command, *more)

@@ -98,8 +98,8 @@ def test_a_place_that_is_taken_is_refused(trained, tmp_path):
 class Promised:
     """A rule that cannot promise anything of one class, and knows which."""
 
-    def of_classes(self, class_ids, columns):
-        self.here = list(class_ids)[columns]
+    def of_classes(self, taxonomy, columns):
+        self.here = taxonomy.ids[columns]
         return self
 
     def fit(self, prob_NK, target_NK, mask_NK):

@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
 
+from ovr.core.taxonomy import ClassSpec, Taxonomy
 from ovr.errors import ConfigError
 from ovr.metric.calibration_bound import ece_upper_bound
 from ovr.metric.contract import judge, limits_of
 
 IDS = ("good", "bad", "few", "none", "bad with few")
+CLASSES = Taxonomy.from_ids(IDS)
 
 
 def sample(rng, num_rows=4000):
@@ -20,7 +22,7 @@ def sample(rng, num_rows=4000):
 
 def test_each_head_gets_the_verdict_that_its_rows_allow(rng):
     prob_NK, target_NK, mask_NK = sample(rng)
-    verdicts = judge(prob_NK, target_NK, mask_NK, class_ids=IDS, limit_K=limits_of(IDS))
+    verdicts = judge(prob_NK, target_NK, mask_NK, class_ids=IDS, limit_K=limits_of(CLASSES))
     assert [v.outcome for v in verdicts] == ["pass", "fail", "undecided", "undecided", "fail"]
     ece_K, upper_K = ece_upper_bound(prob_NK, target_NK, mask_NK)
     for k, verdict in enumerate(verdicts):
@@ -41,8 +43,8 @@ def test_each_head_gets_the_verdict_that_its_rows_allow(rng):
 
 def test_as_many_rows_as_are_needed_decide(rng):
     prob_NK, target_NK, mask_NK = sample(rng, 9000)
-    needed = judge(prob_NK, target_NK, mask_NK, class_ids=IDS, limit_K=limits_of(IDS))[0].num_rows_needed
-    known_N1, limit_K = np.ones((needed, 1), bool), limits_of(["a"])
+    needed = judge(prob_NK, target_NK, mask_NK, class_ids=IDS, limit_K=limits_of(CLASSES))[0].num_rows_needed
+    known_N1, limit_K = np.ones((needed, 1), bool), limits_of(Taxonomy.from_ids("a"))
     outcomes = []
     for _ in range(40):
         p_N1 = rng.uniform(0.02, 0.98, (needed, 1))
@@ -53,8 +55,10 @@ def test_as_many_rows_as_are_needed_decide(rng):
 
 def test_a_class_has_its_own_limit(rng):
     prob_NK, target_NK, mask_NK = sample(rng)
-    limit_K = limits_of(IDS, 0.05, {"bad": 0.9, "good": 0.001})
+    limit_K = limits_of(CLASSES, 0.05, {"bad": 0.9, "good": 0.001})
     assert limit_K.tolist() == [0.001, 0.9, 0.05, 0.05, 0.05]
+    own = Taxonomy([ClassSpec("good", max_ece=0.02), ClassSpec("bad", max_ece=0.3), ClassSpec("few")])
+    assert limits_of(own, 0.1, {"bad": 0.9}).tolist() == [0.02, 0.9, 0.1]
     verdicts = judge(prob_NK, target_NK, mask_NK, class_ids=IDS, limit_K=limit_K)
     assert verdicts[1].outcome == "pass"
     assert verdicts[0].outcome == "undecided"
@@ -62,8 +66,8 @@ def test_a_class_has_its_own_limit(rng):
 
 
 def test_limits_that_cannot_be_are_refused():
-    with pytest.raises(ConfigError, match="classes that the model does not have: 'owl'; its classes are 'cat'"):
-        limits_of(["cat"], of_class={"owl": 0.1})
+    with pytest.raises(ConfigError, match=r"the model of 1 classes does not have: 'owl', 'cet' \(nearest: cat\)$"):
+        limits_of(Taxonomy.from_ids(["cat"]), of_class={"owl": 0.1, "cet": 0.1})
     for limit, of_class, message in (
         (0, {}, "the contract's limit is 0; expected a number above 0"),
         (True, {}, "limit is True"),
@@ -71,4 +75,4 @@ def test_limits_that_cannot_be_are_refused():
         (0.05, {"cat": 1.5}, "limit of class 'cat' is 1.5"),
     ):
         with pytest.raises(ConfigError, match=message):
-            limits_of(["cat"], limit, of_class)
+            limits_of(Taxonomy.from_ids(["cat"]), limit, of_class)

@@ -53,7 +53,7 @@ def test_what_cannot_be_measured_is_refused_before_a_server_starts(tmp_path, mon
         ({"undecided": "maybe"}, "undecided is 'maybe'; expected 'fail' or 'allow'"),
         ({"confidence": 1.0}, r"confidence is 1\.0"),
         ({"confidence": "much"}, "confidence is 'much'; expected a number above 0 and below 1"),
-        ({"limit_of": {"cow": 0.1}}, "classes that the model does not have: 'cow'"),
+        ({"limit_of": {"cow": 0.1}}, "model of 3 classes does not have: 'cow'"),
     ):
         with pytest.raises(ConfigError, match=message):
             measure_contract(bundle, x, label_NK, ~label_NK, **settings)

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
+from ovr.core.taxonomy import ClassSpec, Taxonomy
 from ovr.errors import ConfigError, DataError
 from ovr.threshold.cost import Cost, bayes_thresholds
 from ovr.threshold.fit import rule_for
 
-IDS = ["ham", "spam", "fraud"]
+IDS = Taxonomy.from_ids(["ham", "spam", "fraud"])
 
 
 def cost_of(taken, target, false_positive, false_negative):
@@ -37,7 +38,7 @@ def test_no_threshold_costs_less_on_the_rows(num_levels):
     target_NK, mask_NK = rng.random((60, 9)) < prob_NK, rng.random((60, 9)) < 0.8
     price = [0.0, 1.0, 20.0]
     costs = {str(k): {"false_positive": price[k % 3], "false_negative": price[k // 3] or 0.1} for k in range(9)}
-    rule = rule_for(Cost(costs=costs, method="empirical"), [str(k) for k in range(9)])
+    rule = rule_for(Cost(costs=costs, method="empirical"), Taxonomy.from_ids(map(str, range(9))))
     found = rule.fit(prob_NK, target_NK, mask_NK)
     for k in range(9):
         prob_n, target_n = prob_NK[mask_NK[:, k], k].astype(np.float32), target_NK[mask_NK[:, k], k]
@@ -64,6 +65,17 @@ def test_prices_are_by_class_id_and_block():
     np.testing.assert_allclose(every.threshold_K, [0.5, 0.25, 0.01], rtol=1e-6)
     some = rule_for(rule, IDS, slice(1, 3)).fit(np.zeros((1, 2)), np.zeros((1, 2)), np.ones((1, 2)))
     np.testing.assert_array_equal(some.threshold_K, every.threshold_K[1:])
+
+
+def test_prices_of_the_taxonomy_stand_between_those_of_a_class_and_those_of_all():
+    taxonomy = Taxonomy([ClassSpec("ham"), ClassSpec("spam", false_positive=9.0), ClassSpec("fraud", false_negative=49)])
+    rule = Cost(false_negative=3.0, costs={"fraud": {"false_positive": 7.0}, "spam": {"false_positive": 1.0}})
+    for given, expected in ((Cost(), [0.5, 0.9, 0.02]), (rule, [0.25, 0.25, 0.125])):
+        found = rule_for(given, taxonomy).fit(np.zeros((1, 3)), np.zeros((1, 3)), np.ones((1, 3)))
+        np.testing.assert_allclose(found.threshold_K, expected, rtol=1e-6)
+    free = Taxonomy([ClassSpec("spam", false_positive=0.0)])
+    with pytest.raises(ConfigError, match="both costs of class 'spam' are 0"):
+        rule_for(Cost(costs={"spam": {"false_negative": 0}}), free)
 
 
 def test_a_class_that_is_not_there_is_named_with_those_that_are_near():

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ovr.core.taxonomy import Taxonomy
 from ovr.threshold.fit import fit_thresholds, rule_for
 
 
@@ -11,7 +12,7 @@ class Half:
 
 
 def test_a_rule_that_asks_for_no_classes_is_taken_as_it_is():
-    rule = Half()
-    assert rule_for(rule, ["a", "b"], slice(0, 1)) is rule
-    found = fit_thresholds(rule, np.zeros((1, 2)), np.zeros((1, 2)), np.ones((1, 2)), class_ids=["a", "b"], columns=slice(0, 2))
+    rule, taxonomy = Half(), Taxonomy.from_ids("ab")
+    assert rule_for(rule, taxonomy, slice(0, 1)) is rule
+    found = fit_thresholds(rule, np.zeros((1, 2)), np.zeros((1, 2)), np.ones((1, 2)), taxonomy=taxonomy, columns=slice(0, 2))
     assert (found.threshold_K.tolist(), found.status_K) == ([0.5, 0.5], ("ok", "ok"))

@@ -9,7 +9,9 @@ import pytest
 from ovr import EdgePredictor
 from ovr.core import scale
 from ovr.core.bundle import open_bundle
-from ovr.errors import ConfigError
+from ovr.core.taxonomy import ClassSpec
+from ovr.errors import ConfigError, DataError, TaxonomyError
+from ovr.training.convex import Convex
 from ovr.training.run import run_training
 from tests.training.conftest import compose_recipe
 
@@ -44,7 +46,9 @@ def test_promises_and_what_cannot_be_promised_are_in_heads_report_log_and_answer
     target_NK, _ = splits.calib.labels.dense()
     for column, head in enumerate(bundle.heads):
         num_positives = int(target_NK[:, column].sum())
-        assert head.threshold_status == f"cannot_be_promised: n = {num_positives} positives, needs at least 99"
+        assert (
+            head.threshold_status == f"cannot_be_promised: n = {num_positives} positives, needs at least 135"
+        )  # log(0.05 / 3) / log(0.97)
         assert head.threshold == 0.0
         assert head.calibration.kind == "joint"
         assert result.report["classes"][column]["threshold_status"] == head.threshold_status
@@ -76,7 +80,24 @@ def test_conformal_classes_are_decided_with_multilabel_and_in_the_set_with_argma
     assert {row["threshold_status"] for row in result.report["classes"]} == {"ok"}
 
 
+def test_costs_of_the_taxonomy_set_thresholds_and_go_with_the_bundle(run):
+    result, _ = run("threshold=cost", "taxonomy={train: {false_negative: 4, max_ece: 0.02, owner: rail}}")
+    bundle = open_bundle(result.bundle.path)
+    assert dict(zip(bundle.taxonomy.ids, bundle.card.thresholds, strict=True)) == pytest.approx(
+        {"..": 0.5, "train": 0.2, "x/y": 0.5}
+    )
+    for taxonomy in (bundle.taxonomy, EdgePredictor(bundle.path).card.taxonomy):
+        assert taxonomy[taxonomy.column("train")] == ClassSpec("train", owner="rail", false_negative=4, max_ece=0.02)
+
+
 def test_what_a_rule_refuses_is_told_before_any_work(run, monkeypatch):
+    with pytest.raises(ConfigError, match=r"taxonomy is 3; expected fields by class id, such as {fraud: {false_negative: 50}}"):
+        run("taxonomy=3")
+    with pytest.raises(TaxonomyError, match=r"does not have: 'trian' \(nearest: train\)"):
+        run("taxonomy={trian: {false_negative: 4}}")
+    monkeypatch.setattr(Convex, "fit", lambda *_, **__: pytest.fail("the fit has begun"))
+    with pytest.raises(DataError, match="joint is for rows of one class each; calibration row"):
+        run("calibrator=joint", "data.source.labels.separator=/")  # "x/y" is two classes
     with pytest.raises(ConfigError, match=r"model of 3 classes does not have: 'trian' \(nearest: train\)"):
         run("threshold=cost", "threshold.costs={trian: {false_negative: 5}}")
     monkeypatch.setattr(scale, "LARGE_K", 3)
