@@ -8,13 +8,20 @@ from itertools import count
 from typing import IO
 
 from ovr.core.artifact import ModelCard
+from ovr.core.outcomes import OUTPUTS, PER_CLASS
 from ovr.core.prediction import Prediction
 
 FORMATS = (".csv", ".jsonl", ".ndjson")
 
 
 def writer(
-    ending: str, file: IO[bytes], card: ModelCard, *, probabilities: bool, files: Sequence[str] | None = None
+    ending: str,
+    file: IO[bytes],
+    card: ModelCard,
+    *,
+    probabilities: bool,
+    outputs: Sequence[str] = (),
+    files: Sequence[str] | None = None,
 ) -> Callable[[Prediction], None]:
     """Return the function that appends the rows of a prediction to `file`, UTF-8; row numbers go on from call to call.
 
@@ -25,20 +32,21 @@ def writer(
     Args:
         ending: one of `FORMATS`.
         probabilities: whether every class's probability is written.
+        outputs: names of `ovr.core.outcomes.OUTPUTS` to write too, in csv a column each, or `<name>:<class id>` for each class.
         files: the file that each row is, if any, which is then written after its number.
     """
     make = _csv_writer if ending == ".csv" else _jsonl_writer
-    return make(file, card, probabilities, files)
+    return make(file, card, probabilities, outputs, files)
 
 
 def _jsonl_writer(
-    file: IO[bytes], card: ModelCard, probabilities: bool, files: Sequence[str] | None
+    file: IO[bytes], card: ModelCard, probabilities: bool, outputs: Sequence[str], files: Sequence[str] | None
 ) -> Callable[[Prediction], None]:
     rows = count()
     name = {spec.id: spec.name for spec in card.taxonomy}
 
     def write(prediction: Prediction) -> None:
-        for record in prediction.records():
+        for record in prediction.records(outputs):
             if not probabilities:
                 del record["prob"]
             labels = record.pop("labels")
@@ -50,7 +58,9 @@ def _jsonl_writer(
     return write
 
 
-def _csv_writer(file: IO[bytes], card: ModelCard, probabilities: bool, files: Sequence[str] | None) -> Callable[[Prediction], None]:
+def _csv_writer(
+    file: IO[bytes], card: ModelCard, probabilities: bool, outputs: Sequence[str], files: Sequence[str] | None
+) -> Callable[[Prediction], None]:
     rows = count()
     name = {spec.id: spec.name for spec in card.taxonomy}
     single = card.policy.mode == "argmax"
@@ -61,7 +71,9 @@ def _csv_writer(file: IO[bytes], card: ModelCard, probabilities: bool, files: Se
         "abstained",
         "confidence",
     ]
-    columns += [f"prob:{class_id}" for class_id in card.taxonomy.ids] if probabilities else []
+    columns += [output for output in outputs if output not in PER_CLASS]
+    per_class = [*(["prob"] if probabilities else []), *(output for output in outputs if output in PER_CLASS)]
+    columns += [f"{output}:{class_id}" for output in per_class for class_id in card.taxonomy.ids]
 
     def append(lines: list[list[object]]) -> None:
         text = io.StringIO()
@@ -70,15 +82,18 @@ def _csv_writer(file: IO[bytes], card: ModelCard, probabilities: bool, files: Se
 
     def write(prediction: Prediction) -> None:
         lines: list[list[object]] = []
-        for labels, abstained, prob_K in zip(
-            prediction.labels(), prediction.decision.abstained_B.tolist(), prediction.prob_BK.tolist(), strict=True
+        values = {output: OUTPUTS[output](prediction.prob_BK).tolist() for output in outputs}
+        for n, (labels, abstained, prob_K) in enumerate(
+            zip(prediction.labels(), prediction.decision.abstained_B.tolist(), prediction.prob_BK.tolist(), strict=True)
         ):
             names = [name[class_id] for class_id in labels]
             if single:
                 cells = [labels[0], names[0]] if labels else ["", ""]
             else:
                 cells = [json.dumps(labels, ensure_ascii=False), json.dumps(names, ensure_ascii=False)]
-            shown = prob_K if probabilities else []
+            shown = [values[output][n] for output in outputs if output not in PER_CLASS]
+            for output in per_class:
+                shown += prob_K if output == "prob" else values[output][n]
             row = next(rows)
             own = [] if files is None else [files[row]]
             lines.append([row, *own, *cells, str(abstained).lower(), max(prob_K), *shown])

@@ -7,10 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from ovr.cli.answers import FORMATS, writer
+from ovr.cli.nearest import nearest
 from ovr.core.artifact import ModelCard
+from ovr.core.outcomes import OUTPUTS
 from ovr.core.prediction import Prediction
 from ovr.errors import ConfigError, InputError, ServingError
 
@@ -40,6 +42,7 @@ def run(cfg: DictConfig) -> None:
         raise ConfigError(f"batch_size is {cfg.batch_size!r}; expected a whole number of at least 1")
     if output.suffix.lower() not in FORMATS:
         raise ConfigError(f"output={output} must end in one of {', '.join(FORMATS)}")
+    outputs = _outputs(cfg.outputs)
     if output.exists() and not cfg.overwrite:
         raise InputError(f"{output} exists already; choose another place or say overwrite=true")
     if not output.absolute().parent.is_dir():
@@ -68,7 +71,7 @@ def run(cfg: DictConfig) -> None:
         rows = prepare(rows, where)
         file = stack.enter_context(staged_file(output))
         bar = stack.enter_context(tqdm(total=len(rows), desc="predict", unit="row"))
-        write = writer(output.suffix.lower(), file, card, probabilities=cfg.probabilities, files=files)
+        write = writer(output.suffix.lower(), file, card, probabilities=cfg.probabilities, outputs=outputs, files=files)
         for start in range(0, len(rows), cfg.batch_size):
             here = slice(start, start + cfg.batch_size)
             of_rows = cohort[here] if isinstance(cohort, list) else cohort
@@ -86,6 +89,19 @@ def run(cfg: DictConfig) -> None:
             f"cohorts of column {card.cohorts.column}: {counts['known']} rows known; with the pooled calibration "
             f"{counts['unknown']} of unknown cohorts, {counts['missing']} without one"
         )
+
+
+def _outputs(value: Any) -> list[str]:
+    """Return the names of what is to be written beside the probabilities.
+
+    Raises:
+        ConfigError: no list of such names.
+    """
+    names = list(value) if isinstance(value, ListConfig) else [value]
+    if wrong := [name for name in names if name not in OUTPUTS]:
+        near = nearest(str(wrong[0]), OUTPUTS)
+        raise ConfigError(f"outputs has {wrong[0]!r}; expected a list of some of {', '.join(OUTPUTS)}" + (near and f"; {near}"))
+    return list(dict.fromkeys(names))
 
 
 def _cohorts(cfg: DictConfig, card: ModelCard, source: Path) -> list[str | None] | str | None:

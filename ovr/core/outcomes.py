@@ -3,6 +3,7 @@
 B = batch, K = heads
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -58,3 +59,21 @@ def prob_normalized(prob_BK: Any) -> F64:
     np.exp(odds_BK, out=odds_BK)
     odds_BK /= odds_BK.sum(axis=1, keepdims=True)
     return odds_BK
+
+
+def out_of_scope_score(prob_BK: Any) -> F64:
+    """Return the entropy (B,) float64, in nats, of each row's `prob_normalized`: 0 where one class is sure, log K where none stands
+    out. It is no probability, and says nothing where K = 1; higher is more likely a row of none of the classes."""
+    normalized_BK = prob_normalized(prob_BK)
+    entropy_B: F64 = -(normalized_BK * np.log(np.where(normalized_BK > 0, normalized_BK, 1.0))).sum(axis=1)
+    return entropy_B
+
+
+# What users may ask for beside `prob`: by this name a column of `ovr predict`, an output of the router, a method of `Prediction`.
+OUTPUTS: dict[str, Callable[[Any], F64]] = {
+    "prob_normalized": prob_normalized,
+    "prob_none": prob_none,
+    "prob_none_exclusive": prob_none_exclusive,
+    "out_of_scope_score": out_of_scope_score,
+}
+PER_CLASS = ("prob_normalized",)  # (B, K); the others are (B,)

@@ -3,6 +3,7 @@
 B = batch, K = heads, M = top-k
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,10 +60,17 @@ class Prediction:
         """Return probabilities (B, K) that sum to 1 a row, of exactly one class: see `ovr.core.outcomes`. `prob_BK` is not so."""
         return outcomes.prob_normalized(self.prob_BK)
 
-    def records(self) -> list[dict[str, Any]]:
-        """Return for each row a plain dictionary: labels, abstained, top (class, prob), and prob of every class."""
+    def out_of_scope_score(self) -> NDArray[np.float64]:
+        """Return how much each row (B,) looks like one of none of the classes, no probability: see `ovr.core.outcomes`."""
+        return outcomes.out_of_scope_score(self.prob_BK)
+
+    def records(self, outputs: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """Return for each row a plain dictionary: labels, abstained, top (class, prob), and prob of every class.
+
+        `outputs` adds values by their names in `ovr.core.outcomes.OUTPUTS`, those of each class by class id.
+        """
         ids = self.card.taxonomy.ids
-        return [
+        records = [
             {
                 "labels": list(labels),
                 "abstained": bool(abstained),
@@ -73,3 +81,7 @@ class Prediction:
                 self.labels(), self.decision.abstained_B, self.decision.top_BM, self.prob_BK, strict=True
             )
         ]
+        for name in outputs:
+            for record, value in zip(records, outcomes.OUTPUTS[name](self.prob_BK).tolist(), strict=True):
+                record[name] = dict(zip(ids, value, strict=True)) if name in outcomes.PER_CLASS else value
+        return records

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ovr.core.outcomes import log_odds, prob_normalized
+from ovr.core.outcomes import log_odds, out_of_scope_score, prob_normalized
 from ovr.core.targets import check_scores
 from ovr.errors import DataError
 
@@ -28,11 +28,8 @@ def sum_prob(prob_BK: Any) -> F64:
 
 
 def negative_entropy(prob_BK: Any) -> F64:
-    """Return minus the entropy (B,), in nats, of each row's `prob_normalized`: 0 for one class that is sure, -log K for none."""
-    normalized_BK = prob_normalized(prob_BK)
-    plogp_BK = normalized_BK * np.log(np.where(normalized_BK > 0, normalized_BK, 1.0))
-    entropy_B: F64 = plogp_BK.sum(axis=1)
-    return entropy_B
+    """Return minus `out_of_scope_score` (B,): 0 for one class that is sure, -log K for none."""
+    return -out_of_scope_score(prob_BK)
 
 
 def max_normalized(prob_BK: Any) -> F64:

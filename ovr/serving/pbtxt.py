@@ -13,6 +13,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from ovr.core.artifact import ModelCard
 from ovr.core.cohorts import COHORT
+from ovr.core.outcomes import OUTPUTS, PER_CLASS
 from ovr.core.schema import InputSchema
 from ovr.core.taxonomy import slug
 from ovr.errors import ArtifactError, ConfigError
@@ -83,6 +84,8 @@ def router_config(card: ModelCard, scheduling: Scheduling, *, version: int) -> p
     _tensor(config.output, "top", pb.TYPE_INT64, [num_top])
     _tensor(config.output, "top_class", pb.TYPE_STRING, [num_top])
     _tensor(config.output, "head_version", pb.TYPE_INT64, [num_heads])
+    for output in OUTPUTS:  # made for requests that name them, or no output at all
+        _tensor(config.output, output, pb.TYPE_FP64, [num_heads if output in PER_CLASS else 1])
     config.parameters[CARD].string_value = json.dumps(_public(card).to_json(), ensure_ascii=False, sort_keys=True)
     config.parameters[VERSION].string_value = str(version)
     return config

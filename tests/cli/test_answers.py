@@ -31,11 +31,11 @@ def prediction(mode):
     return Prediction(card, PROB_BK, decide(PROB_BK, threshold_K=card.thresholds, policy=card.policy))
 
 
-def written(ending, mode, *, probabilities=True, parts=1):
+def written(ending, mode, *, probabilities=True, parts=1, outputs=()):
     """Return the text of a prediction written in `parts` calls."""
     whole = prediction(mode)
     file = io.BytesIO()
-    write = writer(ending, file, whole.card, probabilities=probabilities)
+    write = writer(ending, file, whole.card, probabilities=probabilities, outputs=outputs)
     for rows in np.array_split(np.arange(len(PROB_BK)), parts):
         decision = decide(PROB_BK[rows], threshold_K=whole.card.thresholds, policy=whole.card.policy)
         write(Prediction(whole.card, PROB_BK[rows], decision))
@@ -66,6 +66,21 @@ def test_csv_of_multilabel_lists_the_classes_as_json():
     rows = list(csv.DictReader(io.StringIO(written(".csv", "multilabel"))))
     assert [json.loads(row["labels"]) for row in rows] == [["a", "c"], [IDS[1], "c"], []]
     assert [json.loads(row["names"]) for row in rows] == [["Alpha", "c"], [IDS[1], "c"], []]
+
+
+def test_what_else_is_asked_for_is_there_by_its_name():
+    whole = prediction("argmax")
+    outputs = ["prob_none", "prob_normalized", "out_of_scope_score"]
+    rows = list(csv.DictReader(io.StringIO(written(".csv", "argmax", probabilities=False, outputs=outputs, parts=2))))
+    per_class = [f"prob_normalized:{class_id}" for class_id in IDS]
+    assert list(rows[0])[5:] == ["prob_none", "out_of_scope_score", *per_class]
+    for name in ("prob_none", "out_of_scope_score"):
+        np.testing.assert_array_equal([float(row[name]) for row in rows], getattr(whole, name)())
+    np.testing.assert_array_equal([[float(row[c]) for c in per_class] for row in rows], whole.prob_normalized())
+    lines = [json.loads(line) for line in written(".jsonl", "argmax", outputs=outputs).splitlines()]
+    assert [{name: line[name] for name in outputs} for line in lines] == [
+        {name: record[name] for name in outputs} for record in whole.records(outputs)
+    ]
 
 
 @pytest.mark.parametrize("ending", [".csv", ".jsonl"])

@@ -52,9 +52,14 @@ def test_every_input_gives_the_predictor_s_answers(bundle, rows, tmp_path, capsy
 
 
 def test_the_fused_file_alone_is_enough(bundle, rows, tmp_path):
-    assert main(predict(bundle, tmp_path, f"bundle={bundle.fused_onnx}", output="y.jsonl")) == 0
+    more = [f"bundle={bundle.fused_onnx}", "outputs=[prob_none_exclusive,out_of_scope_score]"]
+    assert main(predict(bundle, tmp_path, *more, output="y.jsonl")) == 0
     lines = [json.loads(line) for line in (tmp_path / "y.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [line["labels"] for line in lines] == [list(labels) for labels in EdgePredictor(bundle.path).predict(rows).labels()]
+    expected = EdgePredictor(bundle.path).predict(rows)
+    assert [line["labels"] for line in lines] == [list(labels) for labels in expected.labels()]
+    assert [line["prob_none_exclusive"] for line in lines] == expected.prob_none_exclusive().tolist()
+    assert [line["out_of_scope_score"] for line in lines] == expected.out_of_scope_score().tolist()
+    assert "prob_none" not in lines[0]
 
 
 def test_an_output_that_exists_is_replaced_only_on_purpose(bundle, rows, tmp_path, capsys):
@@ -79,6 +84,8 @@ def test_an_output_that_exists_is_replaced_only_on_purpose(bundle, rows, tmp_pat
         (["batch_size=0"], "batch_size is 0; expected a whole number of at least 1"),
         (["batch_size=many"], "batch_size is 'many'; expected a whole number of at least 1"),
         (["format=csv"], "is not UTF-8 text"),
+        (["outputs=[prob_non]"], "outputs has 'prob_non'; expected a list of some of prob_normalized, prob_none, "),
+        (["outputs=prob"], "nearest: prob_none"),
     ],
 )
 def test_what_cannot_be_predicted_is_refused(bundle, rows, tmp_path, capsys, more, message):

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 
+from ovr.core.outcomes import OUTPUTS, PER_CLASS
 from ovr.core.prediction import Decision, Prediction
 from tests.core.test_artifact import CARD
 
@@ -34,6 +35,21 @@ def test_records_are_plain_and_complete():
             "prob": {"a": 0.0, "猫": 0.25},
         },
     ]
+
+
+def test_records_have_what_else_is_asked_for_by_its_name():
+    records = PREDICTION.records(["prob_none", "prob_normalized"])
+    assert [record.pop("prob_none") for record in records] == PREDICTION.prob_none().tolist()
+    normalized = [list(record.pop("prob_normalized").items()) for record in records]
+    assert normalized == [list(zip(("a", "猫"), row, strict=True)) for row in PREDICTION.prob_normalized().tolist()]
+    assert records == PREDICTION.records()
+
+
+def test_every_output_is_a_method_of_its_name():
+    for name, function in OUTPUTS.items():
+        value = getattr(PREDICTION, name)()
+        np.testing.assert_array_equal(value, function(PREDICTION.prob_BK))
+        assert value.ndim == (2 if name in PER_CLASS else 1)
 
 
 def test_the_prediction_set_is_of_thresholds_alone():

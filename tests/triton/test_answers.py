@@ -8,6 +8,8 @@ from tritonclient.utils import InferenceServerException
 
 from ovr import Client, EdgePredictor
 from ovr.core.artifact import DecisionPolicy
+from ovr.core.outcomes import OUTPUTS
+from ovr.core.prediction import Prediction
 from ovr.core.taxonomy import slug
 from ovr.errors import InputError, ServingError
 from ovr.serving.labels import escape_label
@@ -100,6 +102,23 @@ def test_the_router_names_the_top_classes_and_the_head_versions(served, x):
     assert top == [[ODD_IDS[k] for k in row] for row in served[1].predict(x[:5]).decision.top_BM]
     assert (answer.as_numpy("head_version") == np.arange(1, 1 + len(ODD_IDS))).all()
     assert answer.get_response()["id"] == "r-1"
+
+
+@pytest.mark.parametrize("api", [http_api, grpc_api])
+def test_the_router_gives_outcomes_of_rows_as_a_whole_where_they_are_asked_for(served, api, x):
+    url = served[0].http_url if api is http_api else served[0].grpc_url
+    with api.InferenceServerClient(url.partition("://")[2]) as connection:
+        named = [api.InferRequestedOutput(name) for name in ("prob", *OUTPUTS)]
+        answer = ask(api, connection, "ovr", "x", x[:20], outputs=named)
+        assert ask(api, connection, "ovr", "x", x[:1], outputs=named[:1]).as_numpy("prob_none") is None
+    prediction = served[1].predict(x[:20])
+    own = Prediction(prediction.card, answer.as_numpy("prob"), prediction.decision)
+    for name in OUTPUTS:
+        value = answer.as_numpy(name)
+        assert value.dtype == np.float64
+        # The server's numpy may be another one; probabilities may differ from ONNX Runtime's here, and logarithms more than they.
+        np.testing.assert_allclose(value, getattr(own, name)().reshape(value.shape), rtol=1e-12)
+        np.testing.assert_allclose(value, getattr(prediction, name)().reshape(value.shape), atol=1e-4)
 
 
 @pytest.mark.parametrize("api", [http_api, grpc_api])

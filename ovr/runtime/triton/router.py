@@ -16,6 +16,7 @@ import triton_python_backend_utils as pb_utils
 
 from ovr.core.artifact import ModelCard
 from ovr.core.cohorts import COHORT
+from ovr.core.outcomes import OUTPUTS
 from ovr.core.schema import check_rows
 from ovr.decision.decide import decide
 from ovr.errors import InputError
@@ -148,6 +149,8 @@ class TritonPythonModel:
             "head_version": np.broadcast_to(self.head_version_K, prob_BK.shape).copy(),
         }
         wanted = request.requested_output_names()
+        for name in OUTPUTS.keys() & wanted:
+            outputs[name] = OUTPUTS[name](prob_BK).reshape(len(prob_BK), -1)
         return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor(name, outputs[name]) for name in wanted])
 
 
