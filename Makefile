@@ -29,7 +29,8 @@ lint: $(VENV)/.dev ## ruff, mypy and the layers of imports
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-bench: $(VENV)/.bench triton ## measurements against peers, into benchmarks/results and docs/scaling.md (ARGS=--quick stores none)
+bench: export OVR_REFERENCE_DATA := $(or $(DATA),$(OVR_REFERENCE_DATA))
+bench: $(VENV)/.bench triton ## measurements against peers, into benchmarks/results and docs/scaling.md (ARGS=--quick stores none; DATA=FOLDER of `decisions`)
 	for file in $(filter-out %/__init__.py %/report.py %/million_heads.py %/reference.py %/calibrators.py %/out_of_scope.py $(wildcard benchmarks/gpu_*.py),$(wildcard benchmarks/*.py)); do name=$$(basename $$file .py); \
 	  $(PY) -m benchmarks.$$name $(if $(findstring --quick,$(ARGS)),,--json benchmarks/results/$$name.json) $(ARGS) || exit 1; done
 	$(if $(findstring --quick,$(ARGS)),,$(PY) scripts/scaling_page.py)

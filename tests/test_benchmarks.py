@@ -52,6 +52,17 @@ def test_the_benchmark_of_calibrators_compares_them_on_digits(tmp_path):
     assert rows["digits: NLL", "scikit-learn sigmoid"]["ours"] <= rows["digits: NLL", "scikit-learn sigmoid"]["peer"]
 
 
+def test_the_benchmark_of_decisions_keeps_promises_and_shows_coverage(tmp_path):
+    rows = {(row["what"], row["against"]): row for row in run_quick("decisions", tmp_path)["rows"]}
+    broken = rows["recall>=0.9 broken, 800 rows, 50 %", "naive"]
+    assert broken["ours"] <= 0.2 < 0.3 < broken["peer"]
+    assert rows["any of 5 recall>=0.9 broken, over=all", "-"]["ours"] < rows["any of 5 recall>=0.9 broken, over=class", "-"]["ours"]
+    cost = rows["cost, bayes, calibrated, 22 positives", "best possible"]
+    assert cost["ours"] == pytest.approx(cost["peer"], rel=1e-3)
+    assert 0.85 < rows["digits: conformal coverage at 0.9", "-"]["ours"] < 0.97
+    assert {"no calibration", "a temperature a head"} <= {against for what, against in rows if what == "digits: NLL, joint"}
+
+
 def test_the_benchmark_of_a_million_temperatures_finds_them_in_bounded_memory(tmp_path):
     rows = {row["what"]: row for row in run_quick("million_temperatures", tmp_path)["rows"]}
     assert rows["largest relative error of T"]["ours"] < 0.3

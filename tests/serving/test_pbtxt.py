@@ -73,8 +73,16 @@ def test_the_router_returns_no_more_top_classes_than_there_are():
     config = router_config(card(class_ids=("a", "b"), top_k=5), SCHEDULING, version=1)
     dims = {tensor.name: list(tensor.dims) for tensor in config.output}
     assert dims == {
-        **{"prob": [2], "label": [2], "abstained": [1], "top": [2], "top_class": [2], "head_version": [2]},
-        **{"prob_normalized": [2], "prob_none": [1], "prob_none_exclusive": [1], "out_of_scope_score": [1]},
+        "prob": [2],
+        "label": [2],
+        "abstained": [1],
+        "top": [2],
+        "top_class": [2],
+        "head_version": [2],
+        "prob_normalized": [2],
+        "prob_none": [1],
+        "prob_none_exclusive": [1],
+        "out_of_scope_score": [1],
     }
 
 
