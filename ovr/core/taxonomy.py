@@ -115,8 +115,7 @@ class Taxonomy(Sequence[ClassSpec]):
         if len(self) < scale.LARGE_K:
             return [{name: value for name, value in asdict(spec).items() if value is not None} for spec in self.classes]
         columns = {field.name: [getattr(spec, field.name) for spec in self.classes] for field in fields(ClassSpec)}
-        blank = {field.name: (type(field.default), field.default) for field in fields(ClassSpec)}  # 0.0 is not False
-        unused = [name for name, values in columns.items() if all((type(value), value) == blank[name] for value in values)]
+        unused = [field.name for field in fields(ClassSpec) if set(columns[field.name]) == {field.default}]
         unused += ["name"] if columns["name"] == columns["id"] else []
         return {name: column for name, column in columns.items() if name not in unused}
 

@@ -118,9 +118,8 @@ def _largest_cuts(
     for c in np.flatnonzero(last_C < 0).tolist():
         g = int(np.argmin(np.where(present_CG[c], p_value_CG[c] / np.where(present_CG[c], share_CG[c], 1.0), np.inf)))
         nearest_C[c] = (
-            f"none of the {int(present_CG[c].sum())} cuts tried passes its test: nearest, {hits_CG[c, g]} of the {taken_CG[c, g]} "
-            f"highest rows are, which a precision of {precision:g} gives with probability {p_value_CG[c, g]:.2g}, and "
-            f"{share_CG[c, g]:.2g} is allowed"
+            f"none of {int(present_CG[c].sum())} cuts passes: nearest, {hits_CG[c, g]} of the {taken_CG[c, g]} highest rows are "
+            f"(p = {p_value_CG[c, g]:.2g}, allowed {share_CG[c, g]:.2g})"
         )
     return last_C, nearest_C
 

@@ -142,8 +142,8 @@ def test_precision_thresholds_are_those_of_the_procedure_step_by_step(num_levels
                 _, hits, taken, chance, share = min(tests)
                 assert chance > share
                 reason = (
-                    f"none of the {len(counts)} cuts tried passes its test: nearest, {hits} of the {taken} highest rows are, "
-                    f"which a precision of 0.7 gives with probability {chance:.2g}, and {share:.2g} is allowed"
+                    f"none of {len(counts)} cuts passes: nearest, {hits} of the {taken} highest rows are "
+                    f"(p = {chance:.2g}, allowed {share:.2g})"
                 )
             assert found.status_K[k] == f"cannot_be_promised: n = {target_n.sum()} positives, {reason}"
         else:
