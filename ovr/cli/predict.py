@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, ListConfig
 
 from ovr.cli.answers import FORMATS, writer
-from ovr.cli.nearest import nearest
 from ovr.core.artifact import ModelCard
+from ovr.core.nearest import nearest
 from ovr.core.outcomes import OUTPUTS
 from ovr.core.prediction import Prediction
 from ovr.errors import ConfigError, InputError, ServingError

@@ -8,10 +8,10 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from difflib import get_close_matches
 from typing import Any
 
 from ovr.core import scale
+from ovr.core.nearest import nearest
 from ovr.errors import TaxonomyError
 
 _PLAIN = re.compile(r"[a-z0-9_]{1,40}")
@@ -139,8 +139,8 @@ class Taxonomy(Sequence[ClassSpec]):
         shown = []
         for class_id in class_ids:
             if class_id not in self._columns:
-                near = get_close_matches(class_id, self.ids, 3, cutoff=0.5)
-                shown.append(f"{class_id!r} (nearest: {', '.join(near)})" if near else repr(class_id))
+                near = nearest(class_id, self.ids)
+                shown.append(f"{class_id!r} ({near})" if near else repr(class_id))
         return ", ".join(shown)
 
     @property
