@@ -4,12 +4,14 @@ C = heads of one block, N = rows, P = parameters
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ovr.calibrator.apply import softplus
+from ovr.calibrator.apply import sigmoid, softplus
+from ovr.calibrator.logistic import combined
 from ovr.core.artifact import MAX_KNOT, Calibration, CalibrationStatus
 from ovr.errors import ConfigError
 
@@ -23,13 +25,17 @@ MAX_LOGIT = MAX_KNOT
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One kind of calibration: slopes that must stay above 0, and an intercept or none."""
+    """One kind of calibration: slopes that must stay above 0, and an intercept or none.
+
+    One with `cuts` is a straight line of the log-odds between each two of them and beyond, with a slope each (a linear spline).
+    """
 
     kind: str
     num_slopes: int
     intercept: bool
     min_scale: float = MIN_SCALE
     max_scale: float = MAX_SCALE
+    cuts: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0.0 < self.min_scale <= 1.0 <= self.max_scale < np.inf:
@@ -55,7 +61,15 @@ class Family:
     def features(self, logit_CN: NDArray[np.floating[Any]]) -> list[F64]:
         """Return the arrays (C, N) that the calibrated logit is a sum of, a slope times each."""
         z_CN: F64 = np.clip(logit_CN.astype(np.float64), -MAX_LOGIT, MAX_LOGIT)
+        if self.cuts:
+            edges = (-np.inf, *self.cuts, np.inf)
+            return [np.clip(z_CN, low, high) - np.clip(0.0, low, high) for low, high in pairwise(edges)]
         return [z_CN] if self.num_slopes == 1 else [-softplus(-z_CN), softplus(z_CN)]
+
+    def probs(self, logit_N: F64, theta_P: F64) -> F64:
+        """Return the probabilities (N,) of one head."""
+        prob_N: F64 = sigmoid(combined(self.features(logit_N[None]), theta_P[None]))[0]
+        return prob_N
 
     def calibration(
         self, theta_P: F64, status: CalibrationStatus, num_rows: int, num_positives: int, details: dict[str, Any] | None = None

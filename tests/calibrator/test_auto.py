@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from ovr.calibrator import auto, pooling
-from ovr.calibrator.apply import calibrated_logit, sigmoid
+from ovr.calibrator.apply import calibrated_logit, interpolated, sigmoid, softplus
 from ovr.calibrator.auto import Auto
 from ovr.calibrator.beta import Beta
+from ovr.calibrator.families import Family
 from ovr.calibrator.isotonic import Isotonic
 from ovr.calibrator.platt import Platt
 from ovr.calibrator.temperature import Temperature
@@ -77,22 +78,59 @@ def test_the_pooled_spread_is_that_of_the_heads():
     scale_K, bias_K = 0.8 + 0.15 * rng.normal(size=100), -1.0 + 0.5 * rng.normal(size=100)
     z = rng.normal(-1.0, 2.0, (1500, 100))
     target = rng.random(z.shape) < sigmoid(scale_K * z + bias_K)
-    prior = auto._prior(auto.PLATT, z, target, np.ones_like(target))
+    prior = auto._pooled(["platt"], z, target, np.ones_like(target))["platt"][1]
     np.testing.assert_allclose(prior.mean_P, [0.8, -1.0], atol=0.12)
     np.testing.assert_allclose(np.sqrt(np.diag(np.linalg.inv(prior.precision_PP))), [0.15, 0.5], rtol=0.35)
 
 
+def test_a_bend_that_all_heads_share_is_found_with_few_rows_of_each():
+    def bent(z):
+        return sigmoid(np.interp(z, [-20.0, -3.0, 1.0, 20.0], [-7.0, -3.6, 1.2, 3.1]))
+
+    z, target = truth(bent, 400, 40)
+    known = np.ones_like(target)
+    calibrations = Auto().fit(z, target, known)
+    assert [c.details["choice"] for c in calibrations].count("spline") >= 35
+    unseen = np.random.default_rng(9).normal(-1.0, 2.5, (2000, 40))
+    truly = bent(unseen)
+    lost = {
+        name: np.mean(softplus(odds) - truly * odds)
+        for name, odds in (
+            ("auto", calibrated_logit(unseen, calibrations)),
+            ("beta", calibrated_logit(unseen, Auto(kinds=["beta"]).fit(z, target, known))),
+            ("truth", np.log(truly) - np.log1p(-truly)),
+        )
+    }
+    assert lost["auto"] - lost["truth"] < 0.5 * (lost["beta"] - lost["truth"])
+
+
+def test_a_spline_is_drawn_by_knots_and_with_one_slope_is_platts():
+    spline = Family("spline", 4, intercept=True, cuts=(-4.0, -0.5, 3.0))
+    z = np.linspace(-30.0, 30.0, 4001)
+    np.testing.assert_allclose(spline.probs(z, np.array([0.7, 0.7, 0.7, 0.7, -1.0])), sigmoid(0.7 * z - 1.0), rtol=1e-12)
+    theta = np.array([0.3, 2.0, 0.8, 0.4, -1.5])
+    knots, probs = auto._drawn(spline, theta)
+    inside = (z > knots[0]) & (z < knots[-1])
+    assert len(knots) <= auto.CURVE_KNOTS + 3
+    np.testing.assert_allclose(interpolated(z[inside], knots, probs), spline.probs(z[inside], theta), rtol=0.02)
+    assert probs[0] < 1e-7
+    assert probs[-1] > 1 - 1e-7
+
+
 def test_only_the_kinds_asked_for_are_taken():
+    assert Auto(kinds=["spline", "platt"]).kinds == ("platt", "isotonic")
     z, target = truth(SHAPES["isotonic"], 2000, 3)
     for kinds in (["temperature"], ["platt", "isotonic"], ["beta", "temperature"]):
         calibrations = Auto(kinds=kinds).fit(z, target, np.ones_like(target))
-        assert {c.kind for c in calibrations} <= set(kinds)
+        assert {c.kind for c in calibrations} <= set(kinds) == set(Auto(kinds=kinds).kinds)
         assert all(set(c.details["cv_nll"]) <= set(kinds) for c in calibrations)
 
 
 def test_isotonic_needs_rows_of_each_class():
     z, target = truth(SHAPES["isotonic"], 3000, 3)
-    assert "isotonic" not in {c.kind for c in Auto(min_isotonic_rows=2000).fit(z, target, np.ones_like(target))}
+    calibrations = Auto(min_isotonic_rows=2000).fit(z, target, np.ones_like(target))
+    assert "isotonic" not in {c.details["choice"] for c in calibrations}
+    assert all("isotonic" not in c.details["cv_nll"] for c in calibrations)
 
 
 def test_the_same_rows_give_the_same_and_blocks_do_not_matter(monkeypatch):
@@ -103,6 +141,6 @@ def test_the_same_rows_give_the_same_and_blocks_do_not_matter(monkeypatch):
 
 
 def test_a_prior_from_no_head_is_the_start():
-    prior = auto._prior(auto.BETA, np.zeros((3, 2)), np.zeros((3, 2), bool), np.zeros((3, 2), bool))
+    prior = auto._pooled(["beta"], np.zeros((3, 2)), np.zeros((3, 2), bool), np.zeros((3, 2), bool))["beta"][1]
     np.testing.assert_allclose(prior.mean_P, [1.0, 1.0, 0.0])
     assert prior.precision_PP == pytest.approx(np.eye(3) / pooling.PRIOR_SD**2)

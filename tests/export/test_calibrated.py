@@ -5,7 +5,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from ovr.calibrator.apply import calibrated_prob
+from ovr.calibrator.apply import calibrated_prob, sigmoid
+from ovr.calibrator.auto import Auto
 from ovr.core.artifact import MIN_KNOT_STEP, Calibration
 from ovr.errors import ArtifactError
 from ovr.export.calibrated import table
@@ -29,7 +30,14 @@ def isotonic(num_knots, seed=0, step=MIN_KNOT_STEP):
     return Calibration("isotonic", knot_logits=tuple(knots.tolist()), knot_probs=tuple(probs.tolist()))
 
 
-KINDS = [BETA, Calibration("beta", 20.0, 3.0, scale_negative=0.05), *map(isotonic, (1, 2, 3, 4, 7, 8, 100))]
+def spline():
+    """Return what `auto` makes of rows whose log-odds bend."""
+    z = np.random.default_rng(0).normal(-1.0, 3.0, (600, 5))
+    target = np.random.default_rng(1).random(z.shape) < sigmoid(np.interp(z, [-20.0, -3.0, 1.0, 20.0], [-7.0, -3.6, 1.2, 3.1]))
+    return Auto(kinds=["spline"]).fit(z, target, np.ones_like(target))[0]
+
+
+KINDS = [BETA, Calibration("beta", 20.0, 3.0, scale_negative=0.05), *map(isotonic, (1, 2, 3, 4, 7, 8, 100)), spline()]
 
 
 def every_float_near(values):
