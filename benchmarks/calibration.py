@@ -1,20 +1,28 @@
-"""Temperatures of K heads at once against one head after the other with LBFGS, Brent, netcal and scikit-learn.
+"""Temperatures of K heads at once against one head after the other with LBFGS, Brent, netcal, scikit-learn and torch-uncertainty.
 
 Every peer gets its rows contiguous in memory and converted beforehand; ours starts from the float32 (rows, heads) matrix of logits
 and gives the likelihoods before and after as well. All maximise the same likelihood, without a prior.
-netcal and scikit-learn are measured where they are installed (`pip install '.[bench]'`).
+netcal and scikit-learn are measured where they are installed (`pip install '.[bench]'`), and so is torch-uncertainty, at K = 100
+(docs/calibration.md). Rows "fit" are what each of our calibrators takes for all heads.
 """
 
 import importlib.util
+import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
 
-from benchmarks.report import Row, main, timed  # first: it pins the number of threads
-from ovr.calibrator.temperature import fit_temperature
+from benchmarks.report import Row, cpu_seconds, main, timed  # first: it pins the number of threads
+from ovr.calibrator.auto import Auto
+from ovr.calibrator.beta import Beta
+from ovr.calibrator.isotonic import Isotonic
+from ovr.calibrator.platt import Platt
+from ovr.calibrator.temperature import Temperature, fit_temperature
+from ovr.torchvision_ops import declare_missing_ops
 
 MAX_TEMPERATURE = 100.0
 NUM_ROWS = 20_000
@@ -86,6 +94,15 @@ def peers(logit_NK: np.ndarray, target_NK: np.ndarray) -> Iterator[tuple[str, Ca
         # From logits of 16 and more netcal gives infinity, so its probabilities are kept away from 0 and 1.
         probs = [np.clip(1.0 / (1.0 + np.exp(-z)), 1e-6, 1.0 - 1e-6) for z in logits]
         yield "netcal", lambda: [TemperatureScaling().fit(p, y) for p, y in zip(probs, targets, strict=True)]
+    if importlib.util.find_spec("torch_uncertainty") and len(logits) <= 100:
+        declare_missing_ops()
+        from torch.utils.data import DataLoader, TensorDataset
+        from torch_uncertainty.post_processing import TemperatureScaler
+
+        logging.getLogger().setLevel(logging.ERROR)  # a warning for each head that there is no model
+        # From logits of 17 and more its temperature is NaN.
+        rows = [TensorDataset(z.clip(-16, 16).float(), y.float()) for z, y in tensors]
+        yield "torch-uncertainty", lambda: [TemperatureScaler().fit(DataLoader(r, len(r)), progress=False) for r in rows]
     if importlib.util.find_spec("sklearn"):
         from sklearn.base import BaseEstimator, ClassifierMixin
         from sklearn.calibration import CalibratedClassifierCV, _TemperatureScaling
@@ -135,6 +152,10 @@ def measure(quick: bool) -> Iterator[Row]:
         exact = np.array([brent(logit_NK[:, k].astype(np.float64), target_NK[:, k]) for k in few])
         error = float(np.abs(temperature_K[list(few)] / exact - 1.0).max())
         yield Row("temperature, largest relative error of T", "SciPy bounded Brent", num_heads, error, None, "1", None, "bar 1e-6")
+    logit_NK, target_NK = sample(200 if quick else 2_000, 10 if quick else 1_000)
+    for calibrator in (Temperature(), Platt(), Beta(), Isotonic(), Auto()):
+        seconds = cpu_seconds(partial(calibrator.fit, logit_NK, target_NK, np.ones_like(target_NK)))
+        yield Row("fit", type(calibrator).__name__.lower(), logit_NK.shape[1], seconds, None, "s", None, f"{len(logit_NK)} rows")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,22 @@
-"""Calibrators on public data: likelihood and class-wise calibration error of unseen rows, against scikit-learn and netcal.
+"""Calibrators on public data: likelihood and class-wise calibration error of unseen rows, against scikit-learn, netcal and
+torch-uncertainty.
 
 Every calibrator gets the same logits of the same calibration rows, and is measured on the same test rows. The logits are those of
 quick linear heads of this script's own, one sigmoid a class, trained on other rows: pixels (digits, fashion-mnist), standardised
 columns with their products (letter), TF-IDF of hashed words and pairs (clinc150).
 
 Peers calibrate one head after the other, as ours do: scikit-learn's CalibratedClassifierCV around a FrozenEstimator whose decision
-function is the logit, netcal on probabilities kept away from 0 and 1. "all classes at once" is CalibratedClassifierCV on the whole
-matrix of logits, which makes each row sum to 1; there ours are divided by their sum too.
+function is the logit, netcal on probabilities kept away from 0 and 1, torch-uncertainty's scalers on the logit (from logits of 17
+and more its temperature is NaN; where that happens it gets them cut at 16). "all classes at once" is CalibratedClassifierCV on the
+whole matrix of logits, which makes each row sum to 1; there ours are divided by their sum too. "softmax" is a scaler on the whole
+matrix, beside ours as `prob_normalized` gives them. A peer that is not installed is left out; docs/calibration.md says how to get
+torch-uncertainty.
 
 NLL is in nats, the mean over heads; probabilities count as 1e-6 to 1 - 1e-6 (the peers' isotonic maps give 0 and 1). ECE is
 class-wise with 15 bins of equal mass, the mean over heads. Equal probabilities share a bin, so a map of few steps has few bins and
 a small error by chance alone: "above chance" has the mean error taken off that labels drawn from the probabilities themselves have.
-The note says by how much the two differ, with twice the standard error over heads.
+That mean is the row "true probabilities": what `auto` would have if each of its probabilities were exactly right.
+The note says by how much the two differ, with twice the standard error by a paired bootstrap of the test rows, bins kept.
 
 digits comes with scikit-learn. The other sets are not part of this repository: --data (or OVR_REFERENCE_DATA) names a folder with a
 folder for each; one that is not there is skipped.
@@ -23,6 +28,7 @@ import argparse
 import gzip
 import importlib.util
 import json
+import logging
 import os
 import sys
 import warnings
@@ -40,10 +46,13 @@ from ovr.calibrator.beta import Beta
 from ovr.calibrator.isotonic import Isotonic
 from ovr.calibrator.platt import Platt
 from ovr.calibrator.temperature import Temperature
+from ovr.core.outcomes import prob_normalized
+from ovr.metric.bins import NUM_BINS
 from ovr.metric.calibration import ece_equal_mass
+from ovr.torchvision_ops import declare_missing_ops
 
-LEAST = 1e-6
-DRAWS = 10
+LEAST, MOST = 1e-6, 16.0  # a probability, a logit
+DRAWS, RESAMPLES = 10, 200
 Split = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # logits and targets (N, K) of calibration and of test rows
 Parts = tuple[tuple[np.ndarray, np.ndarray], ...]  # features (N, D) and classes (N,) of training, calibration and test rows
 
@@ -194,14 +203,61 @@ def peers(calib_NK: np.ndarray, target_NK: np.ndarray, test_NK: np.ndarray) -> I
         yield f"scikit-learn {method}, all classes at once", every.fit(calib_NK, target_NK.argmax(axis=1)).predict_proba(test_NK)
 
 
-def figures(prob_NK: np.ndarray, target_NK: np.ndarray) -> dict[str, np.ndarray]:
-    """Return NLL and ECE of each head (K,), and what the ECE is above chance."""
+def scalers(calib_NK: np.ndarray, target_NK: np.ndarray, test_NK: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield names and probabilities (N, K) of the test rows by torch-uncertainty's post-processing, if that is installed."""
+    if not importlib.util.find_spec("torch_uncertainty"):
+        return
+    declare_missing_ops()
+    from torch.utils.data import DataLoader, TensorDataset
+    from torch_uncertainty import post_processing as theirs
+
+    def calibrated(make: Callable[[], Any], calib: np.ndarray, target: np.ndarray, test: np.ndarray) -> torch.Tensor:
+        one, rows = make(), TensorDataset(torch.from_numpy(calib), torch.from_numpy(target))
+        one.fit(DataLoader(rows, batch_size=len(rows)), progress=False)
+        return torch.as_tensor(one(torch.from_numpy(test))).detach().double()
+
+    logging.getLogger().setLevel(logging.ERROR)  # a warning for each head that there is no model
+    columns = [(calib_NK[:, k], target_NK[:, k].astype(np.float32), test_NK[:, [k]]) for k in range(calib_NK.shape[1])]
+    for name, make in (
+        ("temperature", theirs.TemperatureScaler),
+        ("isotonic", theirs.IsotonicRegressionScaler),
+        ("histogram", theirs.HistogramBinningScaler),
+        ("BBQ", theirs.BBQScaler),
+    ):
+        probs = [torch.sigmoid(calibrated(make, *column).reshape(len(test_NK))).numpy() for column in columns]
+        if name == "temperature" and np.isnan(probs).any():
+            yield f"torch-uncertainty {name}, logits as they are", np.stack(probs, axis=1)
+            kept = [(np.clip(calib, -MOST, MOST), *others) for calib, *others in columns]
+            probs = [torch.sigmoid(calibrated(make, *column).reshape(len(test_NK))).numpy() for column in kept]
+        yield f"torch-uncertainty {name}", np.stack(probs, axis=1)
+    for name, make in (
+        ("temperature", theirs.TemperatureScaler),
+        ("vector", lambda: theirs.VectorScaler(num_classes=calib_NK.shape[1])),
+    ):
+        logit_NK = calibrated(make, calib_NK, target_NK.argmax(axis=1), test_NK)
+        yield f"torch-uncertainty {name}, softmax", torch.softmax(logit_NK, dim=1).numpy()
+
+
+def figures(prob_NK: np.ndarray, target_NK: np.ndarray, weight_RN: np.ndarray) -> dict[str, tuple[float, np.ndarray]]:
+    """Return the means over heads of NLL, of ECE and of what the ECE is above chance, and each of the R resampled rows."""
+    num_rows, num_heads = prob_NK.shape
     prob_NK = np.clip(prob_NK, LEAST, 1 - LEAST)
     known_NK, rng = np.ones_like(target_NK), np.random.default_rng(0)
-    ece_K = ece_equal_mass(prob_NK, target_NK, known_NK)
-    drawn_DK = np.array([ece_equal_mass(prob_NK, rng.random(prob_NK.shape) < prob_NK, known_NK) for _ in range(DRAWS)])
-    nll_K = -np.where(target_NK, np.log(prob_NK), np.log1p(-prob_NK)).mean(axis=0)
-    return {"NLL": nll_K, "ECE": ece_K, "ECE above chance": ece_K - drawn_DK.mean(axis=0)}
+    nll_N = -np.where(target_NK, np.log(prob_NK), np.log1p(-prob_NK)).mean(axis=1)
+    ece_R = np.zeros(len(weight_RN))
+    for prob_N, target_N in zip(prob_NK.T, target_NK.T, strict=True):
+        edges = np.unique(np.sort(prob_N)[np.arange(NUM_BINS) * num_rows // NUM_BINS])
+        gap_NG = np.zeros((num_rows, len(edges)), np.float32)
+        gap_NG[np.arange(num_rows), np.searchsorted(edges, prob_N, side="right") - 1] = target_N - prob_N
+        ece_R += np.abs(weight_RN @ gap_NG).sum(axis=1) / num_rows / num_heads
+    ece = float(ece_equal_mass(prob_NK, target_NK, known_NK).mean())
+    drawn = [ece_equal_mass(prob_NK, rng.random(prob_NK.shape) < prob_NK, known_NK).mean() for _ in range(DRAWS)]
+    chance = float(np.mean(drawn))
+    return {
+        "NLL": (float(nll_N.mean()), weight_RN @ nll_N / num_rows),
+        "ECE": (ece, ece_R),
+        "ECE above chance": (ece - chance, ece_R - chance),
+    }
 
 
 def measure(quick: bool, data: Path | None) -> Iterator[Row]:
@@ -212,23 +268,33 @@ def measure(quick: bool, data: Path | None) -> Iterator[Row]:
             continue
         calib_NK, calib_target_NK, test_NK, test_target_NK = split(data)
         known_NK = np.ones_like(calib_target_NK)
+        num_rows, num_heads = test_NK.shape
+        weight_RN = np.random.default_rng(1).multinomial(num_rows, np.full(num_rows, 1 / num_rows), RESAMPLES).astype(np.float32)
         auto_NK = calibrated_prob(test_NK, Auto().fit(calib_NK, calib_target_NK, known_NK))
-        auto = figures(auto_NK, test_target_NK)
-        shared = figures(auto_NK / auto_NK.sum(axis=1, keepdims=True), test_target_NK)
+        auto = figures(auto_NK, test_target_NK, weight_RN)
+        shared = figures(auto_NK / auto_NK.sum(axis=1, keepdims=True), test_target_NK, weight_RN)
+        softmax = figures(prob_normalized(auto_NK), test_target_NK, weight_RN)
+        chance = auto["ECE"][0] - auto["ECE above chance"][0]
+        yield Row(
+            f"{name}: ECE", "true probabilities", num_heads, auto["ECE"][0], chance, "1", None, "no peer: what is left by chance"
+        )
         others = [
             (f"ours: {type(c).__name__.lower()}", calibrated_prob(test_NK, c.fit(calib_NK, calib_target_NK, known_NK)))
             for c in (Temperature(), Platt(), Beta(), Isotonic())
         ]
-        others += list(peers(calib_NK, calib_target_NK, test_NK))
+        others += [*peers(calib_NK, calib_target_NK, test_NK), *scalers(calib_NK, calib_target_NK, test_NK)]
         for peer, prob_NK in others:
-            ours, theirs = shared if "at once" in peer else auto, figures(prob_NK, test_target_NK)
-            for what, value_K in theirs.items():
-                gap_K = ours[what] - value_K
-                error = 2 * gap_K.std(ddof=1) / np.sqrt(len(gap_K))
-                note = f"{'at or below' if gap_K.mean() <= 0 else 'above'}: {gap_K.mean():+.2g} +- {error:.2g}"
+            if lost := int(np.isnan(prob_NK).any(axis=0).sum()):
+                yield Row(f"{name}: heads without a probability", peer, num_heads, 0, lost, "heads", None)
+                continue
+            ours = shared if "at once" in peer else softmax if "softmax" in peer else auto
+            theirs = figures(prob_NK, test_target_NK, weight_RN)
+            for what, (mean, mean_R) in ours.items():
+                peers_mean, peers_mean_R = theirs[what]
+                gap, error = mean - peers_mean, 2 * float(np.std(mean_R - peers_mean_R, ddof=1))
+                note = f"{'at or below' if gap <= 0 else 'above'}: {gap:+.2g} +- {error:.2g}"
                 unit = "nats" if what == "NLL" else "1"
-                mean, theirs_mean = float(ours[what].mean()), float(value_K.mean())
-                yield Row(f"{name}: {what}", peer, calib_NK.shape[1], mean, theirs_mean, unit, None, note)
+                yield Row(f"{name}: {what}", peer, num_heads, mean, peers_mean, unit, None, note)
 
 
 if __name__ == "__main__":

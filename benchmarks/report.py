@@ -80,7 +80,7 @@ def cpu_seconds(call: Callable[[], Any]) -> float:
 
 def machine() -> dict[str, Any]:
     """Return what the figures were measured on: processor, cores, Python, versions."""
-    names = ("numpy", "scipy", "torch", "onnx", "onnxruntime", "scikit-learn", "netcal", "tritonclient")
+    names = ("numpy", "scipy", "torch", "onnx", "onnxruntime", "scikit-learn", "netcal", "torch-uncertainty", "tritonclient")
     versions = {}
     for name in names:
         try:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import gpu_head_step, gpu_lightning, gpu_report, gpu_temperatures, head_step, out_of_scope, reference
+from benchmarks import calibrators, gpu_head_step, gpu_lightning, gpu_report, gpu_temperatures, head_step, out_of_scope, reference
 from benchmarks.gpu_peers import Dense, Elmo, Renee
 from benchmarks.report import Row, cpu_seconds, interleaved, timed
+from ovr.metric.calibration import ece_equal_mass
 
 ROOT = Path(__file__).parents[1]
 REFERENCE_KEYS = {"set", "metric", "ours", "baseline", "published", "seconds", "command"}
@@ -50,6 +51,17 @@ def test_the_benchmark_of_calibrators_compares_them_on_digits(tmp_path):
     assert rows["digits: NLL", "ours: temperature"]["ours"] < rows["digits: NLL", "ours: temperature"]["peer"]
     assert {f"scikit-learn {method}" for method in ("sigmoid", "isotonic")} <= {against for _, against in rows}
     assert rows["digits: NLL", "scikit-learn sigmoid"]["ours"] <= rows["digits: NLL", "scikit-learn sigmoid"]["peer"]
+    assert rows["digits: ECE", "true probabilities"]["peer"] > 0
+
+
+def test_the_error_of_resampled_rows_is_that_of_all_rows_where_each_is_drawn_once():
+    rng = np.random.default_rng(0)
+    prob_NK = np.round(rng.random((300, 3)), 2)  # with ties
+    target_NK = rng.random((300, 3)) < prob_NK**2
+    found = calibrators.figures(prob_NK, target_NK, np.ones((1, 300), np.float32))
+    assert found["ECE"][0] == pytest.approx(ece_equal_mass(prob_NK, target_NK, np.ones_like(target_NK)).mean())
+    for mean, mean_R in found.values():
+        assert mean_R == pytest.approx([mean], abs=1e-6)
 
 
 def test_the_benchmark_of_decisions_keeps_promises_and_shows_coverage(tmp_path):
