@@ -43,7 +43,7 @@ DATA ?= $(OVR_REFERENCE_DATA)
 reference: $(VENV)/.bench ## public data sets beside baselines and published figures (DATA=FOLDER ARGS="letter bibtex" | ARGS=--quick)
 	$(PY) -m benchmarks.reference $(if $(DATA),--data $(DATA)) $(if $(findstring --quick,$(ARGS)),,--json benchmarks/results/reference.json) $(ARGS)
 
-calibrators: $(VENV)/.bench ## our calibrators beside scikit-learn's and netcal's on public data (DATA=FOLDER; digits alone without)
+calibrators: $(VENV)/.bench ## our calibrators beside scikit-learn's, netcal's and torch-uncertainty's on public data (DATA=FOLDER; digits alone without)
 	$(PY) -m benchmarks.calibrators $(if $(DATA),--data $(DATA)) $(if $(findstring --quick,$(ARGS)),,--json benchmarks/results/calibrators.json) $(ARGS)
 
 out-of-scope: $(VENV)/.bench ## clinc150's texts of no intent beside the published table (DATA=FOLDER | ARGS=--quick)

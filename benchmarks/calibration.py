@@ -147,7 +147,8 @@ def measure(quick: bool) -> Iterator[Row]:
 
         temperature_K = 1.0 / ours()
         for name, peer in peers(logit_NK, target_NK):
-            yield timed("temperature", name, num_heads, ours, peer, repeats=repeats, note=f"{len(logit_NK)} rows")
+            turns = 1 if name == "torch-uncertainty" else repeats
+            yield timed("temperature", name, num_heads, ours, peer, repeats=turns, note=f"{len(logit_NK)} rows")
         few = range(0, num_heads, max(1, num_heads // 20))
         exact = np.array([brent(logit_NK[:, k].astype(np.float64), target_NK[:, k]) for k in few])
         error = float(np.abs(temperature_K[list(few)] / exact - 1.0).max())
