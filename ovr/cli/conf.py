@@ -10,7 +10,7 @@ COMMANDS = {
     "train": "fit, calibrate, choose thresholds, evaluate, export: a run directory with a bundle",
     "calibrate": "a bundle with its heads calibrated again, on the rows that it keeps or on new ones",
     "decide": "a bundle with thresholds and policy chosen again, on the rows that it keeps or on new ones",
-    "evaluate": "the figures of a bundle on labelled rows: metrics.json, classes.csv",
+    "evaluate": "the figures of a bundle on labelled rows: metrics.json, report.html, tables/",
     "compare": "two bundles on the same rows, class by class: better, same or worse, by paired tests",
     "export": "a bundle as standalone ONNX files: backbone, one a head, fused",
     "publish": "a bundle into a Triton model repository, and into a running server",

@@ -26,7 +26,7 @@ def run(cfg: DictConfig) -> None:
     from ovr.core.files import canonical_json
     from ovr.lifecycle.assemble import check_out
     from ovr.lifecycle.cohorts import cohort_of_rows
-    from ovr.lifecycle.evaluate import evaluate_bundle, write_evaluation, write_rows_report
+    from ovr.lifecycle.evaluate import evaluate_bundle, write_evaluation
 
     threads, out = num_threads(cfg), Path(cfg.out)
     if not isinstance(cfg.contract, bool):
@@ -55,15 +55,14 @@ def run(cfg: DictConfig) -> None:
         contract = measure_contract(bundle, labelled.x, *labelled.labels.dense(), cohort=cohort_N, **settings)
     evaluation = evaluate_bundle(bundle, rows, propensity=propensity, num_threads=threads)
     more = {} if contract is None else {"contract.json": canonical_json(contract.to_json())}
-    write_evaluation(out, evaluation, bundle, more)
+    write_evaluation(out, evaluation, bundle, rows if cfg.report else None, more)
     if cfg.report:
-        page = write_rows_report(out, evaluation, bundle, rows)
-        print(f"report {page}")
+        print(f"report {out / 'report.html'}")
     print(f"bundle {bundle.bundle_sha256[:12]}, {len(bundle.heads)} heads, {evaluation.report['num_rows']} rows")
     for name in SHOWN:
         if (value := evaluation.report.get(name)) is not None:
             print(f"  {name.ljust(24)} {value:.4f}")
-    print(f"{out / 'metrics.json'} and {out / 'classes.csv'} hold all of it")
+    print(f"{out / 'metrics.json'} and {out / 'tables' / 'classes.csv'} hold all of it")
     if contract is not None:
         same = "the same bytes as" if contract.served.same_bytes else f"up to {contract.served.max_abs_diff:.1e} off"
         counts = ", ".join(f"{count} {outcome}" for outcome, count in contract.to_json()["num_heads"].items() if count)

@@ -4,6 +4,7 @@ N = rows, K = heads, C = heads of one block
 """
 
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,10 +32,10 @@ from ovr.lifecycle.rewrite import calibrations_of, thresholds_of
 from ovr.lifecycle.rows import NewRows
 from ovr.metric.at_k import Propensity
 from ovr.metric.tables import csv_text, lines, tables
-from ovr.report import write_report
+from ovr.report.files import TABLES
 from ovr.runtime.predictor import EdgePredictor
 from ovr.training.evaluate import evaluate
-from ovr.training.report_parts import readable, with_worst
+from ovr.training.report_parts import write_bundle_report
 
 log = logging.getLogger(__name__)
 
@@ -114,10 +115,11 @@ def evaluate_rows(
         cohorts=cohorts or None,
         cohort_calibrations=None if logits is None else bundle.cohorts,
     )
-    report = evaluated.summary if num_heads >= scale.LARGE_K else evaluated.report(bundle.taxonomy, calibrations_of(bundle))
-    report["abstain_below"] = bundle.policy.abstain_below
-    for row, status in zip(report.get("classes", ()), thresholds_of(bundle).status_K, strict=False):
-        row["threshold_status"] = status
+    thresholds = thresholds_of(bundle)
+    evaluated.tell_of_decisions(bundle.policy, thresholds, abstention_status=bundle.provenance.get("abstention_status"))
+    report = evaluated.summary
+    if num_heads < scale.LARGE_K:
+        report = evaluated.report(bundle.taxonomy, calibrations_of(bundle), thresholds)
     figures = dict(evaluated.figures)
     if logits is None:
         report, figures = _without(report, BEFORE), _without(figures, BEFORE)
@@ -143,46 +145,43 @@ def evaluate_bundle(bundle: ModelBundle, new: NewRows, *, propensity: Propensity
         ]
         prob_NK = np.concatenate(parts)
     made = evaluate_rows(bundle, prob_NK, rows.labels, rows.cohorts, logits=logits, propensity=propensity)
-    report = {**made.report, "bundle_sha256": bundle.bundle_sha256, "data": new.record}
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    report = {**made.report, "bundle_sha256": bundle.bundle_sha256, "measured_at": now, "data": new.record}
     if prob_NK is not None:
         report["max_abs_diff"] = _check_same(bundle, prob_NK, logits, rows.cohorts)
     return Evaluation(report, made.figures, prob_NK, rows.labels, rows.cohorts)
 
 
-def write_evaluation(out: Path, evaluation: Evaluation, bundle: ModelBundle, more: Mapping[str, bytes] | None = None) -> None:
-    """Write metrics.json and a CSV a table of the report, such as classes.csv with a line a class, into a new directory.
+def write_evaluation(
+    out: Path, evaluation: Evaluation, bundle: ModelBundle, new: NewRows | None = None, more: Mapping[str, bytes] | None = None
+) -> None:
+    """Write metrics.json and a CSV a table, such as tables/classes.csv with a line a class, into a new directory.
 
-    `more` files are written there too, by their names.
+    Args:
+        new: the rows that were measured: report.html, report.json and the tables that only these have are then written too.
+        more: further files, by their names.
 
     Raises:
         ArtifactError: `out` exists.
     """
-    found = tables(evaluation.report)
-    if "classes" not in found:  # from `LARGE_K` heads on
+    found = tables(evaluation.report) if new is None else {}  # else the report writes them
+    if "classes" not in evaluation.report:  # from `LARGE_K` heads on: the report has the worst alone
         found["classes"] = lines(_rows(bundle, evaluation.figures))
     with staged_directory(out) as staging:
         place(staging, {"metrics.json": canonical_json(evaluation.report), **(more or {})})
-        place(staging, {f"{name}.csv": csv_text(table).encode() for name, table in found.items()})
-
-
-def write_rows_report(out: Path, evaluation: Evaluation, bundle: ModelBundle, new: NewRows) -> Path:
-    """Write report.html, report.json and tables/ of the rows into a directory that exists, and return the first."""
-    target_NK, mask_NK = evaluation.labels.dense() if evaluation.prob_NK is not None else (None, None)
-    card = bundle.path / CARD
-    return write_report(
-        out,
-        report=with_worst(evaluation.report, bundle.heads),
-        taxonomy=bundle.taxonomy,
-        prob_NK=evaluation.prob_NK,
-        target_NK=target_NK,
-        mask_NK=mask_NK,
-        policy=bundle.policy,
-        rows=readable(new.rows.x, bundle.input, new.shown),
-        row_number_N=new.row_number_N,
-        provenance=bundle.provenance,
-        data_card=read_json(card) if card.is_file() else {},
-        title=f"Report of {bundle.path.name} on new rows",
-    )
+        if new is not None:
+            write_bundle_report(
+                staging,
+                bundle,
+                new.rows,
+                report=evaluation.report,
+                prob_NK=evaluation.prob_NK,
+                shown=new.shown,
+                row_number_N=new.row_number_N,
+                measured={"at": evaluation.report["measured_at"], **new.record},
+                title=f"Report of {bundle.path.name} on new rows",
+            )
+        place(staging, {f"{TABLES}/{name}.csv": csv_text(table).encode() for name, table in found.items()})
 
 
 class _ProbLogits:

@@ -90,28 +90,36 @@ class PrecisionAt:
 
     def precision(self, k: int) -> float:
         """Return P@k, the mean over rows of (right classes among the top k) / k; NaN without a row or with fewer than k heads."""
-        hit_NM = self._hits(k)
-        return float("nan") if hit_NM is None else float(hit_NM.sum(axis=1).mean() / k)
+        return _over(*self.precision_rows(k))
 
     def ps_precision(self, k: int) -> float:
         """Return PSP@k: the sum over rows and their top k of right / propensity, over its highest possible value.
 
         NaN where `precision` is, and without a positive.
         """
-        hit_NM = self._hits(k)
-        ideal = self._ideal_NM[:, :k].sum()
-        if hit_NM is None or ideal == 0:
-            return float("nan")
-        key_NM = self._key_NM[self._known_N, :k]
-        column_NM = MAX_COLUMNS - 1 - ((key_NM & 0xFFFFFFFF) >> 1)
-        return float(self._gain_K[column_NM[hit_NM]].sum() / ideal)
+        return _over(*self.ps_precision_rows(k))
 
-    def _hits(self, k: int) -> NDArray[np.bool_] | None:
-        if k > self._most or not self._known_N.any():
-            return None
-        key_NM = self._key_NM[self._known_N, :k]
+    def precision_rows(self, k: int) -> tuple[F64, F64]:
+        """Return (right classes among the top k) / k and 1 for each row (N,) that counts, and 0 and 0 for others: P@k is the ratio
+        of the sums."""
+        return self._hits(k).sum(axis=1) / k, np.where(self._known_N & (k <= self._most), 1.0, 0.0)
+
+    def ps_precision_rows(self, k: int) -> tuple[F64, F64]:
+        """Return the sum over each row's top k of right / propensity, and the highest possible one (N,): PSP@k is the ratio of the
+        sums."""
+        column_NM = MAX_COLUMNS - 1 - ((self._key_NM[:, :k] & 0xFFFFFFFF) >> 1)
+        hit_NM = self._hits(k)
+        gain_NM = np.where(hit_NM, self._gain_K[np.where(hit_NM, column_NM, 0)], 0.0)
+        return gain_NM.sum(axis=1), self._ideal_NM[:, :k].sum(axis=1) * (k <= self._most)
+
+    def _hits(self, k: int) -> NDArray[np.bool_]:
+        key_NM = self._key_NM[:, :k]
         hit_NM: NDArray[np.bool_] = (key_NM >= 0) & (key_NM & 1 == 1)
         return hit_NM
+
+
+def _over(top_N: F64, bottom_N: F64) -> float:
+    return float(top_N.sum() / bottom_N.sum()) if bottom_N.any() else float("nan")
 
 
 def _highest(value_NC: NDArray[Any], num: int) -> NDArray[Any]:

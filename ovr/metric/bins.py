@@ -6,7 +6,7 @@ share a bin, whatever their order, so that ties, or fewer rows than bins, leave 
 N = rows, K = heads, C = heads of one block, G = bins, in order of rising probability
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,16 @@ class RankedRows:
         known_CN = np.arange(value_CN.shape[1]) < self.ranked.num_known_C[:, None]
         return np.pad(np.cumsum(np.where(known_CN, value_CN, 0.0), axis=1), ((0, 0), (1, 0)))
 
+    def sums(self, *ends_CG: I64) -> "list[BinSums]":
+        """Return what bins come to, for each array that tells their places as `ends` does."""
+        target_CN, prob_CN = self.ranked.target_CN, self.ranked.score_CN.astype(np.float64)
+        values = (target_CN, prob_CN, prob_CN**2, np.where(target_CN, prob_CN, 0.0))
+        sums: list[list[Any]] = [[-np.diff(end_CG, axis=1)] for end_CG in ends_CG]
+        for total_CN in map(self.totals, values):
+            for parts, end_CG in zip(sums, ends_CG, strict=True):
+                parts.append(-np.diff(np.take_along_axis(total_CN, end_CG, axis=1), axis=1))
+        return [BinSums(*parts) for parts in sums]
+
 
 def ranked_rows(prob_NK: Any, target_NK: Any, mask_NK: Any) -> Iterator[RankedRows]:
     """Yield the rows of all heads, some heads at a time, in column order.
@@ -58,11 +68,6 @@ def ranked_rows(prob_NK: Any, target_NK: Any, mask_NK: Any) -> Iterator[RankedRo
         num_rows = ranked.score_CN.shape[1]
         end_CN = np.where(ranked.tie_end_CN, np.arange(1, num_rows + 1), num_rows)
         yield RankedRows(ranked, np.minimum.accumulate(end_CN[:, ::-1], axis=1)[:, ::-1])
-
-
-def in_bins(total_CN: F64, end_CG: I64) -> F64:
-    """Return what each bin (C, G) adds to the totals of `RankedRows.totals`."""
-    return -np.diff(np.take_along_axis(total_CN, end_CG, axis=1), axis=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +117,12 @@ def bin_sums(prob_NK: Any, target_NK: Any, mask_NK: Any, *, num_bins: int = NUM_
         DataError: probabilities outside [0, 1] or NaN, shapes that differ, targets or mask other than 0 and 1.
     """
     check_num_bins(num_bins)
-    parts = []
-    for rows in ranked_rows(prob_NK, target_NK, mask_NK):
-        end_CG, target_CN = rows.ends(num_bins), rows.ranked.target_CN
-        prob_CN = rows.ranked.score_CN.astype(np.float64)
-        values = (target_CN, prob_CN, prob_CN**2, np.where(target_CN, prob_CN, 0.0))
-        parts.append((-np.diff(end_CG, axis=1), *(in_bins(rows.totals(value_CN), end_CG) for value_CN in values)))
-    return BinSums(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    return joined([rows.sums(rows.ends(num_bins))[0] for rows in ranked_rows(prob_NK, target_NK, mask_NK)])
+
+
+def joined(parts: Sequence[BinSums]) -> BinSums:
+    """Return the sums of all heads from those of consecutive blocks of heads."""
+    return BinSums(*(np.concatenate([getattr(part, name) for part in parts]) for name in BinSums.__slots__))
 
 
 def width_sums(prob_NK: Any, target_NK: Any, mask_NK: Any, *, num_bins: int = NUM_BINS) -> BinSums:

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from ovr.core.targets import check_probs, check_targets
 from ovr.core.top import RunningTop
 from ovr.metric.binned import ece
-from ovr.metric.bins import NUM_BINS, bin_sums, check_num_bins, ranked_rows, width_sums
+from ovr.metric.bins import NUM_BINS, BinSums, RankedRows, bin_sums, check_num_bins, joined, ranked_rows, width_sums
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -49,29 +49,45 @@ def ece_adaptive(prob_NK: Any, target_NK: Any, mask_NK: Any, *, max_bins: int = 
         ConfigError: `max_bins` below 1.
         DataError: probabilities outside [0, 1] or NaN, shapes that differ, targets or mask other than 0 and 1.
     """
+    _, sums, num_bins_K = mass_sums(prob_NK, target_NK, mask_NK, max_bins=max_bins)
+    return ece(sums), num_bins_K
+
+
+def mass_sums(prob_NK: Any, target_NK: Any, mask_NK: Any, *, max_bins: int = MAX_BINS) -> tuple[BinSums, BinSums, I64]:
+    """Return the sums of `NUM_BINS` bins of equal mass, those of the bins of `ece_adaptive`, and how many these are (K,).
+
+    Of the latter each head has `max_bins`, of which the last ones are empty. One sort of the rows does for both.
+
+    Raises:
+        ConfigError, DataError: as `ece_adaptive`.
+    """
     check_num_bins(max_bins)
     parts = []
     for rows in ranked_rows(prob_NK, target_NK, mask_NK):
-        num_C, target_CN = rows.ranked.num_known_C, rows.ranked.target_CN
-        hits_CN, gap_CN = rows.totals(target_CN), rows.totals(target_CN - rows.ranked.score_CN.astype(np.float64))
-        gap_C, bins_C, rising_C = np.full(len(num_C), np.nan), np.ones(len(num_C), np.int64), num_C > 0
-        for num_bins in range(1, max_bins + 1):
-            rising_C = rising_C & (num_bins <= num_C)
-            if not rising_C.any():
-                break
-            heads_R = np.flatnonzero(rising_C)
-            end_RG = rows.ends(num_bins)[heads_R]
-            count_RG = -np.diff(end_RG, axis=1)
-            share_RG = np.where(count_RG > 0, -np.diff(hits_CN[heads_R[:, None], end_RG]) / np.maximum(count_RG, 1), -1.0)
-            rising_R = ((share_RG == np.maximum.accumulate(share_RG, axis=1)) | (count_RG == 0)).all(axis=1)
-            rising_C[heads_R] = rising_R
-            heads_R, end_RG = heads_R[rising_R], end_RG[rising_R]
-            gap_C[heads_R] = np.abs(np.diff(gap_CN[heads_R[:, None], end_RG])).sum(axis=1)
-            bins_C[heads_R] = num_bins
-        with np.errstate(invalid="ignore"):
-            parts.append((gap_C / num_C, bins_C))
-    ece_K, num_bins_K = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return ece_K, num_bins_K
+        end_CG, bins_C = _adaptive_ends(rows, max_bins)
+        parts.append((*rows.sums(rows.ends(NUM_BINS), end_CG), bins_C))
+    even, adaptive, num_bins = zip(*parts, strict=True)
+    return joined(even), joined(adaptive), np.concatenate(num_bins)
+
+
+def _adaptive_ends(rows: RankedRows, max_bins: int) -> tuple[I64, I64]:
+    """Return the places of the most bins whose shares rise (C, max_bins + 1), and how many those are (C,)."""
+    num_C, hits_CN = rows.ranked.num_known_C, rows.totals(rows.ranked.target_CN)
+    end_CG = np.zeros((len(num_C), max_bins + 1), np.int64)
+    bins_C, rising_C = np.ones(len(num_C), np.int64), num_C > 0
+    for num_bins in range(1, max_bins + 1):
+        rising_C = rising_C & (num_bins <= num_C)
+        if not rising_C.any():
+            break
+        heads_R = np.flatnonzero(rising_C)
+        end_RG = rows.ends(num_bins)[heads_R]
+        count_RG = -np.diff(end_RG, axis=1)
+        share_RG = np.where(count_RG > 0, -np.diff(hits_CN[heads_R[:, None], end_RG]) / np.maximum(count_RG, 1), -1.0)
+        rising_R = ((share_RG == np.maximum.accumulate(share_RG, axis=1)) | (count_RG == 0)).all(axis=1)
+        rising_C[heads_R] = rising_R
+        end_CG[heads_R[rising_R], : num_bins + 1] = end_RG[rising_R]
+        bins_C[heads_R[rising_R]] = num_bins
+    return end_CG, bins_C
 
 
 def ece_equal_width(prob_NK: Any, target_NK: Any, mask_NK: Any, *, num_bins: int = NUM_BINS) -> F64:
@@ -122,16 +138,6 @@ def top_label(prob_NK: Any, target_NK: Any, mask_NK: Any) -> tuple[F64, Bool, Bo
     top = TopLabel(len(prob_NK))
     top.update(prob_NK, target_NK, mask_NK)
     return top.result()
-
-
-def top_label_ece(prob_NK: Any, target_NK: Any, mask_NK: Any, *, num_bins: int = NUM_BINS) -> float:
-    """Return the calibration error of each row's highest probability, with bins of equal mass.
-
-    Raises:
-        ConfigError: `num_bins` below 1.
-        DataError: probabilities outside [0, 1] or NaN, shapes that differ, targets or mask other than 0 and 1.
-    """
-    return float(ece_equal_mass(*top_label(prob_NK, target_NK, mask_NK), num_bins=num_bins)[0])
 
 
 def brier(prob_NK: Any, target_NK: Any, mask_NK: Any) -> F64:

@@ -53,20 +53,21 @@ def ece_interval(sums: BinSums, *, confidence: float = CONFIDENCE) -> tuple[F64,
     """Return (low_K, high_K), which hold the true error of each head with at least `confidence`; NaN without a known row.
 
     The high end is that of `ece_upper_bound`. The low one takes off how far f may rise above its mean, by the same inequality, and
-    what noise adds to the mean: sum over bins of sqrt(m (1 - m) rows of the bin) / n, and sqrt(G c / n), at most.
+    what noise adds to the mean: sum over bins of sqrt(m (1 - m) rows of the bin) / n, and sqrt(G c / n), at most, with G the bins
+    that hold rows.
 
     Raises:
         ConfigError: `confidence` outside (0, 1).
     """
     _doubt(confidence)
     doubt = _doubt((1 + confidence) / 2)
-    num_K, variance_KG = sums.num_rows_K, _variance(sums)
+    num_K, variance_KG, used_K = sums.num_rows_K, _variance(sums), (sums.count_KG > 0).sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         noise_K, variance_K = np.sqrt(variance_KG / num_K[:, None]).sum(axis=1), variance_KG.sum(axis=1)
         ece_K, low_K, high_K = ece(sums), np.zeros(len(num_K)), np.ones(len(num_K))
         for _ in range(NUM_STEPS):
             middle_K = (low_K + high_K) / 2
-            most_K = middle_K + noise_K + np.sqrt(variance_KG.shape[1] * middle_K / num_K)
+            most_K = middle_K + noise_K + np.sqrt(used_K * middle_K / num_K)
             possible_K = most_K + _fall(variance_K + middle_K, num_K, doubt) >= ece_K
             low_K, high_K = np.where(possible_K, low_K, middle_K), np.where(possible_K, middle_K, high_K)
     known_K = num_K > 0

@@ -47,6 +47,11 @@ class RowDraws:
         sum_RC: F64 = (self._weight_RG @ group_GC.astype(np.float32)).astype(np.float64)
         return sum_RC
 
+    def ratio_interval(self, top_N: NDArray[Any], bottom_N: NDArray[Any]) -> tuple[F64, F64]:
+        """Return (low_1, high_1) of a ratio of sums over rows; NaN where there is nothing below."""
+        top_R, bottom_R = self.sums(np.stack([top_N, bottom_N], axis=1)).T
+        return quantiles(ratio(top_R, bottom_R)[:, None])
+
 
 def quantiles(value_RC: F64, *, confidence: float = CONFIDENCE) -> tuple[F64, F64]:
     """Return (low_C, high_C): what `confidence` of the draws lie between, those left out in which the figure is undefined.

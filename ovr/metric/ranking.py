@@ -63,6 +63,18 @@ class RankFigures:
         return ends[0], ends[1]
 
 
+@dataclass(frozen=True, slots=True)
+class RankSlopes:
+    """How sums over heads change with the weight of each row (N,): their derivatives at a weight of 1. Each has a sum of 0.
+
+    Heads for which a figure is not defined, and rows whose label a head does not know, add nothing.
+    """
+
+    average_precision_N: F64
+    weighted_average_precision_N: F64  # that of each head times its positives, which stay as they are
+    roc_auc_N: F64
+
+
 def rank_figures(score_NK: Any, target_NK: Any, mask_NK: Any) -> RankFigures:
     """Return average precision and ROC AUC of every head; only their order matters of the scores, and ties count as ties.
 
@@ -70,17 +82,25 @@ def rank_figures(score_NK: Any, target_NK: Any, mask_NK: Any) -> RankFigures:
         DataError: scores that are not finite, shapes that differ, targets or mask other than 0 and 1.
     """
     score_NK, target_NK, mask_NK = check_targets(score_NK, target_NK, mask_NK, score_name="score")
-    parts = []
+    return _joined([_figures(ranked, _Runs.of(ranked)) for ranked in ranked_blocks(score_NK, target_NK, mask_NK)])
+
+
+def rank_figures_with_slopes(score_NK: Any, target_NK: Any, mask_NK: Any) -> tuple[RankFigures, RankSlopes]:
+    """Return what `rank_figures` does, and what it takes to draw rows for the figures' means over heads (see `RowDraws`).
+
+    Raises:
+        DataError: as `rank_figures`.
+    """
+    score_NK, target_NK, mask_NK = check_targets(score_NK, target_NK, mask_NK, score_name="score")
+    parts, slopes_3N = [], np.zeros((3, len(score_NK)))
     for ranked in ranked_blocks(score_NK, target_NK, mask_NK):
-        runs, num_pos_C = _Runs.of(ranked), ranked.num_positives_C
-        num_neg_C = ranked.num_known_C - num_pos_C
-        # Of a positive row, the negatives above it; those of its own run count half.
-        above_CN = ((runs.start_CN - runs.hits_start_CN) + (runs.end_CN - runs.hits_end_CN)) / 2
-        with np.errstate(divide="ignore", invalid="ignore"):
-            auc_C = 1 - np.where(ranked.target_CN, above_CN, 0.0).sum(axis=1) / (num_pos_C * num_neg_C)
-            ap_C = np.where(ranked.target_CN, runs.precision_CN, 0.0).sum(axis=1) / num_pos_C
-        parts.append((ap_C, auc_C, num_pos_C, num_neg_C))
-    return RankFigures(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        runs = _Runs.of(ranked)
+        parts.append(_figures(ranked, runs))
+        precision_CN, area_CN = _precision_slopes(ranked, runs), _area_slopes(ranked, runs, parts[-1].roc_auc_K)
+        weighted_CN = precision_CN * ranked.num_positives_C[:, None]
+        for slope_N, slope_CN in zip(slopes_3N, (precision_CN, weighted_CN, area_CN), strict=True):
+            slope_N += np.bincount(ranked.order_CN.ravel(), slope_CN.ravel(), minlength=len(slope_N))
+    return _joined(parts), RankSlopes(*slopes_3N)
 
 
 def average_precision_influence(score_NK: Any, target_NK: Any, mask_NK: Any) -> F64:
@@ -95,17 +115,47 @@ def average_precision_influence(score_NK: Any, target_NK: Any, mask_NK: Any) -> 
     score_NK, target_NK, mask_NK = check_targets(score_NK, target_NK, mask_NK, score_name="score")
     influence_KN = np.zeros(score_NK.shape[::-1])
     for ranked in ranked_blocks(score_NK, target_NK, mask_NK):
-        runs, target_CN, num_pos_C1 = _Runs.of(ranked), ranked.target_CN, ranked.num_positives_C[:, None]
-        known_CN = np.arange(target_CN.shape[1]) < ranked.num_known_C[:, None]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ap_C1 = np.where(target_CN, runs.precision_CN, 0.0).sum(axis=1, keepdims=True) / num_pos_C1
-            # A row raises or lowers the precision at its own run and at all below it: sums from the start of the run on.
-            inverse_CN = np.where(target_CN, 1 / runs.end_CN, 0.0)
-            gained_CN, lost_CN = (_from(value_CN, runs.start_CN) for value_CN in (inverse_CN, inverse_CN * runs.precision_CN))
-            slope_CN = np.where(target_CN, runs.precision_CN + gained_CN - ap_C1, 0.0) - lost_CN
-            slope_CN = np.where(known_CN & (num_pos_C1 > 0), slope_CN / num_pos_C1, 0.0)
+        slope_CN = _precision_slopes(ranked, _Runs.of(ranked))
         np.put_along_axis(influence_KN[ranked.columns], ranked.order_CN, slope_CN, axis=1)
     return influence_KN.T
+
+
+def _figures(ranked: Ranked, runs: "_Runs") -> RankFigures:
+    num_pos_C = ranked.num_positives_C
+    num_neg_C = ranked.num_known_C - num_pos_C
+    with np.errstate(divide="ignore", invalid="ignore"):
+        auc_C = 1 - np.where(ranked.target_CN, runs.negatives_above_CN, 0.0).sum(axis=1) / (num_pos_C * num_neg_C)
+        ap_C = np.where(ranked.target_CN, runs.precision_CN, 0.0).sum(axis=1) / num_pos_C
+    return RankFigures(ap_C, auc_C, num_pos_C, num_neg_C)
+
+
+def _joined(parts: list[RankFigures]) -> RankFigures:
+    return RankFigures(*(np.concatenate([getattr(part, name) for part in parts]) for name in RankFigures.__slots__))
+
+
+def _precision_slopes(ranked: Ranked, runs: "_Runs") -> F64:
+    """Return the derivative (C, N) of the average precision by the weight of the row at each place."""
+    target_CN, num_pos_C1 = ranked.target_CN, ranked.num_positives_C[:, None]
+    known_CN = np.arange(target_CN.shape[1]) < ranked.num_known_C[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ap_C1 = np.where(target_CN, runs.precision_CN, 0.0).sum(axis=1, keepdims=True) / num_pos_C1
+        # A row raises or lowers the precision at its own run and at all below it: sums from the start of the run on.
+        inverse_CN = np.where(target_CN, 1 / runs.end_CN, 0.0)
+        gained_CN, lost_CN = (_from(value_CN, runs.start_CN) for value_CN in (inverse_CN, inverse_CN * runs.precision_CN))
+        slope_CN = np.where(target_CN, runs.precision_CN + gained_CN - ap_C1, 0.0) - lost_CN
+        return np.where(known_CN & (num_pos_C1 > 0), slope_CN / num_pos_C1, 0.0)
+
+
+def _area_slopes(ranked: Ranked, runs: "_Runs", auc_C: F64) -> F64:
+    """Return the derivative (C, N) of the area under the ROC curve by the weight of the row at each place."""
+    num_pos_C1 = ranked.num_positives_C[:, None]
+    num_neg_C1 = ranked.num_known_C[:, None] - num_pos_C1
+    known_CN = np.arange(ranked.target_CN.shape[1]) < ranked.num_known_C[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        below_CN = 1 - runs.negatives_above_CN / num_neg_C1
+        above_CN = (runs.hits_start_CN + runs.hits_end_CN) / (2 * num_pos_C1)
+        slope_CN = np.where(ranked.target_CN, (below_CN - auc_C[:, None]) / num_pos_C1, (above_CN - auc_C[:, None]) / num_neg_C1)
+    return np.where(known_CN & (num_pos_C1 * num_neg_C1 > 0), slope_CN, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +177,12 @@ class _Runs:
         hits_CN = np.pad(np.cumsum(ranked.target_CN, axis=1, dtype=np.int64), ((0, 0), (1, 0)))
         hits_start_CN, hits_end_CN = (np.take_along_axis(hits_CN, place_CN, axis=1) for place_CN in (start_CN, end_CN))
         return cls(start_CN, end_CN, hits_start_CN, hits_end_CN)
+
+    @property
+    def negatives_above_CN(self) -> F64:
+        """The negatives that score higher than this row, and half of those that score the same."""
+        above_CN: F64 = ((self.start_CN - self.hits_start_CN) + (self.end_CN - self.hits_end_CN)) / 2
+        return above_CN
 
     @property
     def precision_CN(self) -> F64:

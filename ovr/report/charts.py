@@ -122,10 +122,11 @@ def by_positives(positives_K: F64, value_K: F64, *, name: str, label: str) -> st
     return done()
 
 
-def heat_map(count_HH: NDArray[np.int64], *, names: Sequence[str], label: str) -> str:
-    """Return rows of a given class by what was decided on (H, H + 2), the last two any other class and none, as shares of a row."""
+def heat_map(count_HH: NDArray[np.int64], num_given_H: NDArray[np.int64], *, names: Sequence[str], label: str) -> str:
+    """Return rows of a given class by what was decided on (H, H + 2), the last two any other class and none, as shares of the
+    class's rows (H,)."""
     num = len(names)
-    share_HH = count_HH / np.maximum(1, count_HH.sum(axis=1, keepdims=True))
+    share_HH = np.minimum(count_HH / np.maximum(1, num_given_H)[:, None], 1.0)  # several others may be wrong on one row
     # Inches: of the cells, and of the names before and above them.
     cells, names_side = 0.27 * np.array([num + 2, num]), 0.35 + 0.068 * min(MAX_LABEL, max([5, *map(len, names)]))
     width, height = cells + names_side + 0.1

@@ -8,16 +8,20 @@ from ovr.report.markup import NONE, esc, isolated, scrolling, shown, sparkline, 
 
 # Those that are there are shown, in this order; all others are in the CSV file and report.json.
 COLUMNS = (
-    "positives", "f1", "precision", "recall", "average_precision", "roc_auc", "ece_before", "ece_after", "nll_after", "brier_after",
+    "positives", "f1", "precision", "recall", "false_positive_rate", "false_negative_rate",
+    "average_precision", "roc_auc", "ece_before", "ece_after", "nll_after", "brier_after",
     "threshold", "temperature",
 )  # fmt: skip
 STATUSES = ("calibration_kind", "calibration_status", "threshold_status")
 FIRST_SORTED = "average_precision"
 PLOT_HEADER = '<th scope=col title="share of positives over mean probability, with its band">reliability</th>'
+TITLES = {"false_positive_rate": "FPR", "false_negative_rate": "FNR"}
 MAX_ROWS = 2000  # of classes in the page
 FIRST_ROWS = 100  # that are printed, and shown before all are asked for
 HINTS = {
-    "positives": "rows of the test split that have the class",
+    "positives": "rows measured that have the class",
+    "false_positive_rate": "share of the other rows that the class was decided on",
+    "false_negative_rate": "share of the class's rows that it was not decided on",
     "average_precision": "area under the precision-recall curve",
     "ece_before": "expected calibration error (equal mass) without calibration",
     "ece_after": "expected calibration error (equal mass) of the calibrated probabilities",
@@ -38,7 +42,7 @@ def class_table(contents: Contents) -> str:
     has_plot = contents.upper is not None
     headers = [_header("class", text=True, pressed=FIRST_SORTED not in names)]
     headers += [PLOT_HEADER] if has_plot else []
-    headers += [_header(words(name), hint=HINTS.get(name, ""), pressed=name == FIRST_SORTED) for name in names]
+    headers += [_header(TITLES.get(name, words(name)), hint=HINTS.get(name, ""), pressed=name == FIRST_SORTED) for name in names]
     headers += [_header(words(name.removesuffix("_status")), text=True) for name in statuses]
     body = []
     for number, row in enumerate(some):
@@ -50,7 +54,7 @@ def class_table(contents: Contents) -> str:
         cells += [f"<td class=text>{esc(row.get(name) or NONE)}" for name in statuses]
         body.append(f"<tr{' class=more' if number >= FIRST_ROWS else ''}>{''.join(cells)}")
     table = f"<table class=classes><thead><tr>{''.join(headers)}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-    return _tools(len(some), len(contents.taxonomy)) + scrolling(table, label="table of classes", kind="tall")
+    return _tools(len(some), contents) + scrolling(table, label="table of classes", kind="tall")
 
 
 def worst_first(classes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -58,15 +62,17 @@ def worst_first(classes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]
     return sorted(classes, key=lambda row: (row.get(FIRST_SORTED) is None, row.get(FIRST_SORTED) or 0.0))
 
 
-def _tools(num_shown: int, num_classes: int) -> str:
-    left_out = f" of {num_classes}; all are in <code>tables/classes.csv</code>" if num_shown < num_classes else ""
+def _tools(num_shown: int, contents: Contents) -> str:
+    num_classes, in_file = len(contents.taxonomy), "all are in <code>tables/classes.csv</code>"
+    if len(contents.classes) < num_classes:
+        in_file = "those of the lowest average precision"
+    left_out = f" of {num_classes}; {in_file}" if num_shown < num_classes else ""
     button = f"<button type=button id=all aria-pressed=false>Show all {num_shown}</button>" if num_shown > FIRST_ROWS else ""
     return (
         "<div class=tools><label for=filter>Filter</label>"
         '<input id=filter type=search autocomplete=off placeholder="part of a class id">'
         f"{button}<output id=shown for=filter>{min(num_shown, FIRST_ROWS)} of {num_shown} classes{left_out}</output></div>"
-        f'<p class="note paper">{min(num_shown, FIRST_ROWS)} of {num_classes} classes are printed; '
-        "<code>tables/classes.csv</code> has all.</p>"
+        f'<p class="note paper">{min(num_shown, FIRST_ROWS)} of {num_classes} classes are printed; {in_file}.</p>'
     )
 
 
@@ -74,7 +80,8 @@ def _header(title: str, *, hint: str = "", pressed: bool = False, text: bool = F
     sort = ' aria-sort="ascending"' if pressed else ' aria-sort="none"'
     about = f' title="{esc(hint)}"' if hint else ""
     classes = " class=text" if text else ""
-    return f"<th scope=col{classes}{sort}{about}><button type=button>{esc(title)}</button></th>"
+    # Browsers print no button in the head of a table's further pages: there the style shows the label.
+    return f'<th scope=col{classes}{sort}{about} data-label="{esc(title)}"><button type=button>{esc(title)}</button></th>'
 
 
 def _class_cell(row: Mapping[str, Any]) -> str:

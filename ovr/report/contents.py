@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ovr.abstention.fit import CONSTANT
 from ovr.core import scale
 from ovr.core.artifact import DecisionPolicy
 from ovr.core.targets import check_probs
 from ovr.core.taxonomy import Taxonomy
+from ovr.core.thresholds import NOT_PROMISED, OK
 from ovr.errors import DataError
 from ovr.metric.calibration import top_label
 from ovr.metric.curves import Reliability, precision_recall, reliability
@@ -29,6 +31,8 @@ MAX_PAIRS = 30  # confused pairs that are listed
 MAX_CONFUSED = 24  # classes of the heat map
 MAX_EXAMPLES = 24
 MAX_POINTS = 200  # of a precision-recall curve
+MAX_NAMED = 8  # classes of a remark
+COVERAGES = (0.5, 0.8, 0.9, 0.95)  # whose risk is told of
 
 F64 = NDArray[np.float64]
 RowOf = Callable[[int], Any]  # number of a row -> what the user has for it
@@ -60,12 +64,14 @@ class Contents:
     share_K: F64 | None = None  # of positives among the known rows
     curves: Mapping[int, Curve] = field(default_factory=dict)
     confused: Confused | None = None
-    risk_coverage: tuple[F64, F64, F64] | None = None
+    risk_coverage: tuple[F64, ...] | None = None  # coverage, risk and confidence (P,) of the most probable class
+    risk_at: Mapping[float, float] = field(default_factory=dict)  # coverage -> risk
     examples: Sequence[Example] = ()
     rows: RowOf | None = None
     row_number_N: NDArray[np.int64] | None = None
     data_card: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    measured: Mapping[str, Any] = field(default_factory=dict)  # which rows these are and when they were measured
 
     def to_json(self) -> dict[str, Any]:
         """Return what docs/report.md describes; figures that are not defined are None."""
@@ -80,6 +86,8 @@ class Contents:
             **{name: part for name, part in self.parts.items() if name not in RESERVED},
             "data_card": dict(self.data_card),
             "provenance": dict(self.provenance),
+            "measured": dict(self.measured),
+            "remarks": self.remarks(),
         }
         if self.reliability is not None and self.top_label is not None:
             value["reliability"] = [{"class_id": ids[k], **bins(self.reliability, k)} for k in range(len(ids))]
@@ -97,6 +105,7 @@ class Contents:
             value["confused"] = self.pairs()
         if self.risk_coverage is not None:
             value["risk_coverage"] = dict(zip(("coverage", "risk", "confidence"), map(plain, self.risk_coverage), strict=True))
+            value["risk_at"] = [{"coverage": coverage, "risk": float(f"{risk:.6g}")} for coverage, risk in self.risk_at.items()]
         value["examples"] = [self.example(example) for example in self.examples]
         return value
 
@@ -110,11 +119,39 @@ class Contents:
             ]
         if self.confused is None:
             return []
-        ids, num_given_K = self.taxonomy.ids, self.confused.num_given_K
+        ids, num_given_K, top = self.taxonomy.ids, self.confused.num_given_K, self.confused.instead.top(MAX_PAIRS)
         return [
             {"given": ids[given], "decided": ids[taken], "rows": count, "share_of_given": count / int(num_given_K[given])}
-            for given, taken, count in self.confused.largest(MAX_PAIRS)
+            for given, taken, count in zip(top.true_P.tolist(), top.decided_P.tolist(), top.count_P.tolist(), strict=True)
         ]
+
+    def remarks(self) -> list[dict[str, Any]]:
+        """Return what should be known before the figures are believed: `about` what, its `status`, and of how many classes and
+        which first, where it is one of classes."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for row in self.classes:
+            for about in ("calibration_status", "threshold_status"):
+                status = str(row.get(about) or OK).partition(":")[0]
+                if status != OK:
+                    found.setdefault((about, status), []).append(row["class_id"])
+            if row.get("positives") == 0:
+                found.setdefault(("positives", "none"), []).append(row["class_id"])
+        num = {("threshold_status", NOT_PROMISED): self.summary.get("num_not_promised", 0)}  # of all, where some are told of
+        if num["threshold_status", NOT_PROMISED]:
+            found.setdefault(("threshold_status", NOT_PROMISED), [])
+        remarks: list[dict[str, Any]] = [
+            {
+                "about": about,
+                "status": status,
+                "num_classes": max(len(ids), num.get((about, status), 0)),
+                "class_ids": ids[:MAX_NAMED],
+            }
+            for (about, status), ids in sorted(found.items())
+        ]
+        limit, said = self.summary.get("abstain_below"), self.summary.get("abstention_status")
+        if limit or said not in (None, CONSTANT):
+            remarks.append({"about": "abstention_status", "status": said, "abstain_below": limit})
+        return remarks
 
     def example(self, example: Example) -> dict[str, Any]:
         """Return an example by class ids."""
@@ -136,6 +173,7 @@ RESERVED = frozenset(Contents.__slots__) | {
     "decision",
     "precision_recall",
     "top_label_reliability",
+    "remarks",
 }
 
 
@@ -151,6 +189,7 @@ def contents(
     row_number_N: NDArray[np.int64] | None,
     data_card: Mapping[str, Any] | None,
     provenance: Mapping[str, Any] | None,
+    measured: Mapping[str, Any] | None,
 ) -> Contents:
     """Return all of a report.
 
@@ -171,6 +210,7 @@ def contents(
         "parts": {name: value for name, value in report.items() if name not in summary and name != "classes"},
         "data_card": data_card or {},
         "provenance": provenance or {},
+        "measured": measured or {},
     }
     given = [array is not None for array in (prob_NK, target_NK, mask_NK)]
     if not all(given) or len(taxonomy) >= scale.LARGE_K:
@@ -191,6 +231,8 @@ def contents(
             threshold_K[taxonomy.column(row["class_id"])] = row["threshold"]
     decided_NK = decisions(prob_NK, threshold_K, policy or DecisionPolicy())
     confidence_N1, right_N1, known_N1 = top_label(prob_NK, target_NK, mask_NK)
+    curve = risk_coverage(confidence_N1[:, 0], right_N1[:, 0], known_N1[:, 0])
+    kept_P = thinned(len(curve.coverage_P), MAX_POINTS)
     detailed = _detailed(classes, taxonomy)
     known_K = mask_NK.sum(axis=0)
     columns = list(detailed)
@@ -206,19 +248,13 @@ def contents(
         top_label=reliability(confidence_N1, right_N1, known_N1),
         share_K=(target_NK & mask_NK).sum(axis=0) / np.maximum(1, known_K),
         curves={k: Curve(*line) for k, line in zip(columns, lines, strict=True)},
-        confused=confused(prob_NK, decided_NK, target_NK, mask_NK),
-        risk_coverage=_risk_coverage(confidence_N1[:, 0], right_N1[:, 0], known_N1[:, 0]),
+        confused=confused(decided_NK, target_NK, mask_NK),
+        risk_coverage=tuple(values_P[kept_P] for values_P in (curve.coverage_P, curve.risk_P, curve.confidence_P)),
+        risk_at={coverage: curve.risk_at(coverage) for coverage in COVERAGES} if len(kept_P) else {},
         examples=worst_examples(prob_NK, decided_NK, target_NK, mask_NK, most=MAX_EXAMPLES),
         rows=rows if rows is None or callable(rows) else rows.__getitem__,
         row_number_N=row_number_N,
     )
-
-
-def _risk_coverage(confidence_N: F64, right_N: NDArray[np.bool_], known_N: NDArray[np.bool_]) -> tuple[F64, F64, F64]:
-    """Return coverage, risk and confidence (P,) of the most probable class, at most `MAX_POINTS` of them."""
-    curve = risk_coverage(confidence_N, right_N, known_N)
-    kept_P = thinned(len(curve.coverage_P), MAX_POINTS)
-    return curve.coverage_P[kept_P], curve.risk_P[kept_P], curve.confidence_P[kept_P]
 
 
 def likely_rows(prob_NK: NDArray[Any], target_NK: NDArray[np.bool_], mask_NK: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -37,6 +37,7 @@ def write_report(
     policy: DecisionPolicy | None = None,
     rows: Sequence[Any] | RowOf | None = None,
     row_number_N: NDArray[Any] | None = None,
+    measured: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
     data_card: Mapping[str, Any] | None = None,
     title: str = "Report",
@@ -54,6 +55,8 @@ def write_report(
         rows: what the user has for each row, or a function of its number: a text, a mapping of cells, an image as bytes, path or
             array (C, H, W), or numbers.
         row_number_N: the number (N,) of each row in its source.
+        measured: which rows these are and when they were measured: `rows` the name of a split, or "all"; `files`, with a `name`
+            each; `at`.
         provenance, data_card: of the bundle.
 
     Raises:
@@ -71,6 +74,7 @@ def write_report(
         row_number_N=row_number_N,
         data_card=data_card,
         provenance=provenance,
+        measured=measured,
     )
     if not charts.is_available():
         log.warning("%s", NO_CHARTS)
@@ -108,6 +112,7 @@ def tables(made: Contents) -> dict[str, Lines]:
     if "risk_coverage" in value:
         curve = value["risk_coverage"]
         found["risk_coverage"] = [list(curve), *map(list, zip(*curve.values(), strict=True))]
+        found["risk_at"] = lines(value["risk_at"])
     found["examples"] = lines(
         [
             {**row, "given": _ids(row["given"]), "decided": _ids(row["decided"]), "top": json.dumps(row["top"], ensure_ascii=False)}

@@ -1,6 +1,6 @@
 """Which classes are taken for which, and on what rows the model errs most. Knows no pages.
 
-N = rows, K = heads, A = pairs of a row and one of its classes, H = heads shown, P = pairs
+N = rows, K = heads, H = heads shown, P = pairs
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from ovr.core.artifact import DecisionPolicy
 from ovr.decision.decide import abstains, labels_decided
+from ovr.metric.classification import confusion
+from ovr.metric.pairs import Pairs, confused_pairs
 
 Bool = NDArray[np.bool_]
 F64 = NDArray[np.float64]
@@ -22,41 +24,39 @@ MAX_OF_CLASS = 3  # examples with the same class as their worst
 
 @dataclass(frozen=True, slots=True)
 class Confused:
-    """How often class `given` of a row was missed and class `taken`, which the row does not have, was decided on instead.
+    """The pairs that `ovr.metric.pairs` counts, and what else the map of them takes.
 
-    `taken` is K where nothing was decided on in its place.
+    `instead` are rows on which class `true` was missed and `decided`, which the row does not have, was decided on. A row with
+    several of either is in several pairs.
     """
 
-    given_P: I64
-    taken_P: I64
-    num_rows_P: I64
+    instead: Pairs
+    nothing_K: I64  # rows on which the class was missed and nothing wrong decided on
     num_given_K: I64  # rows that are known to have the class
     num_found_K: I64  # of these, rows on which it was decided on
+    num_left_out: int  # rows that are in no pair, too many classes being wrong
 
-    def largest(self, most: int) -> list[tuple[int, int, int]]:
-        """Return (given, taken, rows) of the most frequent pairs of two classes, most frequent first."""
-        pairs = zip(self.given_P.tolist(), self.taken_P.tolist(), self.num_rows_P.tolist(), strict=True)
-        between = [pair for pair in pairs if pair[1] < len(self.num_given_K)]
-        return sorted(between, key=lambda pair: (-pair[2], pair[0], pair[1]))[:most]
-
-    def part(self, most: int) -> tuple[I64, NDArray[np.int64]]:
+    def part(self, most: int) -> tuple[I64, I64]:
         """Return the columns (H,) of the classes that are confused most, at most `most` and in column order, and their counts.
 
-        The counts (H, H + 2) are rows with the given class by what was decided on: the classes shown, any other class, none.
+        The counts (H, H + 2) are rows with the given class by what was decided on: itself, the other classes shown in its place,
+        any other class, none.
         """
         num_heads = len(self.num_given_K)
+        pairs = zip(self.instead.true_P.tolist(), self.instead.decided_P.tolist(), strict=True)
         chosen: dict[int, None] = {}
-        for given, taken, _ in self.largest(len(self.given_P)) if num_heads > most else []:
+        for given, taken in pairs if num_heads > most else ():
             if len(chosen | {given: None, taken: None}) <= most:
                 chosen |= {given: None, taken: None}
         column_H = np.array(sorted(chosen) if num_heads > most else range(num_heads), np.int64)
-        place_K1 = np.full(num_heads + 1, len(column_H))
-        place_K1[column_H] = np.arange(len(column_H))
-        place_K1[num_heads] = len(column_H) + 1
-        count_HH = np.zeros((len(column_H) + 1, len(column_H) + 2), np.int64)
-        count_HH[np.arange(len(column_H)), np.arange(len(column_H))] = self.num_found_K[column_H]
-        np.add.at(count_HH, (np.minimum(place_K1[self.given_P], len(column_H)), place_K1[self.taken_P]), self.num_rows_P)
-        return column_H, count_HH[: len(column_H)]
+        num_shown = len(column_H)
+        place_K = np.full(num_heads, num_shown)
+        place_K[column_H] = np.arange(num_shown)
+        count_HH = np.zeros((num_shown + 1, num_shown + 2), np.int64)
+        np.add.at(count_HH, (place_K[self.instead.true_P], place_K[self.instead.decided_P]), self.instead.count_P)
+        count_HH[np.arange(num_shown), np.arange(num_shown)] = self.num_found_K[column_H]
+        count_HH[:num_shown, -1] = self.nothing_K[column_H]
+        return column_H, count_HH[:num_shown]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,33 +85,10 @@ def decisions(prob_NK: NDArray[Any], threshold_K: F64, policy: DecisionPolicy) -
     )
 
 
-def confused(prob_NK: NDArray[Any], decided_NK: Bool, target_NK: Bool, mask_NK: Bool) -> Confused:
-    """Return the mistakes, one for each known class of a row that was not decided on.
-
-    It counts for the most probable class that the row is known not to have, if that was decided on, and for none otherwise. With
-    one class a row and argmax this is the usual confusion matrix without its diagonal.
-    """
-    num_rows, num_heads = prob_NK.shape
-    pair_count: dict[int, int] = {}
-    step = max(1, BLOCK_VALUES // num_heads)
-    for start in range(0, num_rows, step):
-        rows = slice(start, start + step)
-        target_BK = target_NK[rows] & mask_NK[rows]
-        wrong_BK = decided_NK[rows] & ~target_NK[rows] & mask_NK[rows]
-        score_BK = np.where(wrong_BK, prob_NK[rows], -1.0)
-        taken_B = np.where(wrong_BK.any(axis=1), score_BK.argmax(axis=1), num_heads)
-        row_A, given_A = np.nonzero(target_BK & ~decided_NK[rows])
-        for key, count in zip(*np.unique(given_A * (num_heads + 1) + taken_B[row_A], return_counts=True), strict=True):
-            pair_count[int(key)] = pair_count.get(int(key), 0) + int(count)
-    key_P = np.array(sorted(pair_count), np.int64)
-    known_NK = target_NK & mask_NK
-    return Confused(
-        key_P // (num_heads + 1),
-        key_P % (num_heads + 1),
-        np.array([pair_count[int(key)] for key in key_P], np.int64),
-        known_NK.sum(axis=0),
-        (known_NK & decided_NK).sum(axis=0),
-    )
+def confused(decided_NK: Bool, target_NK: Bool, mask_NK: Bool) -> Confused:
+    """Return what `ovr.metric.pairs.confused_pairs` finds, with the counts of each class."""
+    found, counts = confused_pairs(decided_NK, target_NK, mask_NK), confusion(decided_NK, target_NK, mask_NK)
+    return Confused(found.instead, found.nothing_K, counts.num_positives_K, counts.true_positives_K, found.num_left_out)
 
 
 def worst_examples(

@@ -1,5 +1,13 @@
 "use strict";
 (() => {
+  // What is folded is printed too, and folded again afterwards.
+  let opened = [];
+  addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("details:not([open])")];
+    for (const details of opened) details.open = true;
+  });
+  addEventListener("afterprint", () => { for (const details of opened) details.open = false; });
+
   const table = document.querySelector("table.classes");
   if (!table) return;
   const body = table.tBodies[0], rows = [...body.rows], filter = document.getElementById("filter");

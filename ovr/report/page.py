@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ovr.metric.pairs import MAX_WRONG
 from ovr.report import charts
 from ovr.report.class_table import class_table, figures_line
 from ovr.report.contents import MAX_CONFUSED, ROWS_A_POSITIVE, Contents
@@ -23,6 +24,12 @@ TILES = (
     "ece_before", "ece_after", "top_label_ece_before", "top_label_ece_after", "nll_before", "nll_after", "brier_before",
     "brier_after", "num_rows", "abstained", "num_small_classes",
 )  # fmt: skip
+MAX_FILES = 3  # that are named below the title
+REMARKS = {
+    "cannot_be_promised": ", without the promise that was asked for: the rule's fallback stands",
+    "no_positive": ": the rule's fallback stands",
+}
+SEVERAL = " A row on which several other classes are wrong counts for each of them."
 LEAST_SCATTERED = 12  # classes; of fewer the table tells as much
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 NO_CHARTS = "Charts are drawn by matplotlib, which was not installed: pip install 'ovr[report]'."
@@ -54,10 +61,21 @@ def page(contents: Contents, *, title: str) -> str:
 def _subtitle(contents: Contents) -> str:
     num_rows = contents.num_rows if contents.num_rows is not None else contents.summary.get("num_rows")
     parts = [f"{len(contents.taxonomy)} classes"]
-    parts += [f"{num_rows} test rows"] if num_rows is not None else []
+    parts += [f"{num_rows} rows{_which(contents)}"] if num_rows is not None else []
     parts += [f"decides by {contents.policy.mode}"] if contents.policy is not None else []
-    parts += [f"made {esc(contents.provenance['created_at'])}"] if contents.provenance.get("created_at") else []
+    parts += [f"measured {esc(contents.measured['at'])}"] if contents.measured.get("at") else []
+    parts += [f"bundle made {esc(contents.provenance['created_at'])}"] if contents.provenance.get("created_at") else []
     return " · ".join(parts)
+
+
+def _which(contents: Contents) -> str:
+    """Return which rows were measured: a split, or all, and of which files."""
+    which, names = contents.measured.get("rows"), [str(file["name"]) for file in contents.measured.get("files", ())]
+    if which is None:
+        return ""
+    files = ", ".join(map(isolated, names[:MAX_FILES])) + (" …" if len(names) > MAX_FILES else "")
+    split = "all" if which == "all" else f"{esc(which)} split"
+    return f" ({split} of {files})" if files else f" ({split})"
 
 
 def _sections(contents: Contents) -> list[tuple[str, str, str]]:
@@ -93,18 +111,23 @@ def _summary(contents: Contents) -> str:
 
 def _remarks(contents: Contents) -> str:
     """Return what should be known before the figures are believed."""
-    remarks = []
-    statuses: dict[str, list[str]] = {}
-    for row in contents.classes:
-        if (status := row.get("calibration_status", "ok")) != "ok":
-            statuses.setdefault(str(status), []).append(str(row["class_id"]))
-    for status, ids in statuses.items():
-        named = ", ".join(isolated(class_id) for class_id in ids[:8]) + (" …" if len(ids) > 8 else "")
-        remarks.append(f"Calibration status <b>{esc(status)}</b> of {len(ids)} classes: {named}")
-    if undefined := [str(row["class_id"]) for row in contents.classes if row.get("positives") == 0]:
-        named = ", ".join(isolated(class_id) for class_id in undefined[:8]) + (" …" if len(undefined) > 8 else "")
-        remarks.append(f"{len(undefined)} classes have no positive test row, so most of their figures are not defined: {named}")
-    return f"<ul class=remarks>{''.join(f'<li>{remark}</li>' for remark in remarks)}</ul>" if remarks else ""
+    items = []
+    for remark in contents.remarks():
+        status = f"<b>{esc(remark['status'] or 'not known')}</b>"
+        if remark["about"] == "abstention_status":
+            items.append(
+                f"Rows whose highest probability is below {esc(shown(remark['abstain_below'], 'abstain_below'))} get no class; "
+                f"status of this limit: {status}"
+            )
+            continue
+        ids, num = remark["class_ids"], remark["num_classes"]
+        named = ", ".join(map(isolated, ids)) + (" …" if num > len(ids) else "")
+        if remark["about"] == "positives":
+            text = f"{num} classes have no positive row here, so most of their figures are not defined"
+        else:
+            text = f"{words(remark['about']).capitalize()} {status} of {num} classes{REMARKS.get(remark['status'], '')}"
+        items.append(f"{text}: {named}")
+    return f"<ul class=remarks>{''.join(f'<li>{item}</li>' for item in items)}</ul>" if items else ""
 
 
 def _overview(contents: Contents) -> str:
@@ -114,7 +137,9 @@ def _overview(contents: Contents) -> str:
         figures.append(_figure(drawn, "Reliability of each row's most probable class, with 95\u00a0% bands"))
     if contents.risk_coverage is not None and len(contents.risk_coverage[0]):
         drawn = charts.risk_coverage(*contents.risk_coverage[:2], label="risk over coverage")
-        figures.append(_figure(drawn, "Risk and coverage: errors of the most probable class if the surest rows alone are answered"))
+        at = ", ".join(f"{risk:.1%} of the surest {coverage:.0%}" for coverage, risk in contents.risk_at.items())
+        told = f"Risk and coverage: errors of the most probable class if the surest rows alone are answered ({at})"
+        figures.append(_figure(drawn, told))
     for name in ("average_precision", "f1"):
         pairs = [(row["positives"], row[name]) for row in contents.classes if row.get("positives") and row.get(name) is not None]
         if len(pairs) > LEAST_SCATTERED:
@@ -138,7 +163,7 @@ def _heads(contents: Contents) -> str:
     for k in contents.detailed:
         spec, row = contents.taxonomy[k], figures.get(contents.taxonomy[k].id, {})
         charted = "".join(_head_charts(contents, k, row.get("threshold")))
-        charted = charted or "<p class=note>No test row is known to have or not to have this class.</p>"
+        charted = charted or "<p class=note>No row is known to have or not to have this class.</p>"
         about = f"<h3>{isolated(spec.name)}</h3><p class=note>{figures_line(row)}</p>"
         cards.append(f"<article>{about}<div class=charts>{charted}</div></article>")
     how = ""
@@ -171,10 +196,13 @@ def _confusion(contents: Contents, *, drawn: bool) -> str:
     parts = []
     if drawn and len(column_H) > 1:
         names = [contents.taxonomy[k].name for k in column_H.tolist()]
-        svg = charts.heat_map(count_HH, names=names, label="rows of each class by what was decided on")
+        svg = charts.heat_map(
+            count_HH, contents.confused.num_given_K[column_H], names=names, label="rows of each class by what was decided on"
+        )
         which = "" if len(column_H) == len(contents.taxonomy) else f" The {len(column_H)} classes that are confused most."
         how = "Rows: the class a row has. Columns: what was decided on. Depth: share of the class's rows, as its square root."
-        parts.append(_figure(svg, how + which))
+        several = "" if (count_HH.sum(axis=1) <= contents.confused.num_given_K[column_H]).all() else SEVERAL
+        parts.append(_figure(svg, how + several + which))
     if pairs := contents.pairs():
         headers = ["class of the row", "decided on instead", "rows", "share of the class"]
         rows = [
@@ -183,6 +211,9 @@ def _confusion(contents: Contents, *, drawn: bool) -> str:
         parts.append(table(headers, rows, label="most confused pairs"))
     else:
         parts.append("<p class=note>No class was decided on in place of another.</p>")
+    if contents.confused.num_left_out:
+        num = contents.confused.num_left_out
+        parts.append(f"<p class=note>{num} rows on which more than {MAX_WRONG} classes are wrong are left out.</p>")
     return f'<div class="charts wide">{"".join(parts)}</div>'
 
 

@@ -18,6 +18,7 @@ from ovr.core.calibrations import Calibrations
 from ovr.core.cohorts import CohortCalibrations
 from ovr.core.heads import Figures, figures_of, plain
 from ovr.core.taxonomy import Taxonomy
+from ovr.core.thresholds import Thresholds
 from ovr.core.top import RunningTop
 from ovr.data.labels import Labels
 from ovr.decision.decide import abstains, labels_decided
@@ -49,7 +50,14 @@ class Evaluation:
     confusions: Confusions | None = None  # None from `LARGE_K` heads on
     cohorts: CohortFigures | None = None  # likewise, and without cohorts
 
-    def report(self, taxonomy: Taxonomy, calibrations: Sequence[Calibration]) -> dict[str, Any]:
+    def tell_of_decisions(self, policy: DecisionPolicy, thresholds: Thresholds, *, abstention_status: str | None) -> None:
+        """Add to the summary what is to be said of the limit of abstention and of promised thresholds; None: nothing is known."""
+        told = {"abstain_below": policy.abstain_below, "abstention_status": abstention_status}
+        self.summary.update(told, num_not_promised=len(thresholds.columns_without_promise()))
+
+    def report(
+        self, taxonomy: Taxonomy, calibrations: Sequence[Calibration], thresholds: Thresholds | None = None
+    ) -> dict[str, Any]:
         """Return the summary with a dictionary a class, the confused pairs and the cohorts; see docs/metrics.md."""
         parts: dict[str, Any] = {}
         if self.confusions is not None:
@@ -65,6 +73,7 @@ class Evaluation:
                     "name": spec.name,
                     "calibration_kind": calibrations[column].kind,
                     "calibration_status": calibrations[column].status,
+                    **({} if thresholds is None else {"threshold_status": thresholds.status_K[column]}),
                     **figures_of(self.figures, column),
                 }
                 for column, spec in enumerate(taxonomy)
@@ -171,15 +180,20 @@ def evaluate(
     for name, (confidence_N1, right_N1, known_N1) in (("before", top_before.result()), ("after", top_after.result())):
         sums = bin_sums(confidence_N1, right_N1, known_N1)
         intervals = {f"top_label_ece_{name}": ece_interval(sums)} if name == "after" and detailed else {}
-        found = {f"top_label_ece_{name}": ece(sums), **ends(intervals)}
-        summary |= {figure: plain(value_1[0]) for figure, value_1 in found.items()}
+        summary |= {
+            figure: plain(value_1[0]) for figure, value_1 in {f"top_label_ece_{name}": ece(sums), **ends(intervals)}.items()
+        }
     if detailed:
         right_N, known_N = accuracy.rows()
         low, high = wilson(right_N.sum(), known_N.sum())
         summary |= {"accuracy_low": plain(low), "accuracy_high": plain(high)}
     if at is not None:
-        summary |= {f"precision_at_{k}": plain(at.precision(k)) for k in AT}
-        summary |= {f"ps_precision_at_{k}": plain(at.ps_precision(k)) for k in AT}
+        found = {f"precision_at_{k}": (at.precision(k), at.precision_rows(k)) for k in AT}
+        found |= {f"ps_precision_at_{k}": (at.ps_precision(k), at.ps_precision_rows(k)) for k in AT}
+        summary |= {name: plain(value) for name, (value, _) in found.items()}
+        if heads.draws is not None:
+            drawn = ends({name: heads.draws.ratio_interval(*rows) for name, (_, rows) in found.items()})
+            summary |= {name: plain(value_1[0]) for name, value_1 in drawn.items()}
     return Evaluation(summary, figures_K, None if pairs is None else pairs.result(), sliced)
 
 

@@ -94,7 +94,7 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
         calib_logits = LogitBlocks(fitted.model.head, fitted.features(splits.calib), num_heads=num_heads)
         calibrations, cohorts, thresholds = _calibrate(recipe, calib_logits, splits)
         calib_prob = Probs(calib_logits, calibrations, cohorts, _numbers(cohorts, splits.calib))
-        policy, abstention = _abstention(recipe, calib_prob, splits.calib, thresholds)
+        policy, abstention_status = _abstention(recipe, calib_prob, splits.calib, thresholds)
     with _timed(seconds, "evaluate"):
         test_logits = LogitBlocks(fitted.model.head, fitted.features(splits.test), num_heads=num_heads)
         evaluation = evaluate(
@@ -108,7 +108,7 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
             cohorts=splits.test.cohorts,
             cohort_calibrations=cohorts,
         )
-    evaluation.summary.update(abstention)
+    evaluation.tell_of_decisions(policy, thresholds, abstention_status=abstention_status)
     with _timed(seconds, "export"):
         common: dict[str, Any] = {
             "model": fitted.model,
@@ -123,7 +123,7 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
                 **({} if recipe.init_from is None else {"init_from_bundle_sha256": _digest(Path(recipe.init_from))}),
                 "num_rows": {name: len(getattr(splits, name)) for name in ("train", "val", "calib", "test")},
                 **fitted.provenance,
-                "abstention_status": abstention["abstention_status"],
+                "abstention_status": abstention_status,
                 "config": recipe.config,
             },
             "data_parts": card_parts(
@@ -147,10 +147,8 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
                 **common,
             )
         else:
-            report = evaluation.report(splits.taxonomy, calibrations)
+            report = evaluation.report(splits.taxonomy, calibrations, thresholds)
             test_prob_NK = joined(Probs(test_logits, calibrations, cohorts, _numbers(cohorts, splits.test)))
-            for row, status in zip(report["classes"], thresholds.status_K, strict=True):
-                row["threshold_status"] = status
             bundle, max_abs_diff = export_bundle(
                 run_dir / "bundle",
                 thresholds=thresholds,
@@ -228,19 +226,18 @@ def _numbers(cohorts: CohortCalibrations | None, rows: Rows) -> NDArray[np.int64
     return None if cohorts is None else cohorts.numbers(rows.cohorts[cohorts.column])
 
 
-def _abstention(recipe: Recipe, blocks: Probs, rows: CalibRows, thresholds: Thresholds) -> tuple[DecisionPolicy, dict[str, Any]]:
-    """Return the policy with its abstention limit, and what the report tells of it."""
-    policy, status = recipe.policy, CONSTANT
-    if recipe.abstention is not None:
-        policy, status = fit_abstention(
-            recipe.abstention,
-            blocks,
-            rows.labels,
-            num_rows=len(rows),
-            threshold_K=thresholds.threshold_K,
-            policy=recipe.policy,
-        )
-    return policy, {"abstain_below": policy.abstain_below, "abstention_status": status}
+def _abstention(recipe: Recipe, blocks: Probs, rows: CalibRows, thresholds: Thresholds) -> tuple[DecisionPolicy, str]:
+    """Return the policy with its abstention limit, and the limit's status."""
+    if recipe.abstention is None:
+        return recipe.policy, CONSTANT
+    return fit_abstention(
+        recipe.abstention,
+        blocks,
+        rows.labels,
+        num_rows=len(rows),
+        threshold_K=thresholds.threshold_K,
+        policy=recipe.policy,
+    )
 
 
 def _check(recipe: Recipe, run_dir: Path, resume: bool, taxonomy: Taxonomy) -> None:

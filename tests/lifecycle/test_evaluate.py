@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from ovr.calibrator.apply import calibrated_prob
 from ovr.data.labels import Labels
 from ovr.data.splits import TestRows
 from ovr.errors import ArtifactError, DataError
-from ovr.lifecycle.evaluate import BEFORE, evaluate_bundle, evaluate_rows, write_evaluation, write_rows_report
+from ovr.lifecycle.evaluate import BEFORE, evaluate_bundle, evaluate_rows, write_evaluation
 from ovr.lifecycle.rewrite import calibrations_of
 from ovr.lifecycle.rows import NewRows
 from ovr.metric.calibration import brier, ece_equal_mass, nll
@@ -57,7 +58,7 @@ def test_served_probabilities_alone_give_the_same_figures_without_those_before(m
     assert alone == pytest.approx({name: expected[name] for name in alone}, abs=1e-4)
     lost = {name.rpartition("/")[2].removesuffix("_low").removesuffix("_high") for name in expected if name not in alone}
     told = {name.rpartition("/")[2] for name in expected}  # without how heads rank: the policy is multilabel
-    assert lost == {*BEFORE} & told | {"bundle_sha256", "rows", "max_abs_diff"}
+    assert lost == {*BEFORE} & told | {"bundle_sha256", "measured_at", "rows", "max_abs_diff"}
     certain = np.round(evaluation.prob_NK)
     report = evaluate_rows(bundle, certain, evaluation.labels).report
     assert np.isfinite([row["nll_after"] for row in report["classes"]]).all()
@@ -87,7 +88,7 @@ def test_the_report_is_written_as_json_and_a_line_a_class(measured, tmp_path):
     bundle, evaluation, *_ = measured
     write_evaluation(tmp_path / "out", evaluation, bundle)
     assert json.loads((tmp_path / "out/metrics.json").read_text()) == evaluation.report
-    with (tmp_path / "out/classes.csv").open(newline="", encoding="utf-8") as file:
+    with (tmp_path / "out/tables/classes.csv").open(newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
     assert [line["class_id"] for line in lines] == list(CLASS_IDS)
     assert [float(line["f1"]) for line in lines] == [row["f1"] for row in evaluation.report["classes"]]
@@ -95,16 +96,39 @@ def test_the_report_is_written_as_json_and_a_line_a_class(measured, tmp_path):
         write_evaluation(tmp_path / "out", evaluation, bundle)
 
 
-def test_the_page_of_new_rows_is_of_their_figures(measured, tmp_path):
+def test_the_page_of_new_rows_is_of_their_figures_and_says_which_rows_and_when(measured, tmp_path):
     bundle, evaluation, *_ = measured
-    new = NewRows(TestRows(rows_of(2), evaluation.labels), {"rows": "all"}, row_number_N=np.arange(len(evaluation.labels)) + 5)
-    page = write_rows_report(tmp_path, evaluation, bundle, new)
-    value = json.loads((tmp_path / "report.json").read_text())
-    assert page == tmp_path / "report.html"
+    record = {"rows": "all", "files": [{"name": "new<1>.csv"}]}
+    rows = TestRows(rows_of(2), evaluation.labels)
+    new = NewRows(rows, record, row_number_N=np.arange(len(evaluation.labels)) + 5)
+    write_evaluation(tmp_path / "out", evaluation, bundle, new)
+    value = json.loads((tmp_path / "out/report.json").read_text())
     assert value["summary"]["macro_f1"] == evaluation.report["macro_f1"]
     assert value["num_rows"] == len(evaluation.labels)
     assert all(row["source_row"] == row["row"] + 5 for row in value["examples"])
-    assert "id=part-" in page.read_text()  # the cohorts
+    assert value["measured"] == {"at": evaluation.report["measured_at"], **record}
+    page = (tmp_path / "out/report.html").read_text()
+    assert "id=part-" in page  # the cohorts
+    assert f"{len(rows)} rows (all of <bdi>new&lt;1&gt;.csv</bdi>)" in page
+    assert f"measured {evaluation.report['measured_at']} · bundle made {bundle.provenance['created_at']}" in page
+    assert "test row" not in page
+    files = [path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert [name for name in files if "/" not in name and name.endswith(".csv")] == []
+    assert {f"tables/{name}.csv" for name in ("classes", "confused_pairs", "cohorts", "gaps", "summary")} <= set(files)
+
+
+def test_what_is_said_of_the_limit_and_of_promises_is_told(measured, tmp_path):
+    bundle, evaluation, *_ = measured
+    said = {**bundle.provenance, "abstention_status": "stale: chosen before"}
+    heads = [
+        replace(head, threshold_status="cannot_be_promised: n = 2 positives" if k else "ok") for k, head in enumerate(bundle.heads)
+    ]
+    stale = replace(bundle, provenance=said, heads=tuple(heads))
+    report = evaluate_rows(stale, evaluation.prob_NK, evaluation.labels).report
+    assert (report["abstention_status"], report["num_not_promised"]) == ("stale: chosen before", len(CLASS_IDS) - 1)
+    assert report["classes"][1]["threshold_status"] == "cannot_be_promised: n = 2 positives"
+    write_evaluation(tmp_path / "out", replace(evaluation, report={**evaluation.report, **report}), stale)
+    assert json.loads((tmp_path / "out/metrics.json").read_text())["abstention_status"] == "stale: chosen before"
 
 
 def test_a_bundle_of_shards_is_measured_by_its_heads(sharded, tmp_path, monkeypatch):
@@ -121,7 +145,7 @@ def test_a_bundle_of_shards_is_measured_by_its_heads(sharded, tmp_path, monkeypa
     prob_NK = EdgePredictor(bundle.path).predict_proba(x)
     np.testing.assert_allclose(large.figures["brier_after"], brier(prob_NK, *labels.dense()), atol=1e-5)
     write_evaluation(tmp_path / "out", large, bundle)
-    assert len((tmp_path / "out/classes.csv").read_text().splitlines()) == 1 + len(CLASS_IDS)
+    assert len((tmp_path / "out/tables/classes.csv").read_text().splitlines()) == 1 + len(CLASS_IDS)
 
 
 def test_a_fused_graph_that_differs_from_the_heads_is_told_of(measured, monkeypatch, caplog):

@@ -8,7 +8,8 @@ import pytest
 from ovr.errors import ConfigError
 from ovr.metric.binned import brier_parts, debiased_ece, debiased_squared_ece, ece
 from ovr.metric.bins import bin_sums
-from ovr.metric.calibration import brier, ece_adaptive, ece_equal_mass, ece_equal_width
+from ovr.metric.calibration import brier, ece_adaptive, ece_equal_mass, ece_equal_width, mass_sums
+from ovr.metric.calibration_bound import ece_interval
 
 
 @pytest.fixture
@@ -85,6 +86,17 @@ def test_the_adaptive_error_has_the_most_bins_that_rise(rng, num_levels):
         assert num_bins_K[k] == expected
         at_K = ece_equal_mass(prob_NK, target_NK, mask_NK, num_bins=expected)
         assert ece_K[k] == pytest.approx(at_K[k], abs=1e-12)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.1])
+def test_the_interval_of_the_adaptive_error_holds_the_error_in_its_bins(rng, shift):
+    prob_ND = np.repeat(np.sort(rng.uniform(0.1, 0.6, 500))[:, None], 200, axis=1)
+    rows = prob_ND, rng.random(prob_ND.shape) < prob_ND + shift, np.ones(prob_ND.shape)
+    even, sums, _ = mass_sums(*rows)
+    np.testing.assert_array_equal(even.both_KG, bin_sums(*rows).both_KG)
+    low_D, high_D = ece_interval(sums, confidence=1 - 0.05 / 100)
+    assert ((low_D <= shift) & (shift <= high_D)).mean() >= 0.99  # a shift of all is the error in any bins
+    assert (high_D < shift + 0.3).all()
 
 
 def test_heads_of_few_rows_have_as_many_bins_and_those_of_none_have_nan():

@@ -8,7 +8,7 @@ from ovr.calibrator.apply import calibrated_prob
 from ovr.core import ranking
 from ovr.core.artifact import Calibration
 from ovr.errors import ConfigError, DataError
-from ovr.metric.calibration import brier, ece_equal_mass, ece_equal_width, nll, top_label, top_label_ece
+from ovr.metric.calibration import brier, ece_equal_mass, ece_equal_width, nll, top_label
 
 
 def error_of_bins(bin_n, prob_n, target_n):
@@ -81,7 +81,7 @@ def test_heads_without_a_known_row_have_nan():
         prob_NK = np.full(mask_NK.shape, 0.5)
         for figure in (ece_equal_mass, ece_equal_width, brier, nll):
             assert np.isnan(figure(prob_NK, np.zeros(mask_NK.shape), mask_NK)[1])
-    assert np.isnan(top_label_ece(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros((0, 2))))
+    assert np.isnan(ece_equal_mass(*top_label(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros((0, 2))))[0])
 
 
 def test_brier_and_likelihood_are_those_of_scikit_learn(rng):
@@ -110,7 +110,7 @@ def test_the_top_label_is_the_first_highest_of_a_row():
     np.testing.assert_array_equal(confidence_N1[:, 0], [0.9, 0.6, 0.5])
     np.testing.assert_array_equal(right_N1[:, 0], [False, True, False])
     np.testing.assert_array_equal(known_N1[:, 0], [True, True, False])
-    assert top_label_ece(prob_NK, target_NK, mask_NK) == pytest.approx((0.9 + 0.4) / 2)
+    assert ece_equal_mass(confidence_N1, right_N1, known_N1)[0] == pytest.approx((0.9 + 0.4) / 2)
 
 
 def test_top_label_error_is_that_of_the_definition(rng):
@@ -118,10 +118,11 @@ def test_top_label_error_is_that_of_the_definition(rng):
     target_NK = np.eye(5)[rng.integers(0, 5, 400)]
     confidence_N, right_N = prob_NK.max(axis=1), target_NK[np.arange(400), prob_NK.argmax(axis=1)]
     expected = error_of_bins(equal_mass_bins(confidence_N, 15), confidence_N, right_N)
-    assert top_label_ece(prob_NK, target_NK, np.ones((400, 5))) == pytest.approx(expected, abs=1e-12)
+    got_1 = ece_equal_mass(*top_label(prob_NK, target_NK, np.ones((400, 5))))
+    assert got_1[0] == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("error", [ece_equal_mass, ece_equal_width, top_label_ece])
+@pytest.mark.parametrize("error", [ece_equal_mass, ece_equal_width])
 def test_no_bins_and_values_that_are_no_probabilities_are_refused(error):
     with pytest.raises(ConfigError, match="num_bins is 0; expected at least 1"):
         error([[0.5]], [[1]], [[1]], num_bins=0)

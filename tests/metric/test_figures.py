@@ -1,9 +1,11 @@
 """Figures of blocks of heads, their means and intervals, against scikit-learn and the functions that they come from."""
 
+from collections import defaultdict
+
 import numpy as np
 import pytest
 from scipy.stats import binom
-from sklearn.metrics import f1_score, precision_recall_fscore_support, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, precision_recall_fscore_support, roc_auc_score
 
 from ovr.metric.classification import confusion, f1_interval
 from ovr.metric.figures import HeadFigures
@@ -55,17 +57,38 @@ def test_every_interval_holds_its_figure(case):
     figures_K, summary = figures(case)
     names = {name.removesuffix("_low") for name in figures_K if name.endswith("_low")}
     shares = {"precision", "recall", "false_positive_rate", "false_negative_rate", "f1", "average_precision", "roc_auc"}
-    assert names == shares | {"ece_after", "ece_equal_width", "nll_after", "brier_after"} | CELLS
+    assert names == shares | {"ece_after", "ece_equal_width", "ece_adaptive", "ece_debiased", "nll_after", "brier_after"} | CELLS
     for name in names:
         assert (figures_K[f"{name}_low"] < figures_K[name]).all()
         assert (figures_K[name] < figures_K[f"{name}_high"]).all()
-    for name in ("micro_precision", "micro_recall", "micro_f1", "macro_f1"):
+    shared = ("precision", "recall", "f1")
+    means = {*(f"{mean}_{name}" for mean in ("macro", "micro", "weighted") for name in shared)}
+    means |= {"macro_average_precision", "macro_roc_auc", "weighted_average_precision"}
+    assert means | {"nll_after", "brier_after"} == {name.removesuffix("_low") for name in summary if name.endswith("_low")}
+    for name in means:
         assert summary[f"{name}_low"] < summary[name] < summary[f"{name}_high"] < summary[f"{name}_low"] + 0.15
     for name in ("nll_after", "brier_after"):
         assert summary[f"{name}_low"] < figures_K[name].mean() < summary[f"{name}_high"]
     brier = figures_K["brier_reliability"] - figures_K["brier_resolution"] + figures_K["brier_uncertainty"]
     brier += figures_K["brier_within_variance"] - figures_K["brier_within_covariance"]
     np.testing.assert_allclose(brier, figures_K["brier_after"], atol=1e-12)
+
+
+def test_means_are_drawn_as_a_bootstrap_of_rows_draws_them(case):
+    case = (*case[:4], np.ones((N, K), dtype=bool))
+    logit_NK, _, label_NK, target_NK, _ = case
+    _, got = figures(case)
+    rng, drawn = np.random.default_rng(1), defaultdict(list)
+    for _ in range(60):
+        rows = rng.integers(0, N, N)
+        for average in ("macro", "weighted"):
+            precision, recall, _, _ = precision_recall_fscore_support(target_NK[rows], label_NK[rows], average=average)
+            drawn[f"{average}_precision"].append(precision)
+            drawn[f"{average}_recall"].append(recall)
+            drawn[f"{average}_average_precision"].append(average_precision_score(target_NK[rows], logit_NK[rows], average=average))
+        drawn["macro_roc_auc"].append(roc_auc_score(target_NK[rows], logit_NK[rows]))
+    for name, value_R in drawn.items():
+        assert got[f"{name}_high"] - got[f"{name}_low"] == pytest.approx(2 * 1.96 * np.std(value_R), rel=0.25)
 
 
 def test_blocks_change_nothing_and_a_seed_changes_draws_only(case):

@@ -7,7 +7,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from ovr.core import ranking
 from ovr.errors import ConfigError, DataError
 from ovr.metric.intervals import wilson
-from ovr.metric.ranking import average_precision_influence, rank_figures
+from ovr.metric.ranking import average_precision_influence, rank_figures, rank_figures_with_slopes
 
 
 @pytest.fixture
@@ -47,6 +47,26 @@ def test_the_influence_of_a_row_is_the_derivative_by_its_weight(rng, num_levels)
                 weight_n[i] += step
                 ap.append(average_precision_score(target_NK[rows, k], score_NK[rows, k], sample_weight=weight_n))
             assert got_NK[row, k] == pytest.approx((ap[1] - ap[0]) / 2e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("num_levels", [1, 10, 10**6])
+def test_slopes_are_the_derivatives_of_sums_over_heads(rng, monkeypatch, num_levels):
+    score_NK, target_NK, mask_NK = sample(rng, num_rows=40, num_levels=num_levels)
+    mask_NK[:, 3] = target_NK[:, 3]  # a head without a negative, of which the area is not defined
+    monkeypatch.setattr(ranking, "BLOCK_VALUES", 90)
+    figures, slopes = rank_figures_with_slopes(score_NK, target_NK, mask_NK)
+    np.testing.assert_array_equal(figures.roc_auc_K, rank_figures(score_NK, target_NK, mask_NK).roc_auc_K)
+    influence_NK = average_precision_influence(score_NK, target_NK, mask_NK)
+    np.testing.assert_allclose(slopes.average_precision_N, influence_NK.sum(axis=1), atol=1e-12)
+    np.testing.assert_allclose(slopes.weighted_average_precision_N, influence_NK @ figures.num_positives_K, atol=1e-12)
+    np.testing.assert_allclose(slopes.roc_auc_N.sum(), 0, atol=1e-12)
+    for row in range(0, 40, 3):
+        area = []
+        for step in (-1e-4, 1e-4):
+            weight_N = np.where(np.arange(40) == row, 1 + step, 1.0)
+            known = (np.flatnonzero(mask_NK[:, k]) for k in range(3))
+            area.append(sum(roc_auc_score(target_NK[n, k], score_NK[n, k], sample_weight=weight_N[n]) for k, n in enumerate(known)))
+        assert slopes.roc_auc_N[row] == pytest.approx((area[1] - area[0]) / 2e-4, abs=1e-6)
 
 
 def test_figures_that_the_rows_do_not_define_are_nan():

@@ -98,13 +98,66 @@ def test_every_table_is_a_csv_file_that_agrees_with_the_json(folder):
     for path in (folder / "tables").iterdir():
         with path.open(newline="", encoding="utf-8") as file:
             tables[path.stem] = list(csv.DictReader(file))
-    assert set(tables) == {"classes", "summary", "reliability", "precision_recall", "confused", "risk_coverage", "examples"}
+    assert set(tables) == {
+        "classes",
+        "summary",
+        "reliability",
+        "precision_recall",
+        "confused",
+        "risk_coverage",
+        "risk_at",
+        "examples",
+    }
     assert [row["class_id"] for row in tables["classes"]] == list(ODD_IDS)
     assert float(tables["classes"][0]["f1"]) == value["classes"][0]["f1"]
+    for name in ("false_positive_rate", "false_negative_rate"):
+        assert float(tables["classes"][0][f"{name}_high"]) == value["classes"][0][f"{name}_high"]
     assert len(tables["reliability"]) == sum(len(row["rows"]) for row in value["reliability"])
     assert len(tables["precision_recall"]) == sum(len(row["recall"]) for row in value["precision_recall"])
     assert [int(row["rows"]) for row in tables["confused"]] == [row["rows"] for row in value["confused"]]
     assert [json.loads(row["given"]) for row in tables["examples"]] == [row["given"] for row in value["examples"]]
+
+
+def test_the_risk_at_some_coverages_is_the_share_of_errors_of_the_surest_rows(folder):
+    given = sample(200, len(ODD_IDS))
+    wrong_N = given["target_NK"].argmax(axis=1) != given["prob_NK"].argmax(axis=1)
+    wrong_N = wrong_N[np.argsort(-given["prob_NK"].max(axis=1))]
+    risks = json.loads((folder / "report.json").read_text(encoding="utf-8"))["risk_at"]
+    assert [row["coverage"] for row in risks] == [0.5, 0.8, 0.9, 0.95]
+    assert [row["risk"] for row in risks] == pytest.approx(
+        [wrong_N[: round(200 * row["coverage"])].mean() for row in risks], abs=1e-5
+    )
+    assert f"{risks[0]['risk']:.1%} of the surest 50%" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_what_cannot_be_promised_and_an_old_limit_are_told_of_before_the_figures(tmp_path, monkeypatch):
+    monkeypatch.setattr(charts, "is_available", lambda: False)  # they take their time
+    given = sample(40, 12, class_ids=())
+    for k, row in enumerate(given["report"]["classes"]):
+        row["threshold_status"] = "cannot_be_promised: n = 3 positives" if k else "no_positive"
+    given["report"] |= {"abstain_below": 0.25, "abstention_status": "stale: <chosen> before", "num_not_promised": 15}
+    text = write_report(tmp_path, **given).read_text(encoding="utf-8")
+    ids = [f"class {k}" for k in range(1, 9)]
+    assert json.loads((tmp_path / "report.json").read_text())["remarks"] == [
+        {"about": "threshold_status", "status": "cannot_be_promised", "num_classes": 15, "class_ids": ids},
+        {"about": "threshold_status", "status": "no_positive", "num_classes": 1, "class_ids": ["class 0"]},
+        {"about": "abstention_status", "status": "stale: <chosen> before", "abstain_below": 0.25},
+    ]
+    summary = text[text.index("<section id=summary") : text.index("<section id=classes")]
+    assert "<b>cannot_be_promised</b> of 15 classes" in summary
+    assert all(f"<bdi>{class_id}</bdi>" in summary for class_id in ids)
+    assert "<bdi>class 8</bdi> …" in summary
+    assert "below 0.250 get no class; status of this limit: <b>stale: &lt;chosen&gt; before</b>" in summary
+
+
+def test_the_table_of_classes_has_every_figure_with_its_interval(tmp_path, monkeypatch):
+    monkeypatch.setattr(charts, "is_available", lambda: False)
+    given = sample(60, 2, class_ids=())
+    text = write_report(tmp_path, **given).read_text(encoding="utf-8")
+    row = given["report"]["classes"][0]
+    for name, label in (("false_positive_rate", "FPR"), ("false_negative_rate", "FNR"), ("roc_auc", "ROC AUC"), ("f1", "F1")):
+        assert f'data-label="{label}"' in text
+        assert f"<td>{row[name]:.3f} <small>{row[f'{name}_low']:.3f}–{row[f'{name}_high']:.3f}</small>" in text
 
 
 def test_the_same_figures_give_the_same_bytes(tmp_path):
@@ -139,7 +192,7 @@ def test_a_head_without_a_known_row_or_a_positive_is_told_of_and_not_drawn(tmp_p
     given["target_NK"] = given["target_NK"].copy()
     given["target_NK"][:, 1] = False
     text = write_report(tmp_path, **given).read_text(encoding="utf-8")
-    assert "No test row is known to have or not to have this class." in text
+    assert "No row is known to have or not to have this class." in text
 
 
 def test_from_large_k_on_there_are_the_summary_and_the_classes_given(tmp_path, monkeypatch):

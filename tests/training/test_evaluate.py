@@ -10,7 +10,7 @@ from ovr.data.labels import Labels
 from ovr.decision.decide import decide
 from ovr.head.linear import Linear
 from ovr.metric.at_k import PrecisionAt
-from ovr.metric.calibration import ece_equal_mass, nll, top_label_ece
+from ovr.metric.calibration import ece_equal_mass, nll, top_label
 from ovr.metric.classification import accuracy, confusion
 from ovr.training.blocks import LogitBlocks
 from ovr.training.evaluate import evaluate
@@ -64,12 +64,14 @@ def test_the_report_is_what_the_whole_matrix_gives(case, policy):
     got = report(case, policy)
     assert (got["num_rows"], got["abstained"]) == (N, decision.abstained_B.sum())
     assert got["accuracy"] == accuracy(decision.label_BK, target_NK, mask_NK)
-    assert got["top_label_ece_after"] == top_label_ece(prob_NK, target_NK, mask_NK)
+    assert got["top_label_ece_after"] == ece_equal_mass(*top_label(prob_NK, target_NK, mask_NK))[0]
     at = PrecisionAt(N, PROPENSITY_K, most=5)
     at.update(prob_NK, target_NK, mask_NK, first_column=0)
     for k in (1, 3, 5):
         assert got.get(f"precision_at_{k}") == (at.precision(k) if policy.mode == "multilabel" else None)
         assert got.get(f"ps_precision_at_{k}") == (at.ps_precision(k) if policy.mode == "multilabel" else None)
+        for name in (f"precision_at_{k}", f"ps_precision_at_{k}") if policy.mode == "multilabel" else ():
+            assert got[f"{name}_low"] < got[name] < got[f"{name}_high"] < got[name] + 0.3
     counts = confusion(decision.label_BK, target_NK, mask_NK)
     assert got["num_small_classes"] == 2
     assert [row["small"] for row in got["classes"]] == [True, True, *[False] * (K - 2)]
