@@ -43,7 +43,7 @@ def class_table(contents: Contents) -> str:
     headers = [_header("class", text=True, pressed=FIRST_SORTED not in names)]
     headers += [PLOT_HEADER] if has_plot else []
     headers += [_header(TITLES.get(name, words(name)), hint=HINTS.get(name, ""), pressed=name == FIRST_SORTED) for name in names]
-    headers += [_header(words(name.removesuffix("_status")), text=True) for name in statuses]
+    headers += [_header(words(name), text=True) for name in statuses]
     body = []
     for number, row in enumerate(some):
         cells = [_class_cell(row)]

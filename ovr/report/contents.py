@@ -136,7 +136,9 @@ class Contents:
                     found.setdefault((about, status), []).append(row["class_id"])
             if row.get("positives") == 0:
                 found.setdefault(("positives", "none"), []).append(row["class_id"])
-        num = {("threshold_status", NOT_PROMISED): self.summary.get("num_not_promised", 0)}  # of all, where some are told of
+        num = {
+            ("threshold_status", NOT_PROMISED): self.summary.get("num_unpromised_thresholds", 0)
+        }  # of all, where some are told of
         if num["threshold_status", NOT_PROMISED]:
             found.setdefault(("threshold_status", NOT_PROMISED), [])
         remarks: list[dict[str, Any]] = [

@@ -19,11 +19,11 @@ NONE = "–"  # for a figure that is not defined
 SHOWN_ROWS = 50  # of a table that is no part of this page's own
 SHORT = 6  # plain values that stand on a line
 MAX_CHARS = 60  # of a name in a table; all of it stands in its title
-FOUR_PLACES = ("ece", "nll", "brier", "loss", "gap")
+FOUR_PLACES = ("ece", "nll", "brier", "loss", "gap", "false_positive_rate")
 COUNTS = ("rows", "positives", "num_", "abstained", "count")
 WORDS = {
-    "ap": "AP", "auc": "AUC", "brier": "Brier", "ece": "ECE", "f1": "F1", "fnr": "FNR", "fpr": "FPR", "id": "ID", "nll": "NLL",
-    "num": "number of", "psp": "PSP", "roc": "ROC",
+    "ap": "AP", "auc": "AUC", "aurc": "AURC", "brier": "Brier", "ece": "ECE", "f1": "F1", "fnr": "FNR", "fpr": "FPR", "id": "ID",
+    "nll": "NLL", "num": "number of", "psp": "PSP", "roc": "ROC",
 }  # fmt: skip
 
 

@@ -26,8 +26,8 @@ TILES = (
 )  # fmt: skip
 MAX_FILES = 3  # that are named below the title
 REMARKS = {
-    "cannot_be_promised": ", without the promise that was asked for: the rule's fallback stands",
-    "no_positive": ": the rule's fallback stands",
+    "cannot_be_promised": " (the rule's fallback stands in place of the promise)",
+    "no_positive": " (the rule's fallback stands)",
 }
 SEVERAL = " A row on which several other classes are wrong counts for each of them."
 LEAST_SCATTERED = 12  # classes; of fewer the table tells as much

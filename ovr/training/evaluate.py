@@ -53,7 +53,7 @@ class Evaluation:
     def tell_of_decisions(self, policy: DecisionPolicy, thresholds: Thresholds, *, abstention_status: str | None) -> None:
         """Add to the summary what is to be said of the limit of abstention and of promised thresholds; None: nothing is known."""
         told = {"abstain_below": policy.abstain_below, "abstention_status": abstention_status}
-        self.summary.update(told, num_not_promised=len(thresholds.columns_without_promise()))
+        self.summary.update(told, num_unpromised_thresholds=len(thresholds.columns_without_promise()))
 
     def report(
         self, taxonomy: Taxonomy, calibrations: Sequence[Calibration], thresholds: Thresholds | None = None

@@ -125,7 +125,7 @@ def test_what_is_said_of_the_limit_and_of_promises_is_told(measured, tmp_path):
     ]
     stale = replace(bundle, provenance=said, heads=tuple(heads))
     report = evaluate_rows(stale, evaluation.prob_NK, evaluation.labels).report
-    assert (report["abstention_status"], report["num_not_promised"]) == ("stale: chosen before", len(CLASS_IDS) - 1)
+    assert (report["abstention_status"], report["num_unpromised_thresholds"]) == ("stale: chosen before", len(CLASS_IDS) - 1)
     assert report["classes"][1]["threshold_status"] == "cannot_be_promised: n = 2 positives"
     write_evaluation(tmp_path / "out", replace(evaluation, report={**evaluation.report, **report}), stale)
     assert json.loads((tmp_path / "out/metrics.json").read_text())["abstention_status"] == "stale: chosen before"

@@ -100,3 +100,19 @@ def test_a_phone_scrolls_down_only_and_text_stands_out(page, scheme):
     assert (level["back"] > 600) == (scheme == "light")
     assert abs(level["ink"] - level["back"]) > 400
     assert abs(level["label"] - level["back"]) > 250
+
+
+def test_paper_has_labels_for_buttons_and_what_is_folded(page):
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.emulate_media(media="print")
+    header = page.get_by_title("share of the other rows that the class was decided on")
+    assert header.evaluate("e => getComputedStyle(e, '::before').content") == '"FPR"'
+    assert not header.locator("button").is_visible()  # browsers leave buttons out of the heads of further pages
+    size = "e => parseFloat(getComputedStyle(e).fontSize)"
+    small, cell = (page.locator(name).first.evaluate(size) for name in ("td small", "td:has(small)"))
+    assert small == pytest.approx(0.85 * cell, rel=0.01)
+    for event, num_open in (("beforeprint", page.locator("details").count()), ("afterprint", 0)):
+        page.evaluate(f"dispatchEvent(new Event('{event}'))")
+        assert page.locator("details[open]").count() == num_open
+    assert page.locator("details").count() > 0
+    page.emulate_media(media="screen")

@@ -135,7 +135,7 @@ def test_what_cannot_be_promised_and_an_old_limit_are_told_of_before_the_figures
     given = sample(40, 12, class_ids=())
     for k, row in enumerate(given["report"]["classes"]):
         row["threshold_status"] = "cannot_be_promised: n = 3 positives" if k else "no_positive"
-    given["report"] |= {"abstain_below": 0.25, "abstention_status": "stale: <chosen> before", "num_not_promised": 15}
+    given["report"] |= {"abstain_below": 0.25, "abstention_status": "stale: <chosen> before", "num_unpromised_thresholds": 15}
     text = write_report(tmp_path, **given).read_text(encoding="utf-8")
     ids = [f"class {k}" for k in range(1, 9)]
     assert json.loads((tmp_path / "report.json").read_text())["remarks"] == [
@@ -157,7 +157,8 @@ def test_the_table_of_classes_has_every_figure_with_its_interval(tmp_path, monke
     row = given["report"]["classes"][0]
     for name, label in (("false_positive_rate", "FPR"), ("false_negative_rate", "FNR"), ("roc_auc", "ROC AUC"), ("f1", "F1")):
         assert f'data-label="{label}"' in text
-        assert f"<td>{row[name]:.3f} <small>{row[f'{name}_low']:.3f}–{row[f'{name}_high']:.3f}</small>" in text
+        low, value, high = (f"{row[key]:.{4 if label == 'FPR' else 3}f}" for key in (f"{name}_low", name, f"{name}_high"))
+        assert f"<td>{value} <small>{low}–{high}</small>" in text
 
 
 def test_the_same_figures_give_the_same_bytes(tmp_path):
