@@ -1,7 +1,7 @@
 # Every target sets up what it needs; what is there already is not installed again.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint bench bench-million calibrators reference out-of-scope gpu-bench gpu-test clean triton
+.PHONY: help setup demo test lint bench bench-million calibrators cohorts reference out-of-scope gpu-bench gpu-test clean triton
 
 VENV ?= .venv
 PY := $(VENV)/bin/python
@@ -31,7 +31,7 @@ lint: $(VENV)/.dev ## ruff, mypy and the layers of imports
 
 bench: export OVR_REFERENCE_DATA := $(or $(DATA),$(OVR_REFERENCE_DATA))
 bench: $(VENV)/.bench triton ## measurements against peers, into benchmarks/results and docs/scaling.md (ARGS=--quick stores none; DATA=FOLDER of `decisions`)
-	for file in $(filter-out %/__init__.py %/report.py %/million_heads.py %/reference.py %/calibrators.py %/out_of_scope.py $(wildcard benchmarks/gpu_*.py),$(wildcard benchmarks/*.py)); do name=$$(basename $$file .py); \
+	for file in $(filter-out %/__init__.py %/report.py %/million_heads.py %/reference.py %/calibrators.py %/cohorts.py %/out_of_scope.py $(wildcard benchmarks/gpu_*.py),$(wildcard benchmarks/*.py)); do name=$$(basename $$file .py); \
 	  $(PY) -m benchmarks.$$name $(if $(findstring --quick,$(ARGS)),,--json benchmarks/results/$$name.json) $(ARGS) || exit 1; done
 	$(if $(findstring --quick,$(ARGS)),,$(PY) scripts/scaling_page.py)
 
@@ -45,6 +45,9 @@ reference: $(VENV)/.bench ## public data sets beside baselines and published fig
 
 calibrators: $(VENV)/.bench ## our calibrators beside scikit-learn's, netcal's and torch-uncertainty's on public data (DATA=FOLDER; digits alone without)
 	$(PY) -m benchmarks.calibrators $(if $(DATA),--data $(DATA)) $(if $(findstring --quick,$(ARGS)),,--json benchmarks/results/calibrators.json) $(ARGS)
+
+cohorts: $(VENV)/.bench ## a calibration for each cohort beside the pooled one (DATA=FOLDER with adult; simulated alone without)
+	$(PY) -m benchmarks.cohorts $(if $(DATA),--data $(DATA)) $(if $(findstring --quick,$(ARGS)),,--json benchmarks/results/cohorts.json) $(ARGS)
 
 out-of-scope: $(VENV)/.bench ## clinc150's texts of no intent beside the published table (DATA=FOLDER | ARGS=--quick)
 	$(PY) -m benchmarks.out_of_scope $(if $(DATA),--data $(DATA)) $(if $(findstring --quick,$(ARGS)),,--json benchmarks/results/out_of_scope.json) $(ARGS)

@@ -10,10 +10,22 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import calibrators, gpu_head_step, gpu_lightning, gpu_report, gpu_temperatures, head_step, out_of_scope, reference
+from benchmarks import (
+    calibrators,
+    cohorts,
+    gpu_head_step,
+    gpu_lightning,
+    gpu_report,
+    gpu_temperatures,
+    head_step,
+    intervals,
+    out_of_scope,
+    reference,
+)
 from benchmarks.gpu_peers import Dense, Elmo, Renee
 from benchmarks.report import Row, cpu_seconds, interleaved, timed
 from ovr.metric.calibration import ece_equal_mass
+from ovr.metric.ranking import rank_figures
 
 ROOT = Path(__file__).parents[1]
 REFERENCE_KEYS = {"set", "metric", "ours", "baseline", "published", "seconds", "command"}
@@ -73,6 +85,33 @@ def test_the_benchmark_of_decisions_keeps_promises_and_shows_coverage(tmp_path):
     assert cost["ours"] == pytest.approx(cost["peer"], rel=1e-3)
     assert 0.85 < rows["digits: conformal coverage at 0.9", "-"]["ours"] < 0.97
     assert {"no calibration", "a temperature a head"} <= {against for what, against in rows if what == "digits: NLL, joint"}
+
+
+def test_the_benchmark_of_intervals_knows_the_truth_and_simulates(rng):
+    score_N, target_N = rng.normal(size=100_000), np.arange(100_000) < 10_000
+    score_N[target_N] += 1.5
+    got = rank_figures(score_N[:, None], target_N[:, None], np.ones((100_000, 1)))
+    assert intervals._true_area(1.5) == pytest.approx(got.roc_auc_K[0], abs=0.01)
+    assert intervals._true_precision(1.5, 0.1) == pytest.approx(got.average_precision_K[0], abs=0.01)
+    for row in (*intervals.ranks(20), *intervals.means(2, 80, num_true=800), *intervals.equal_models(1), *intervals.costs([(40, 3)])):
+        assert 0 <= row.ours <= 1 or row.unit == "MiB"
+    assert {row.unit for row in intervals.bounds(3)} == {"share", "ECE", "rows"}
+
+
+def test_the_benchmark_of_cohorts_simulates_and_tells_of_a_report():
+    rows = list(cohorts.measure(True, None))
+    assert {row.against for row in rows} == {"pooled", "no prior"}
+    assert all(row.ours < row.peer for row in rows)
+    row = {
+        "class_id": ">50K",
+        "rows": 9,
+        "positives": 4,
+        **{f"{f}{end}": 0.5 for f in cohorts.FIGURES for end in ("", "_low", "_high")},
+    }
+    gap = {"class_id": ">50K", "recall_difference": 0.1, "recall_difference_low": 0.0, "recall_difference_high": 0.2}
+    told = list(cohorts.reported({"cohorts": {"sex": {"cohorts": [{"cohort": "F", "classes": [row]}], "gaps": [gap]}}}))
+    assert [row.what for row in told] == [*(f"sex=F: {name}" for name in cohorts.FIGURES), "sex: recall_difference"]
+    assert told[-1].note == "0.000 to 0.200"
 
 
 def test_the_benchmark_of_a_million_temperatures_finds_them_in_bounded_memory(tmp_path):
