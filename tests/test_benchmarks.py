@@ -93,7 +93,12 @@ def test_the_benchmark_of_intervals_knows_the_truth_and_simulates(rng):
     got = rank_figures(score_N[:, None], target_N[:, None], np.ones((100_000, 1)))
     assert intervals._true_area(1.5) == pytest.approx(got.roc_auc_K[0], abs=0.01)
     assert intervals._true_precision(1.5, 0.1) == pytest.approx(got.average_precision_K[0], abs=0.01)
-    for row in (*intervals.ranks(20), *intervals.means(2, 80, num_true=800), *intervals.equal_models(1), *intervals.costs([(40, 3)])):
+    for row in (
+        *intervals.ranks(20),
+        *intervals.means(2, 80, num_true=800),
+        *intervals.equal_models(1),
+        *intervals.costs([(40, 3)]),
+    ):
         assert 0 <= row.ours <= 1 or row.unit == "MiB"
     assert {row.unit for row in intervals.bounds(3)} == {"share", "ECE", "rows"}
 

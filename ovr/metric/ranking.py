@@ -3,7 +3,7 @@
 N = rows, K = heads, C = heads of one block
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ class RankFigures:
     roc_auc_K: F64  # the chance that a positive row scores above a negative one; NaN without one of either
     num_positives_K: I64
     num_negatives_K: I64
+    roc_auc_variance_K: F64 | None = None  # DeLong's; None where only `rank_figures` was asked
 
     def average_precision_interval(self, *, confidence: float = CONFIDENCE) -> tuple[F64, F64]:
         """Return (low_K, high_K) of the average precision: Wilson's with the positives as trials.
@@ -43,7 +44,8 @@ class RankFigures:
         """Return (low_K, high_K) of the area: the score interval of Newcombe 2006, "Confidence intervals for an effect size measure
         based on the Mann-Whitney statistic, part 2", method 5.
 
-        Unlike DeLong's it has width at an area of 1, and holds with three positives: see docs/metrics.md.
+        Unlike DeLong's it has width at an area of 1, and holds with three positives: see docs/metrics.md. It takes the scores of
+        positives to spread as those of others do; where DeLong's variance is known and larger, the variance is raised to it.
 
         Raises:
             ConfigError: `confidence` outside (0, 1).
@@ -51,13 +53,19 @@ class RankFigures:
         z, auc_K = normal_quantile(confidence), self.roc_auc_K
         pairs_K, half_K = self.num_positives_K * self.num_negatives_K, (self.num_positives_K + self.num_negatives_K) / 2 - 1
         ends = []
+
+        def variance_of(t_K: F64) -> F64:
+            variance_K: F64 = t_K * (1 - t_K) * (1 + half_K * ((1 - t_K) / (2 - t_K) + t_K / (1 + t_K))) / pairs_K
+            return variance_K
+
         with np.errstate(divide="ignore", invalid="ignore"):
+            delong_K = np.zeros(len(auc_K)) if self.roc_auc_variance_K is None else self.roc_auc_variance_K
+            wider_K = np.fmax(1.0, delong_K / variance_of(auc_K))
             for end in (0.0, 1.0):
                 inner_K, outer_K = auc_K, np.full(len(auc_K), end)
                 for _ in range(NUM_STEPS):
                     t_K = (inner_K + outer_K) / 2
-                    variance_K = t_K * (1 - t_K) * (1 + half_K * ((1 - t_K) / (2 - t_K) + t_K / (1 + t_K))) / pairs_K
-                    holds_K = np.abs(t_K - auc_K) <= z * np.sqrt(variance_K)
+                    holds_K = np.abs(t_K - auc_K) <= z * np.sqrt(wider_K * variance_of(t_K))
                     inner_K, outer_K = np.where(holds_K, t_K, inner_K), np.where(holds_K, outer_K, t_K)
                 ends.append(np.where(np.isnan(auc_K), np.nan, inner_K))
         return ends[0], ends[1]
@@ -95,8 +103,9 @@ def rank_figures_with_slopes(score_NK: Any, target_NK: Any, mask_NK: Any) -> tup
     parts, slopes_3N = [], np.zeros((3, len(score_NK)))
     for ranked in ranked_blocks(score_NK, target_NK, mask_NK):
         runs = _Runs.of(ranked)
-        parts.append(_figures(ranked, runs))
-        precision_CN, area_CN = _precision_slopes(ranked, runs), _area_slopes(ranked, runs, parts[-1].roc_auc_K)
+        found = _figures(ranked, runs)
+        precision_CN, area_CN = _precision_slopes(ranked, runs), _area_slopes(ranked, runs, found.roc_auc_K)
+        parts.append(replace(found, roc_auc_variance_K=_delong(ranked, area_CN)))
         weighted_CN = precision_CN * ranked.num_positives_C[:, None]
         for slope_N, slope_CN in zip(slopes_3N, (precision_CN, weighted_CN, area_CN), strict=True):
             slope_N += np.bincount(ranked.order_CN.ravel(), slope_CN.ravel(), minlength=len(slope_N))
@@ -129,8 +138,19 @@ def _figures(ranked: Ranked, runs: "_Runs") -> RankFigures:
     return RankFigures(ap_C, auc_C, num_pos_C, num_neg_C)
 
 
+def _delong(ranked: Ranked, slope_CN: F64) -> F64:
+    """Return the variance (C,) of DeLong, DeLong and Clarke-Pearson 1988, from the derivatives of the area."""
+    num_pos_C, of_positives_CN = ranked.num_positives_C, np.where(ranked.target_CN, slope_CN, 0.0)
+    num_neg_C = ranked.num_known_C - num_pos_C
+    positive_C, all_C = (np.einsum("cn,cn->c", part_CN, part_CN) for part_CN in (of_positives_CN, slope_CN))
+    negative_C = (all_C - positive_C) * num_neg_C / np.maximum(num_neg_C - 1, 1)
+    variance_C: F64 = positive_C * num_pos_C / np.maximum(num_pos_C - 1, 1) + negative_C
+    return variance_C
+
+
 def _joined(parts: list[RankFigures]) -> RankFigures:
-    return RankFigures(*(np.concatenate([getattr(part, name) for part in parts]) for name in RankFigures.__slots__))
+    names = [name for name in RankFigures.__slots__ if getattr(parts[0], name) is not None]
+    return RankFigures(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
 
 def _precision_slopes(ranked: Ranked, runs: "_Runs") -> F64:

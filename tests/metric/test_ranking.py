@@ -1,7 +1,10 @@
 """Average precision and ROC AUC, their intervals and derivatives, against scikit-learn and simulation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ovr.core import ranking
@@ -100,6 +103,24 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say(rng, num_positives,
     low_D, high_D = got.average_precision_interval()
     ap = average_precision_score(many_N, score_N)
     assert ((low_D <= ap) & (ap <= high_D)).mean() >= 0.8
+
+
+def test_the_interval_of_an_area_holds_where_positives_spread_wider(rng):
+    num_draws, num_pos, num_neg = 300, 20, 400
+    target_ND = np.repeat(np.arange(num_pos + num_neg)[:, None] < num_pos, num_draws, axis=1)
+    score_ND = rng.normal(size=target_ND.shape) * np.where(target_ND, 3, 1) + 4 * target_ND
+    got, _ = rank_figures_with_slopes(score_ND, target_ND, np.ones(target_ND.shape))
+    auc = norm.cdf(4 / np.hypot(3, 1))
+    plain, wider = (
+        ((low_D <= auc) & (auc <= high_D)).mean()
+        for low_D, high_D in (replace(got, roc_auc_variance_K=None).roc_auc_interval(), got.roc_auc_interval())
+    )
+    assert plain < 0.86
+    assert wider > 0.9  # the variance too is estimated, from 20 positives
+    below_P = [(score_ND[num_pos:, 0] < positive).mean() for positive in score_ND[:num_pos, 0]]
+    above_N = [(score_ND[:num_pos, 0] > negative).mean() for negative in score_ND[num_pos:, 0]]
+    delong = np.var(below_P, ddof=1) / num_pos + np.var(above_N, ddof=1) / num_neg
+    assert got.roc_auc_variance_K[0] == pytest.approx(delong)
 
 
 def test_an_interval_of_average_precision_counts_positives_as_trials():
