@@ -1,7 +1,9 @@
 """Fixtures that more than one folder of tests uses."""
 
 import logging
+import sys
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 import pytest
@@ -33,6 +35,14 @@ def logging_restored():
 def logging_as_it_was():
     with logging_restored():
         yield
+
+
+@pytest.fixture(autouse=True)
+def operators_of_onnx_are_read_once():
+    """torch.onnx parses the sources of its 500 operators again at every export, which is a third of what a small run takes."""
+    exporter = sys.modules.get("torch.onnx._internal.exporter._registration")
+    if exporter is not None and not hasattr(exporter.ONNXRegistry.from_torchlib, "cache_info"):
+        exporter.ONNXRegistry.from_torchlib = staticmethod(cache(exporter.ONNXRegistry.from_torchlib))
 
 
 def pytest_collection_modifyitems(items):

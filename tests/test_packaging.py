@@ -27,7 +27,10 @@ def stage(name):
 
 
 def clean_env():
-    return {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    """Return the environment of a process that starts afresh; pip leaves compiling to the first import, of few of its files."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))} | {
+        "PIP_NO_COMPILE": "1"
+    }
 
 
 def run(command, cwd):

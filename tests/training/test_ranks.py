@@ -1,14 +1,15 @@
 """Heads spread over two processes: the weights of one process, and checkpoints that either goes on from."""
 
-import os
 import subprocess
 import sys
+from contextlib import chdir
 
 import numpy as np
 import pytest
 import torch
 
 from ovr import EdgePredictor
+from ovr.cli.main import main
 from ovr.core.bundle import open_bundle
 from ovr.head.bank import group_columns
 from ovr.training.checkpoint import read_checkpoint
@@ -16,6 +17,7 @@ from ovr.training.loader import sparse_batch
 from ovr.training.plan import HeadPlan
 from ovr.training.ranks import Ranks
 from ovr.training.shards import HeadShards, file_backed
+from tests.conftest import logging_restored
 from tests.training.test_chunked import alike, drawn
 
 IDS = ["cat", "dog", "bird", "fox", "cow"]
@@ -73,17 +75,19 @@ def test_a_rank_gets_its_rows_and_of_all_ranks_rows_the_targets_in_its_columns()
 
 @pytest.fixture(scope="module")
 def ovr(tmp_path_factory, write_table):
-    """Return a function that trains by the installed command, in one process or in two on the same batches."""
+    """Return a function that trains by the command on the same batches, in this process or in two that it starts."""
     folder = tmp_path_factory.mktemp("ranks")
     write_table(folder / "rows.csv", IDS * 40)
 
     def run(name, *overrides, ranks=1, rate=None, code=0):
-        args = [*(TWO if ranks == 2 else ()), f"batch_size={12 // ranks}", *overrides]
+        args = [f"batch_size={12 // ranks}", *overrides]
         if not any(override.startswith("resume=") for override in overrides):
-            args = [*QUICK, *CHUNKED, "report=false", *args, f"hydra.run.dir={name}"]
-        done = subprocess.run(
-            [sys.executable, "-m", "ovr", "train", *args], cwd=folder, capture_output=True, text=True, env={**os.environ}
-        )
+            args = [*QUICK, *CHUNKED, "report=false", *(TWO if ranks == 2 else ()), *args, f"hydra.run.dir={name}"]
+        if ranks == 1:
+            with chdir(folder), logging_restored():
+                assert main(["train", *args]) == 0
+            return folder / name
+        done = subprocess.run([sys.executable, "-m", "ovr", "train", *args], cwd=folder, capture_output=True, text=True)
         assert done.returncode == code, done.stderr[-3000:]
         return folder / name if code == 0 else done.stderr
 
@@ -137,7 +141,7 @@ def test_a_checkpoint_of_either_is_gone_on_from_by_the_other(ovr, request, plan,
     part = ovr(name, "trainer.max_epochs=1", *(GROUPS if plan == "groups" else ()), ranks=first)
     (part / "bundle").rename(part / "bundle_of_the_first")
     spread = ["trainer.strategy=ddp", "trainer.devices=2"] if then == 2 else ["trainer.strategy=auto", "trainer.devices=1"]
-    ovr(name, f"resume={name}", "trainer.max_epochs=3", *spread, f"batch_size={12 // then}")
+    ovr(name, f"resume={name}", "trainer.max_epochs=3", *spread, ranks=then)
     alike(request.getfixturevalue(plan), part, tolerance=1e-6)
     assert open_bundle(part / "bundle").taxonomy.ids == tuple(sorted(IDS))
 
