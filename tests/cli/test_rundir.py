@@ -1,13 +1,16 @@
 """Run directories: resuming takes the saved configuration, and a run that never began leaves nothing."""
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 import yaml
 
+from ovr.cli.main import main
 from ovr.cli.rundir import RunDirectory, resumed
 from ovr.errors import ConfigError
-from tests.cli.test_main import importable, ovr
+from tests.cli.test_main import error_of, importable, ovr
 
 
 @pytest.fixture
@@ -98,14 +101,23 @@ def test_a_job_of_a_multirun_can_be_started_alone(tmp_path):
     assert alone == ["--config-dir", "/conf", "seed=1"]
 
 
-def test_a_run_that_fails_before_it_begins_leaves_nothing(tmp_path):
-    for args in (["data=idx", "data.root=/nonexistent"], ["-m", "seed=1,2", "data=idx", "data.root=/nonexistent"]):
-        failed = ovr("train", *args, cwd=tmp_path, env=importable())
-        assert failed.returncode == 1
-        assert failed.stderr.splitlines()[-1].startswith("error: ")
-        assert "nonexistent" in failed.stderr
-        assert "Traceback" not in failed.stderr
-        assert list(tmp_path.iterdir()) == []
+def test_a_run_that_fails_before_it_begins_leaves_nothing_and_imported_nothing_for_others(tmp_path):
+    args = ["data=idx", "data.root=/nonexistent"]
+    code = (
+        "import sys; from ovr.cli.main import main\n"
+        f"for args in ({args}, {['-m', 'seed=1,2', *args]}):\n"
+        "    assert main(['train', *args]) == 1\n"
+        "    print('---', file=sys.stderr)\n"
+        "assert 'torchmetrics' in sys.modules\n"
+        "assert not {'matplotlib', 'scipy', 'transformers'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=importable(), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    for text in done.stderr.split("---\n")[:2]:
+        assert text.splitlines()[-1].startswith("error: ")
+        assert "nonexistent" in text
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
@@ -118,16 +130,14 @@ def test_every_job_of_a_multirun_starts_its_own_processes(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_resumed_run_goes_on_in_its_directory_and_keeps_the_first_configuration(tmp_path):
-    first = ovr("train", "trainer.max_epochs=1", "report=false", "hydra.run.dir=run", cwd=tmp_path, env=importable())
-    assert first.returncode == 0, first.stderr
+def test_a_resumed_run_goes_on_in_its_directory_and_keeps_the_first_configuration(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "trainer.max_epochs=1", "report=false", "hydra.run.dir=run"]) == 0
     saved = (tmp_path / "run" / ".hydra" / "config.yaml").read_bytes()
-    again = ovr("train", "resume=run", cwd=tmp_path, env=importable())
-    assert again.returncode == 1
-    assert "error: " in again.stderr
+    capsys.readouterr()
+    assert "is a finished run" in error_of(capsys, "train", "resume=run")
     shutil.rmtree(tmp_path / "run" / "bundle")
-    resumed_run = ovr("train", "resume=run", "trainer.max_epochs=2", cwd=tmp_path, env=importable())
-    assert resumed_run.returncode == 0, resumed_run.stderr
+    assert main(["train", "resume=run", "trainer.max_epochs=2"]) == 0
     assert (tmp_path / "run" / "bundle" / "manifest.json").is_file()
     assert (tmp_path / "run" / ".hydra" / "config.yaml").read_bytes() == saved
     record = yaml.safe_load((tmp_path / "run" / ".hydra" / "resumed" / "config.yaml").read_text())
