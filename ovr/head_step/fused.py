@@ -24,6 +24,7 @@ from ovr.head_step.chunkable import StateTable
 from ovr.head_step.targets import SparseTargets
 from ovr.head_step.tiles import Optimizer, Settings, Tiles, scalars
 from ovr.loss.bce import Bce
+from ovr.optimizer.adamw import AdamW
 
 CHUNK_BYTES = 3 << 26  # of a chunk's gradients and marks: long enough that kernels' ends do not count, small beside the weights
 ALIGNED = 8  # entries of bfloat16 that the GPU's copy engine takes at a time
@@ -50,7 +51,7 @@ def settings_of(optimizer: torch.optim.Optimizer) -> Settings | None:
     if type(optimizer) is torch.optim.SGD and not group["dampening"]:
         state = ("momentum_buffer",) if group["momentum"] else ()
         return Settings(Optimizer.SGD, nesterov=bool(group["nesterov"]), state=state)
-    if type(optimizer) is torch.optim.AdamW and not group["amsgrad"]:
+    if type(optimizer) in (torch.optim.AdamW, AdamW) and not group["amsgrad"]:
         return Settings(Optimizer.ADAMW, state=("exp_avg", "exp_avg_sq"))
     return None
 

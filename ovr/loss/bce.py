@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
+from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from ovr.core.counts import ClassCounts
 from ovr.errors import ConfigError
@@ -47,8 +47,11 @@ class Bce(nn.Module):
 
     def forward(self, logit_BK: Tensor, target_BK: Tensor) -> Tensor:
         """Return the loss (B, K) of each head on each row; targets are floats in [0, 1]."""
-        logit_BK = logit_BK + self.log_weight_K
-        return self.pos_weight_K * target_BK * softplus(-logit_BK) + (1 - target_BK) * softplus(logit_BK)
+        if not self.weighted:
+            return binary_cross_entropy_with_logits(logit_BK, target_BK, reduction="none")
+        return binary_cross_entropy_with_logits(
+            logit_BK + self.log_weight_K, target_BK, pos_weight=self.pos_weight_K, reduction="none"
+        )
 
     def negatives(self, logit_BC: Tensor, *, with_loss: bool) -> tuple[Tensor | None, Tensor]:
         """Return the loss (C,), summed over the rows, and its derivative (B, C) by the logits, where every target is 0.

@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from ovr.errors import ConfigError
+from ovr.optimizer.adamw import AdamW
 from ovr.optimizer.rowwise_adagrad import RowwiseAdagrad
 from ovr.optimizer.rowwise_adam import RowwiseAdam
 
@@ -44,6 +45,7 @@ def test_rows_of_one_entry_are_trained_as_torchs_optimizer_trains_them(name):
     """With one entry a row, the row's mean square is the entry's square."""
     weight, grads = torch.randn(6), [torch.randn(6) for _ in range(5)]
     ours, torchs = {
+        "adamw": (partial(AdamW, lr=0.1, fused=True), partial(torch.optim.AdamW, lr=0.1)),
         "rowwise_adagrad": (
             partial(RowwiseAdagrad, lr=0.1, eps=1e-10, weight_decay=0.0),
             partial(torch.optim.Adagrad, lr=0.1, eps=1e-10),
@@ -77,7 +79,7 @@ def test_state_is_a_number_a_row():
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):
-    for name in NAMES:
+    for name in ("rowwise_adagrad", "rowwise_adam"):  # of AdamW torch's own constructor refuses them
         with pytest.raises(ConfigError, match=message):
             make(name)([torch.nn.Parameter(torch.ones(2))], **settings)
 
@@ -86,3 +88,64 @@ def test_settings_out_of_range_are_refused(settings, message):
 def test_decay_rates_out_of_range_are_refused(betas):
     with pytest.raises(ConfigError, match="betas must be two numbers from 0 to below 1"):
         make("rowwise_adam")([torch.nn.Parameter(torch.ones(2))], betas=betas)
+
+
+SETTINGS = {"lr": 0.1, "betas": (0.8, 0.95), "weight_decay": 0.2}
+
+
+def five_steps(made, parameters, *, hook=False):
+    """Return the weights after steps in which one weight has no gradient at first, and the rate changes."""
+    calls = []
+    if hook:
+        made.register_step_pre_hook(lambda *given: calls.append("before"))
+        made.register_step_post_hook(lambda *given: calls.append("after"))
+    generator = torch.Generator().manual_seed(1)
+    for n in range(5):
+        made.zero_grad()
+        assert all(parameter.grad is None for parameter in parameters)
+        for parameter in parameters[: 3 if n else 2]:
+            parameter.grad = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+        assert made.step(lambda n=n: n) == n
+        made.param_groups[0]["lr"] *= 0.5
+    assert calls == (["before", "after"] * 5 if hook else [])
+    return [parameter.detach() for parameter in parameters]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"fused": True},
+        {"fused": True, "maximize": True},
+        {"fused": True, "amsgrad": True},
+        {"fused": True, "lr": torch.tensor(0.1)},
+        {"fused": True, "lr": 1},
+        {"foreach": True},
+        {},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtypes", [(torch.float32,) * 3, (torch.float32, torch.bfloat16, torch.float32)], ids=["one", "two"])
+@pytest.mark.parametrize("hook", [False, True])
+def test_adamw_gives_the_bits_of_torchs(settings, dtypes, hook):
+    weights = []
+    for optimizer in (AdamW, torch.optim.AdamW):
+        generator = torch.Generator().manual_seed(0)
+        parameters = [torch.nn.Parameter(torch.randn(4, 3, generator=generator).to(dtype)) for dtype in dtypes]
+        given = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in (SETTINGS | settings).items()}
+        groups = [{"params": parameters[:1]}, {"params": parameters[1:], "weight_decay": 0.0}]
+        weights.append(five_steps(optimizer(groups, **given), parameters, hook=hook))
+    for ours, torchs in zip(*weights, strict=True):
+        assert torch.equal(ours, torchs)
+
+
+def test_adamw_hears_a_grad_scaler_and_keeps_zeroed_gradients():
+    parameter = torch.nn.Parameter(torch.ones(3))
+    made = AdamW([parameter], **SETTINGS, fused=True)
+    parameter.grad = torch.ones(3)
+    made.step()
+    before = parameter.detach().clone()
+    made.grad_scale, made.found_inf = torch.tensor(4.0), torch.tensor(1.0)
+    made.step()
+    assert torch.equal(parameter, before)
+    made.zero_grad(set_to_none=False)
+    assert torch.equal(parameter.grad, torch.zeros(3))
