@@ -98,33 +98,27 @@ def submit(tmp_path, *args, preempt_when=None):
 
 
 @pytest.mark.slow
-def test_a_submitted_job_trains_with_a_process_a_node(tmp_path):
+def test_submitted_jobs_are_one_array_and_train_with_a_process_a_node(tmp_path):
     queue = ["hydra.launcher.partition=long", "hydra.launcher.account=team", "+hydra.launcher.exclude=node7"]
-    done, script = submit(tmp_path, "trainer.max_epochs=2", "hydra.launcher.timeout_min=30", *queue)
+    done, script = submit(tmp_path, "seed=0,1", "trainer.max_epochs=1", "hydra.launcher.timeout_min=30", *queue)
     assert done.returncode == 0, done.stderr
     asked = options(script)
     assert (asked["nodes"], asked["ntasks-per-node"], asked["cpus-per-task"], asked["time"]) == ("2", "1", "4", "30")
     assert (asked["partition"], asked["account"], asked["exclude"]) == ("long", "team", "node7")
+    assert asked["array"] == "0-1%2"
     assert "gpus-per-node" not in asked
-    assert "array" not in asked
     command = next(line for line in script.splitlines() if line.startswith("srun"))
     assert f"--kill-on-bad-exit=1 --wait=0 {sys.executable} -u -m submitit.core._submit " in command
     assert (tmp_path / "slurm" / "cpus").read_text() == "4"
-    run_dir = tmp_path / "here" / "sweep" / "0"
-    assert len(open_bundle(run_dir / "bundle").heads) == 10
-    assert (run_dir / ".hydra" / "config.yaml").is_file()
-    logs = sorted((tmp_path / "here" / "sweep" / ".submitit").glob("*/*_log.out"))
-    assert [f"GLOBAL_RANK: {rank}, MEMBER: {rank + 1}/2" in log.read_text() for rank, log in enumerate(logs)] == [True, True]
-    assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["sweep"]
-
-
-@pytest.mark.slow
-def test_a_multirun_is_one_array(tmp_path):
-    done, script = submit(tmp_path, "seed=0,1", "trainer.max_epochs=1")
-    assert done.returncode == 0, done.stderr
-    assert options(script)["array"] == "0-1%2"
-    bundles = [open_bundle(tmp_path / "here" / "sweep" / job / "bundle") for job in ("0", "1")]
+    run_dirs = [tmp_path / "here" / "sweep" / job for job in ("0", "1")]
+    bundles = [open_bundle(run_dir / "bundle") for run_dir in run_dirs]
+    assert [len(bundle.heads) for bundle in bundles] == [10, 10]
     assert [bundle.provenance["config"]["seed"] for bundle in bundles] == [0, 1]
+    assert all((run_dir / ".hydra" / "config.yaml").is_file() for run_dir in run_dirs)
+    for job in ("0", "1"):
+        logs = sorted((tmp_path / "here" / "sweep" / ".submitit").glob(f"*_{job}/*_log.out"))
+        assert [f"GLOBAL_RANK: {rank}, MEMBER: {rank + 1}/2" in log.read_text() for rank, log in enumerate(logs)] == [True, True]
+    assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["sweep"]
 
 
 @pytest.mark.slow
@@ -142,8 +136,9 @@ def test_a_preempted_job_goes_on_from_its_last_checkpoint(tmp_path):
 
 @pytest.mark.slow
 def test_a_job_that_fails_says_why_and_ends_with_an_error(tmp_path):
-    done, _ = submit(tmp_path, "optimizer.lr=fast")
+    done, script = submit(tmp_path, "optimizer.lr=fast")
     assert done.returncode == 1
+    assert "array" not in options(script)
     assert "error: the optimizer cannot be made with lr='fast'" in done.stderr
     state = tmp_path / "slurm" / "state"
     deadline = time.monotonic() + 60

@@ -76,16 +76,17 @@ def test_class_ids_of_any_kind_train_export_publish_and_serve(here, tmp_path, la
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_to_the_result_of_an_uninterrupted_one(tmp_path, table):
+def test_a_killed_run_resumes_to_the_result_of_an_uninterrupted_one(tmp_path, table, monkeypatch, capsys):
     args = [
         "train",
         *QUICK,
         f"data.path={table}",
-        "trainer.max_epochs=300",
-        "callback.early_stopping.patience=300",
+        "trainer.max_epochs=120",
+        "callback.early_stopping.patience=120",
         "backbone.dropout=0.3",
     ]
-    assert ovr(*args, "hydra.run.dir=whole", cwd=tmp_path).returncode == 0
+    monkeypatch.chdir(tmp_path)
+    assert main([*args, "hydra.run.dir=whole"]) == 0
     process = subprocess.Popen(
         [sys.executable, "-m", "ovr", *args, "hydra.run.dir=broken"], cwd=tmp_path, stderr=subprocess.DEVNULL
     )
@@ -101,9 +102,8 @@ def test_a_killed_run_resumes_to_the_result_of_an_uninterrupted_one(tmp_path, ta
     assert whole.backbone_onnx.read_bytes() == broken.backbone_onnx.read_bytes()
     for a, b in zip(whole.heads, broken.heads, strict=True):
         assert whole.head_onnx(a).read_bytes() == broken.head_onnx(b).read_bytes()
-    again = ovr("train", "resume=broken", cwd=tmp_path)
-    assert again.returncode == 1
-    assert "is a finished run" in again.stderr
+    assert main(["train", "resume=broken"]) == 1
+    assert "is a finished run" in capsys.readouterr().err
 
 
 @pytest.mark.slow
