@@ -28,9 +28,8 @@ def stage(name):
 
 def clean_env():
     """Return the environment of a process that starts afresh; pip leaves compiling to the first import, of few of its files."""
-    return {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))} | {
-        "PIP_NO_COMPILE": "1"
-    }
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    return kept | {"PIP_NO_COMPILE": "0"}  # 0 turns this option on: https://pip.pypa.io/en/stable/topics/configuration/
 
 
 def run(command, cwd):
