@@ -82,10 +82,11 @@ def _of_bundle(transformers: Any, folder: Path) -> Any:
     """Return the encoder of an `ovr` bundle whose backbone is one."""
     data = (open_bundle(folder).path / BACKBONE_WEIGHTS).read_bytes()
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        if f"backbone.{CONFIG}" not in arrays:
-            raise ConfigError(f"backbone.path={folder} is a bundle of another backbone than transformer")
-        settings = json.loads(arrays[f"backbone.{CONFIG}"].tobytes().rstrip(b"\0"))
-        prefix = "backbone.encoder."
+        of_encoders = [name.removesuffix(CONFIG) for name in arrays.files if name.endswith(f".{CONFIG}")]
+        if len(of_encoders) != 1:  # the backbone itself, or a part of backbone=joined
+            raise ConfigError(f"backbone.path={folder} is a bundle with {len(of_encoders) or 'no'} encoders; expected one")
+        settings = json.loads(arrays[of_encoders[0] + CONFIG].tobytes().rstrip(b"\0"))
+        prefix = f"{of_encoders[0]}encoder."
         weights = {name.removeprefix(prefix): torch.from_numpy(arrays[name]) for name in arrays.files if name.startswith(prefix)}
     config = transformers.AutoConfig.for_model(**settings)
     encoder = transformers.AutoModel.from_config(config, trust_remote_code=False, dtype=torch.float32)

@@ -117,9 +117,9 @@ def _model(bundle: ModelBundle, class_ids: list[str], allow_targets: Any) -> Any
             "built in torch again"
         )
     whole = OmegaConf.create(config)
-    target = str(whole.backbone.get("_target_"))
-    for name, value in FROM_BUNDLE.get(target, {}).items():
-        whole.backbone[name] = value
-    if target == "ovr.backbone.transformer.Transformer":
-        whole.backbone.path = str(bundle.path)
+    for part in (whole.backbone, *whole.backbone.get("parts", {}).values()):
+        target = str(part.get("_target_"))
+        part.update(FROM_BUNDLE.get(target, {}))
+        if target == "ovr.backbone.transformer.Transformer":
+            part.path = str(bundle.path)
     return rebuilt_model(bundle, class_ids, backbone=build(whole.backbone, allow_targets), head=build(whole.head, allow_targets))

@@ -18,6 +18,7 @@ GIVES = {
     "table": "columns (data=table)",
     "text": "texts (data=text)",
     "tokens": "texts (data=text)",
+    "joined": "texts (data=text)",
     "sparse": "sparse rows (data=xmc)",
     "image": "images (data=images)",
 }

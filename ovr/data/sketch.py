@@ -22,7 +22,7 @@ I64 = NDArray[np.int64]
 WIDTH = 2048
 WAVES = 1024
 WAVE_LENGTH = 0.7  # of the kernel, in units of the square root of the number of values
-TOKEN_KINDS = ("text", "tokens", "sparse")  # of encoders whose rows are (L, 2): number and weight of each token
+TOKEN_KINDS = ("text", "tokens", "joined", "sparse")  # of encoders whose rows are (L, 2): number and weight of each token
 
 
 def token_sketch(parts: list[tuple[Inputs, I64]]) -> F32:

@@ -25,6 +25,7 @@ from ovr.data.splitting import SplitRule, split_rows
 from ovr.data.text_rows import TextRows
 from ovr.errors import DataError
 from ovr.input.encoder import Encoder
+from ovr.input.joined import JoinedTexts
 from ovr.input.text import HashedText
 from ovr.input.tokens import Tokens
 from ovr.runtime.record_files import TEXT_COLUMN
@@ -148,7 +149,7 @@ def load_text(
     rule: LabelRule,
     classes: Sequence[str],
     split: Mapping[str, Any],
-    encoder: HashedText | Tokens,
+    encoder: HashedText | Tokens | JoinedTexts,
     memory_mib: int,
     cohorts: Sequence[str] = (),
     fitted: Fitted | None = None,
@@ -175,7 +176,7 @@ def load_text(
     parts, read = {}, []
     sources_of = _sources(path, files, keys)
     if fitted is not None:
-        encoder = fitted.encoder(HashedText, Tokens, source="data=text")
+        encoder = fitted.encoder(HashedText, Tokens, JoinedTexts, source="data=text")
         fitted.check_one_file([name for name in sources_of if name != "all"], one="data.path=FILE")
         split = {**split, "by": "stratified", "column": None} if fitted.whole else split
     elif reader.text_columns != (TEXT_COLUMN,):  # so that a file like the training file can be predicted

@@ -22,6 +22,7 @@ from ovr.errors import ConfigError, InputError
 from ovr.explain import attribute, parts
 from ovr.input.columns import CategoryColumn
 from ovr.input.encoder import Encoder
+from ovr.input.joined import JoinedTexts
 from ovr.input.table import TableEncoder
 from ovr.input.text import HashedText
 from ovr.input.tokens import Tokens
@@ -97,9 +98,11 @@ class Explainer:
         encoded = self.encoder.encode([record]) if self.encoder is not None else np.asarray(record, np.float32)[None]
         x = torch.from_numpy(np.asarray(encoded, np.float64))
         gradients = method == "integrated_gradients"
-        if isinstance(self.encoder, HashedText | Tokens):
+        if isinstance(self.encoder, HashedText | Tokens | JoinedTexts):
             if not gradients:
                 return self._left_out(record)
+            if isinstance(self.encoder, JoinedTexts):
+                raise ConfigError("integrated gradients of a text that several encoders take have no tokens; use method=occlusion")
             return self._hashed(x, record, steps) if isinstance(self.encoder, HashedText) else self._tokens(x, record, steps)
         if self.schema.raw_kind == "sparse":
             return self._sparse(x, gradients, steps)

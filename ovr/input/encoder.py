@@ -16,6 +16,7 @@ KINDS = {
     "table": "ovr.input.table.TableEncoder",
     "text": "ovr.input.text.HashedText",
     "tokens": "ovr.input.tokens.Tokens",
+    "joined": "ovr.input.joined.JoinedTexts",
     "sparse": "ovr.input.sparse.SparseRows",
     "image": "ovr.input.image.ImageEncoder",
 }

@@ -15,7 +15,7 @@ from ovr.errors import ArtifactError, InputError
 from ovr.input.cells import check_columns_of_cells
 from ovr.input.image import file_contents
 
-TEXTS = ("text", "tokens")  # kinds whose records are texts
+TEXTS = ("text", "tokens", "joined")  # kinds whose records are texts
 IMAGE = "image"  # the kind whose records are the bytes of files; those of the others are objects
 
 

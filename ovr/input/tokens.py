@@ -210,6 +210,7 @@ def _pad_number(run: Any) -> int:
 
 def _of_bundle(path: Path) -> str:
     encoder = open_bundle(path).input.encoder or {}
+    encoder = next((part for _, part in encoder.get("parts", ()) if part["kind"] == Tokens.kind), encoder)
     if encoder.get("kind") != Tokens.kind:
         raise ConfigError(f"{path} is a bundle whose input is made by no tokenizer, but by {encoder.get('kind', 'no encoder')}")
     return Tokens.from_json(encoder).tokenizer

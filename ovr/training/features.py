@@ -3,27 +3,30 @@
 A file is a line of JSON (schema version, key, shape, digest of what follows) and then the values, float32 little-endian. Its name
 is the key, a digest of all that the features depend on, so that no file is ever out of date; any may be deleted at any time.
 
-N = rows, B = batch, D = features
+N = rows, B = batch, D = features, L = places of a row, S = shape of a place
 """
 
 import hashlib
 import json
 import logging
-from dataclasses import replace
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 import ovr
 from ovr.backbone.identity import Identity
+from ovr.backbone.joined import Joined
 from ovr.core.files import canonical_json, sha256_bytes, staged_file
 from ovr.core.schema import InputSchema
-from ovr.data.lazy import Inputs, blocks
-from ovr.data.splits import Splits, TrainRows, ValRows
+from ovr.data.lazy import Inputs, RowNumbers, blocks
 from ovr.model import Normalizer, OvrModel
+from ovr.training.recipe import is_frozen
 
 log = logging.getLogger(__name__)
 
@@ -49,15 +52,58 @@ def frozen_features(model: OvrModel, x: Inputs, *, cache_dir: Path | None, devic
     return z_ND
 
 
-def heads_on_features(model: OvrModel, splits: Splits, *, cache_dir: Path | None, device: str) -> tuple[OvrModel, Splits]:
-    """Return a model of the heads of `model` alone, and splits whose training and validation rows are its features (N, D)."""
-    z_train_ND, z_val_ND = (
-        frozen_features(model, rows.x, cache_dir=cache_dir, device=device) for rows in (splits.train, splits.val)
-    )
-    shape = (z_train_ND.shape[1],)
-    train, val = TrainRows(z_train_ND, splits.train.labels), ValRows(z_val_ND, splits.val.labels)
-    alone = OvrModel(Normalizer(torch.zeros(1), torch.ones(1)), Identity(shape), model.head)
-    return alone, replace(splits, input=InputSchema(shape), train=train, val=val)
+def has_frozen_part(backbone: nn.Module) -> bool:
+    """Return whether the backbone, or a part of it, is frozen by its own settings."""
+    return is_frozen(backbone) or (isinstance(backbone, Joined) and bool(backbone.frozen_parts()))
+
+
+def without_frozen_part(model: OvrModel, input: InputSchema) -> OvrModel:
+    """Return a model of the trained parts of `model` itself, which takes what `rows_on_features` returns."""
+    backbone = model.backbone
+    rest: nn.Module = Identity((int(backbone.num_features),))  # type: ignore[arg-type]  # every backbone has it
+    if not is_frozen(backbone) and isinstance(backbone, Joined):
+        rest = backbone.on_features(math.prod(input.shape[1:]))
+    return OvrModel(Normalizer(torch.zeros(1), torch.ones(1)), rest, model.head, fixed_backbone=model.fixed_backbone)
+
+
+def rows_on_features(model: OvrModel, x: Inputs, *, cache_dir: Path | None, device: str) -> Inputs:
+    """Return raw rows with the features of the frozen part in place of its rows: of a frozen backbone, these alone (N, D)."""
+    backbone = model.backbone
+    if is_frozen(backbone) or not isinstance(backbone, Joined):
+        return frozen_features(model, x, cache_dir=cache_dir, device=device)
+    frozen, parts = backbone.frozen_parts(), []
+    for name in backbone.parts:
+        rows: Any = backbone.rows_of(name, x)
+        if name in frozen:
+            part = OvrModel(model.normalizer, frozen[name], model.head)
+            z_ND = frozen_features(part, rows, cache_dir=cache_dir, device=device)
+            size = math.prod(x.shape[2:])
+            rows = np.pad(z_ND, ((0, 0), (0, -z_ND.shape[1] % size))).reshape(len(z_ND), -1, *x.shape[2:])
+        parts.append(rows)
+    return JoinedRows(tuple(parts))
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedRows:
+    """Parts of rows, (N, length, *S) each, joined when they are asked for."""
+
+    parts: tuple[Inputs, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, L, *S)."""
+        return (len(self), sum(part.shape[1] for part in self.parts), *self.parts[0].shape[2:])
+
+    @property
+    def dtype(self) -> np.dtype[np.float32]:
+        """That of what is read."""
+        return np.dtype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.parts[0])
+
+    def __getitem__(self, rows: RowNumbers) -> NDArray[np.float32]:
+        return np.concatenate([part[rows] for part in self.parts], axis=1)
 
 
 def features_key(model: OvrModel, x: Inputs, *, device: str) -> str:

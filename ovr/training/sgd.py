@@ -10,6 +10,7 @@ import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import lightning
@@ -19,20 +20,22 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from numpy.typing import NDArray
 
 from ovr.core.scale import LARGE_K
-from ovr.data.splits import Rows, Splits
+from ovr.core.schema import InputSchema
+from ovr.data.lazy import Inputs
+from ovr.data.splits import Rows, Splits, TrainRows, ValRows
 from ovr.errors import ConfigError
 from ovr.model import OvrModel
 from ovr.training.checkpoint import AtomicCheckpointIO, MovedCheckpoints, read_checkpoint
 from ovr.training.chunked import ChunkedModule
 from ovr.training.environment import record_environment
-from ovr.training.features import frozen_features, heads_on_features
+from ovr.training.features import has_frozen_part, rows_on_features, without_frozen_part
 from ovr.training.feed import Feed
 from ovr.training.initial import start_from_bundle
 from ovr.training.large_k import check_large_k, chunked_module, keep_in_bfloat16, memory_of
 from ovr.training.memory import check_memory
 from ovr.training.module import OvrModule
 from ovr.training.plan import HeadPlan
-from ovr.training.recipe import Fitted, Recipe, build_model, is_frozen, is_pretrained, plan_of, settings
+from ovr.training.recipe import Fitted, Recipe, build_model, is_pretrained, plan_of, settings
 
 log = logging.getLogger(__name__)
 
@@ -97,19 +100,21 @@ class Sgd:
         provenance = {"best_epoch": int(best["epoch"])}
         if not self._on_features(model):
             model.load_state_dict(weights)
-            return Fitted(model, lambda rows: features(model, rows, batch_size=recipe.batch_size), score, provenance)
+            return Fitted(model, lambda rows: features(model, rows.x, batch_size=recipe.batch_size), score, provenance)
         if recipe.init_from is not None:
             start_from_bundle(model, Path(recipe.init_from), taxonomy=splits.taxonomy, input=splits.input, needed=())
-        model.head.load_state_dict(
-            {name.removeprefix("head."): value for name, value in weights.items() if name.startswith("head.")}
-        )
-        return Fitted(
-            model, lambda rows: frozen_features(model, rows.x, cache_dir=self.cache_dir, device=device), score, provenance
-        )
+        rest = without_frozen_part(model, splits.input)  # whose weights are the model's own
+        rest.load_state_dict(weights)
+
+        def of_rows(rows: Rows) -> NDArray[np.float32]:
+            x = rows_on_features(model, rows.x, cache_dir=self.cache_dir, device=device)
+            return features(rest, x, batch_size=recipe.batch_size)
+
+        return Fitted(model, of_rows, score, provenance)
 
     def _on_features(self, model: OvrModel) -> bool:
-        """Return whether the heads are trained on features that are computed once, and are all that a checkpoint holds."""
-        return self.cache_features and is_frozen(model.backbone)
+        """Return whether features of a frozen part are computed once, and a checkpoint holds the weights of the others alone."""
+        return self.cache_features and has_frozen_part(model.backbone)
 
     def _fit(self, recipe: Recipe, splits: Splits, run_dir: Path, resume: bool, chunked: bool) -> tuple[float, str] | None:
         """Fit, and return the best score and the kind of device; None on every rank but the first."""
@@ -138,7 +143,12 @@ class Sgd:
         model = _start(recipe, splits, plan, resume)
         device: str = trainer.strategy.root_device.type
         if self._on_features(model):
-            model, splits = heads_on_features(model, splits, cache_dir=self.cache_dir, device=device)
+            x_train, x_val = (
+                rows_on_features(model, rows.x, cache_dir=self.cache_dir, device=device) for rows in (splits.train, splits.val)
+            )
+            model = without_frozen_part(model, splits.input)
+            train, val = TrainRows(x_train, splits.train.labels), ValRows(x_val, splits.val.labels)
+            splits = replace(splits, input=InputSchema(x_train.shape[1:]), train=train, val=val)
         feed = Feed(splits, sampler, batch_size=recipe.batch_size, seed=recipe.seed)
         with settings(
             "optimizer", recipe.optimizer
@@ -181,15 +191,15 @@ class Sgd:
         return next((float(value) for value in scores if value is not None), math.nan), device
 
 
-def features(model: OvrModel, rows: Rows, *, batch_size: int) -> NDArray[np.float32]:
-    """Return the model's features (N, D) float32, in eval mode, on the device that the model is on."""
+def features(model: OvrModel, x: Inputs, *, batch_size: int) -> NDArray[np.float32]:
+    """Return the model's features (N, D) float32 of raw rows, in eval mode, on the device that the model is on."""
     device = next(iter(model.state_dict().values())).device
-    z_ND = np.empty((len(rows), int(model.backbone.num_features)), np.float32)  # type: ignore[arg-type]  # every backbone has it
+    z_ND = np.empty((len(x), int(model.backbone.num_features)), np.float32)  # type: ignore[arg-type]  # every backbone has it
     model.eval()
     with torch.inference_mode():
-        for start in range(0, len(rows), batch_size):
+        for start in range(0, len(x), batch_size):
             here = slice(start, start + batch_size)
-            z_ND[here] = model.features(torch.from_numpy(rows.x[here]).to(device)).float().cpu().numpy()
+            z_ND[here] = model.features(torch.from_numpy(x[here]).to(device)).float().cpu().numpy()
     return z_ND
 
 
@@ -225,7 +235,7 @@ def _start(recipe: Recipe, splits: Splits, plan: HeadPlan, resume: bool) -> OvrM
     """Return the model that the fit starts with."""
     model = build_model(recipe, splits)
     # A resumed run has its weights in its checkpoint, but for those of a frozen backbone.
-    if recipe.init_from is not None and (not resume or is_frozen(model.backbone)):
+    if recipe.init_from is not None and (not resume or has_frozen_part(model.backbone)):
         needed = tuple(splits.taxonomy[k].id for k in plan.frozen)
         start_from_bundle(model, Path(recipe.init_from), taxonomy=splits.taxonomy, input=splits.input, needed=needed)
     elif (

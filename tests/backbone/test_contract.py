@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "conf" / "backbone").glob("*.yaml"))
 PARTS = {name.partition("/")[2] for name in NOT_PLUG_INS if name.startswith("backbone/")}
 IMAGE = (1, 8, 8)
-TOKENS = {"bag", "transformer"}  # take rows of tokens
-NO_INPUT_GRADIENT = {"transformer"}  # takes weights as a mask
+TOKENS = {"bag", "joined", "transformer"}  # take rows of tokens
+NO_INPUT_GRADIENT = {"joined", "transformer"}  # takes weights as a mask
 NUM_TOKENS = 50
 LARGER = {"timm": (3, 64, 64)}  # batch norm of a network that halves five times sees one position of a smaller image
 
@@ -33,6 +33,10 @@ def build(tmp_path_factory):
         if name == "transformer":
             pytest.importorskip("transformers")
             group.update({"path": str(save_encoder(tmp_path_factory.mktemp("encoder"))), "frozen": False})
+        if name == "joined":
+            of_parts = {part: OmegaConf.load(ROOT / "conf" / "backbone" / f"{part}.yaml") for part in ("bag", "mlp")}
+            del group["defaults"]
+            group.update({"parts": of_parts, "lengths": {"bag": 5, "mlp": 3}})
         torch.manual_seed(0)
         cfg = OmegaConf.create({"data": {"num_tokens": NUM_TOKENS, "normalize": "none"}, "backbone": group}).backbone
         return instantiate(cfg, _convert_="all")((8, 2) if name in TOKENS else LARGER.get(name, IMAGE))

@@ -240,12 +240,18 @@ def test_what_cannot_be_explained_says_why(made, record, settings, error, messag
 
 def test_tokens_of_another_backbone_than_a_transformer_can_be_left_out_only():
     pytest.importorskip("tokenizers")
+    from ovr.input.joined import JoinedTexts
     from ovr.input.tokens import Tokens
     from tests.encoders import tokenizer_json
 
     encoder = Tokens(tokenizer_json(), 8)
     made = explainer(bag(64, 8), encoder.tensor, encoder)
     with pytest.raises(ConfigError, match="need backbone=transformer, got Bag; use method=occlusion"):
+        made.explain("my card", method=GRADIENTS)
+    assert made.explain("my card", method=OCCLUSION).value.shape == (HEADS, 2)
+    joined = JoinedTexts({"bag": HashedText(64, 20), "transformer": encoder})
+    made = explainer(bag(64, 28), joined.tensor, joined)
+    with pytest.raises(ConfigError, match="that several encoders take have no tokens; use method=occlusion"):
         made.explain("my card", method=GRADIENTS)
     assert made.explain("my card", method=OCCLUSION).value.shape == (HEADS, 2)
 

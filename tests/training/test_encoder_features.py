@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from ovr.core.bundle import open_bundle
 from ovr.errors import ConfigError
 from ovr.export.check import run
+from ovr.input.encoder import encoder_from_json
+from ovr.input.joined import JoinedTexts
 from ovr.input.text import HashedText
 from ovr.training import features as cache
 from ovr.training.checkpoint import read_checkpoint
+from ovr.training.recipe import build_model
 from ovr.training.run import run_training
 from tests.bundles import small_bundle
 from tests.encoders import WORDS, save_encoder
@@ -50,7 +54,8 @@ def compose(folder, texts, tmp_path):
     common += [f"solver.cache_dir={tmp_path / 'cache'}"]
 
     def make(run, *overrides):
-        return compose_recipe(tmp_path / run, *common, f"backbone.path={folder}", *overrides)
+        key = "backbone.parts.transformer.path" if "backbone=joined" in overrides else "backbone.path"
+        return compose_recipe(tmp_path / run, *common, f"{key}={folder}", *overrides)
 
     return make
 
@@ -89,6 +94,47 @@ def test_heads_are_trained_on_features_that_are_computed_once(compose, tmp_path,
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
     np.testing.assert_allclose(fitted.features(splits.test), live.features(splits.test), atol=1e-5)
     assert fitted.val_macro_ap == pytest.approx(live.val_macro_ap, abs=1e-4)
+
+
+JOINED = [*SGD, "encoder@data.source.encoder=joined", "backbone=joined", "data.max_tokens=32", "data.num_tokens=512"]
+JOINED += ["data.source.encoder.parts.transformer.max_tokens=16", "backbone.parts.bag.width=8"]
+
+
+def test_a_bag_learns_beside_features_that_are_computed_once(compose, tmp_path, computed):
+    fitted, splits = fit(compose, tmp_path, "cached", *JOINED)
+    assert computed == [len(splits.train), len(splits.val)]
+    assert fitted.features(splits.test).shape == (len(splits.test), 8 + 16)
+    saved = read_checkpoint(tmp_path / "cached/checkpoints/best.ckpt")["state_dict"]
+    assert not any(".encoder." in name for name in saved)
+    live, _ = fit(compose, tmp_path, "live", *JOINED, "solver.cache_features=false")
+    for name, value in live.model.state_dict().items():
+        torch.testing.assert_close(fitted.model.state_dict()[name], value, atol=1e-4, rtol=1e-4)
+    drawn = build_model(compose("drawn", *JOINED)[0], splits).backbone.parts["bag"].vector_VD
+    assert not torch.allclose(fitted.model.backbone.parts["bag"].vector_VD, drawn, atol=1e-3), "the bag was trained"
+    num_computed = len(computed)
+    fit(compose, tmp_path, "wider", *JOINED, "backbone.parts.bag.width=12")
+    assert len(computed) == num_computed, "another bag leaves the features of the encoder as they are"
+
+
+def test_a_joined_backbone_gives_the_same_answers_everywhere_and_goes_on_from_its_bundle(compose, tmp_path, texts, caplog):
+    recipe, splits = compose("first", *JOINED)
+    (tmp_path / "first").mkdir()
+    result = run_training(recipe, splits, tmp_path / "first")
+    assert max(result.max_abs_diff.values()) < 1e-5
+    bundle = tmp_path / "first/bundle"
+    with texts.open(newline="") as file:
+        some = [row["text"] for row in csv.DictReader(file)][:20]
+    encoder = encoder_from_json(open_bundle(bundle).input.encoder)
+    assert isinstance(encoder, JoinedTexts)
+    x = encoder.encode(some)
+    expected = run((bundle / "backbone/model.onnx").read_bytes(), x)
+    overrides = [*JOINED, f"backbone.parts.transformer.path={bundle}", f"init_from={bundle}", "backbone_grad=none"]
+    caplog.clear()
+    fitted, again = fit(compose, tmp_path, "second", *overrides)
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert again.input == splits.input
+    with torch.no_grad():
+        torch.testing.assert_close(fitted.model.features(torch.from_numpy(x)), torch.from_numpy(expected), atol=1e-5, rtol=1e-5)
 
 
 class Stopped(Exception):

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from ovr import Client, EdgePredictor
+from ovr.input.joined import JoinedTexts
+from ovr.input.text import HashedText
 from ovr.input.tokens import Tokens
 from ovr.serving.repository import publish
 from tests.bundles import small_bundle
@@ -13,9 +15,12 @@ pytestmark = pytest.mark.triton
 TEXTS = ["Why is my card late?", "", "naïve 猫", "the the the the bank"] * 5
 
 
-def test_texts_get_the_answers_of_the_edge_predictor(started, tmp_path):
+@pytest.mark.parametrize("joined", [False, True])
+def test_texts_get_the_answers_of_the_edge_predictor(started, tmp_path, joined):
     pytest.importorskip("tokenizers")
-    bundle = small_bundle(tmp_path / "bundle", shape=(8, 2), encoder=Tokens(tokenizer_json(), 8).to_json())
+    tokens = Tokens(tokenizer_json(), 8)
+    encoder = JoinedTexts({"bag": HashedText(50, 12), "transformer": tokens}) if joined else tokens
+    bundle = small_bundle(tmp_path / "bundle", shape=encoder.tensor.shape, encoder=encoder.to_json())
     publish(bundle, tmp_path / "repo")
     server = started(tmp_path / "repo")
     expected = EdgePredictor(bundle.path).predict(TEXTS)
