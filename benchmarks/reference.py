@@ -142,7 +142,7 @@ REFERENCES = (
         0.46,
         0.4322,
         0.46,
-        f"experiment=goemotions backbone.path={ENCODER} {GOEMOTIONS_FILES}",
+        f"experiment=goemotions backbone.parts.transformer.path={ENCODER} {GOEMOTIONS_FILES}",
         GOEMOTIONS,
     ),
     Reference(
