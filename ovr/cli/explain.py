@@ -94,7 +94,7 @@ def _record(cfg: DictConfig, bundle: ModelBundle) -> Any:
     from ovr.runtime.rows import read_rows
 
     source, kind = Path(cfg.input), bundle.input.raw_kind
-    how = {"format": cfg.format, "header": cfg.header, "drop": [str(name) for name in cfg.drop]}
+    how = {"format": cfg.format, "header": cfg.header, "delimiter": cfg.delimiter, "drop": [str(name) for name in cfg.drop]}
     rows: Any
     if kind is None:
         rows = read_rows(source, bundle.input, **how)

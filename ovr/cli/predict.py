@@ -51,7 +51,8 @@ def run(cfg: DictConfig) -> None:
         raise InputError(f"{output} is inside the bundle {cfg.bundle}, which must not change; write it somewhere else")
     with ExitStack() as stack:
         card, prepare, predict = _model(cfg, stack)
-        source, how = Path(cfg.input), {"format": cfg.format, "header": cfg.header, "drop": [str(name) for name in cfg.drop]}
+        source = Path(cfg.input)
+        how = {"format": cfg.format, "header": cfg.header, "delimiter": cfg.delimiter, "drop": [str(name) for name in cfg.drop]}
         kind = card.input.raw_kind
         cohort = _cohorts(cfg, card, source)
         if isinstance(cohort, list) and card.cohorts is not None:
@@ -120,7 +121,7 @@ def _cohorts(cfg: DictConfig, card: ModelCard, source: Path) -> list[str | None]
         return None
     if cfg.cohort is not None:
         return str(cfg.cohort)
-    cells = read_column(source, card.cohorts.column, format=cfg.format, header=cfg.header)
+    cells = read_column(source, card.cohorts.column, format=cfg.format, header=cfg.header, delimiter=cfg.delimiter)
     return None if cells is None else cohort_names(cells, len(cells))
 
 

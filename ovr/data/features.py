@@ -19,7 +19,7 @@ from ovr.data.fitted import Fitted
 from ovr.data.labels import Labels
 from ovr.data.lazy import ArrayRows, LazyArray, SomeRows, in_memory
 from ovr.data.named_labels import LabelReader, NamedLabels, labels_of_array, labels_of_lines
-from ovr.data.origin import Origin, source_files
+from ovr.data.origin import Origin, places_in, source_files
 from ovr.data.parquet import ParquetRows, read_parquet
 from ovr.data.splits import SPLIT_NAMES, Splits, make_splits
 from ovr.data.splitting import SplitRule, split_rows
@@ -111,7 +111,9 @@ def load_features(
         numbers |= rows
     read_files = source_files([path, labels, *given.values(), *(label_files.get(name) for name in given)])
     cohorts_of = {name: take(whole[name if name in whole else "train"], row_N) for name, row_N in numbers.items()}
-    return make_splits(taxonomy, schema, parts, origin=Origin(read_files, rule, numbers), cohorts=cohorts_of, fitted=fitted)
+    file_of = {name: Path(given.get(name) or given.get("train") or str(path)).expanduser() for name in numbers}
+    where = {name: places_in(file_of[name], row_N) for name, row_N in numbers.items()}
+    return make_splits(taxonomy, schema, parts, origin=Origin(read_files, rule, numbers, where), cohorts=cohorts_of, fitted=fitted)
 
 
 def rule_of(split: Mapping[str, Any], names: Sequence[str]) -> SplitRule:

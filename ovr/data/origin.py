@@ -50,6 +50,11 @@ class Origin:
         return {"files": files, "split": None if self.rule is None else self.rule.to_json()}
 
 
+def places_in(file: Path, number_B: NDArray[np.int64], *, unit: str = "row", first: int = 0) -> Callable[[int], str]:
+    """Return what says of each row of a split where it is: the file, and the number of its row or line, from `first` on."""
+    return lambda row: f"{file}, {unit} {number_B[row] + first}"
+
+
 def source_files(paths: Iterable[Path | str | None]) -> tuple[SourceFile, ...]:
     """Return the digests of the files, each once and in this order; None is passed over.
 

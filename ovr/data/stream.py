@@ -4,13 +4,14 @@ N = rows, B = rows of one split
 """
 
 import glob
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ovr.core.files import canonical_json, sha256_bytes
 from ovr.data.features import rows_by_rule, rule_of
@@ -71,11 +72,12 @@ def load_stream(
     others = [] if split.get("column") is None else [split["column"]]
     columns = [embedding] if isinstance(embedding, str) else list(embedding)
     parts: dict[str, tuple[LazyArray, Any]] = {}
+    shards: dict[str, ParquetShards] = {}
     folders = []
     for name in sorted(given, key=SPLIT_NAMES.index):
         key, groups, named, folder = kept.index(given[name], columns=columns, target=target, others=others)
         folders.append(folder)
-        x = ParquetShards(groups, shape=tuple(shape) or (groups.width,), buffer_rows=buffer_rows)
+        x = shards[name] = ParquetShards(groups, shape=tuple(shape) or (groups.width,), buffer_rows=buffer_rows)
         if name == "train":
             train, train_key = x, key
             taxonomy = named.taxonomy(classes) if fitted is None else fitted.taxonomy
@@ -85,7 +87,7 @@ def load_stream(
             raise DataError(f"{given[name][0]} has rows of {x.schema.to_json()}; {given['train'][0]} has {train.schema.to_json()}")
         parts[name] = (x, named.of(taxonomy))
     if fitted is not None and fitted.whole:
-        origin = Origin(tuple(folders), None, {"test": np.arange(len(train))})
+        origin = Origin(tuple(folders), None, {"test": np.arange(len(train))}, {"test": train.place})
         return make_splits(taxonomy, fitted.input, {"test": parts["train"]}, origin=origin, fitted=fitted)
     labels: Labels = parts["train"][1]
     rows = {name: np.arange(len(x)) for name, (x, _) in parts.items()}
@@ -99,7 +101,12 @@ def load_stream(
             parts[name] = (copy, labels.take(rows[name]))
         labels = labels.take(rows["train"])
     parts["train"] = (_TrainShards(train, rows["train"], kept, train_key), labels)
-    return make_splits(taxonomy, train.schema, parts, origin=Origin(tuple(folders), rule, rows), fitted=fitted)
+    where = {name: _places(shards.get(name, train), row_B) for name, row_B in rows.items()}
+    return make_splits(taxonomy, train.schema, parts, origin=Origin(tuple(folders), rule, rows, where), fitted=fitted)
+
+
+def _places(x: ParquetShards, number_B: NDArray[np.int64]) -> Callable[[int], str]:
+    return lambda row: x.place(int(number_B[row]))
 
 
 def _cells(files: Sequence[Path], column: str) -> list[Any]:

@@ -20,7 +20,7 @@ from ovr.data.csr import Csr, EncodedCsr
 from ovr.data.entries import Entries
 from ovr.data.fitted import Fitted
 from ovr.data.labels import Labels
-from ovr.data.origin import Origin, source_files
+from ovr.data.origin import Origin, places_in, source_files
 from ovr.data.splits import SPLIT_NAMES, Splits, make_splits
 from ovr.data.splitting import SplitRule, split_rows
 from ovr.errors import DataError
@@ -124,17 +124,19 @@ def load_xmc(
             log.info(
                 "%s: %d of %d rows have more than %d values; the largest are kept", name, num_cut, len(csr), encoder.max_tokens
             )
+    if test_file is not None:
+        rows = {**rows, "test": np.arange(len(test_file.rows))}
+    where = {
+        name: places_in(test_file.path if name == "test" and test_file else file.path, row_B, unit="line", first=2)
+        for name, row_B in rows.items()
+    }
     classes = (ClassSpec(names[k] if names and ids == "name" else str(k), name=names[k] if names else "") for k in column_K)
     return make_splits(
         with_parents(classes) if fitted is None else fitted.taxonomy,
         encoder.tensor,
         {name: (EncodedCsr(csr, encoder), y) for name, (csr, y) in parts.items()},
         encoder=encoder,
-        origin=Origin(
-            source_files([train, test, label_names]),
-            split_rule,
-            rows if test_file is None else {**rows, "test": np.arange(len(test_file.rows))},
-        ),
+        origin=Origin(source_files([train, test, label_names]), split_rule, rows, where),
         fitted=fitted,
     )
 

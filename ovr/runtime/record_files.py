@@ -1,8 +1,9 @@
-"""Texts and cells for prediction from a file: CSV, TSV, JSON, JSON lines, plain lines or Parquet. Knows kinds of rows, no model."""
+"""Rows for prediction from a file: CSV, TSV, JSON, JSON lines, plain lines, Parquet or XMC. Knows kinds of rows, no model."""
 
 import csv
 import gzip
 import json
+import math
 import zlib
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from ovr.input.records import TEXTS, take_column
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "txt"}
 FORMATS |= {".parquet": "parquet", ".pq": "parquet"}
 TEXT_COLUMN = "text"
+SPARSE = "sparse"  # the kind of model whose .txt files are of the Extreme Classification Repository
 MAX_CELL_CHARS = 1 << 24  # as in training; csv's own limit, which is one for the whole process, is 131,072
 
 
@@ -43,6 +45,7 @@ def read_records(
     *,
     format: str | None = None,
     header: bool = True,
+    delimiter: str | None = None,
     drop: Sequence[str] = (),
     text: TextColumns = ANY_COLUMN,
 ) -> list[str | dict[str, Any]]:
@@ -54,16 +57,18 @@ def read_records(
     Args:
         kind: of the model's encoder.
         format: "csv", "tsv", "json" (one list), "jsonl", "txt" or "parquet"; None takes it from the file's ending. All but
-            Parquet may be packed, with .gz after the ending.
+            Parquet may be packed, with .gz after the ending. Of a model of sparse rows "txt" is the format of the Extreme
+            Classification Repository, whose labels are passed over.
         header: of CSV and TSV, whose quotes are those of CSV: whether the first line holds names; without it columns are called 0,
             1 and so on.
+        delimiter: of CSV and TSV, one character or "tab"; None is that of the format.
         drop: columns that are left out, such as a label.
 
     Raises:
         InputError: the file is missing, empty, of an unknown ending or not of its format; a line has another number of cells
             (naming the line); no column could hold the texts, or one of them is missing; `drop` names a column that no row has.
     """
-    return read_placed_records(path, kind, format=format, header=header, drop=drop, text=text)[0]
+    return read_placed_records(path, kind, format=format, header=header, delimiter=delimiter, drop=drop, text=text)[0]
 
 
 def read_placed_records(
@@ -72,6 +77,7 @@ def read_placed_records(
     *,
     format: str | None = None,
     header: bool = True,
+    delimiter: str | None = None,
     drop: Sequence[str] = (),
     text: TextColumns = ANY_COLUMN,
 ) -> tuple[list[str | dict[str, Any]], Callable[[int], str]]:
@@ -81,17 +87,19 @@ def read_placed_records(
         InputError: as `read_records`.
     """
     known = format_of(path) if format is None else format
-    if known is None or known not in FORMATS.values() or (known == "txt" and kind not in TEXTS):
+    if known is None or known not in FORMATS.values() or (known == "txt" and kind not in (*TEXTS, SPARSE)):
         raise InputError(
             f"{path} is of no known format ({', '.join(sorted(set(FORMATS.values())))}), got {known or path.suffix!r}; say which "
             "with format="
         )
-    readers = {"csv": _delimited, "tsv": _delimited, "json": _json, "jsonl": _json_lines, "txt": _lines, "parquet": _parquet}
+    readers = {"csv": _delimited, "tsv": _delimited, "json": _json, "jsonl": _json_lines, "parquet": _parquet}
+    readers["txt"] = _xmc if kind == SPARSE else _lines
+    cut = cell_delimiter(known, delimiter)
     unit = "row" if known in ("json", "parquet") else "line"
     numbers, rows = array("q"), []
     seen: dict[str, None] = {}
     try:
-        for number, row in readers[known](path, delimiter="\t" if known == "tsv" else ",", header=header):
+        for number, row in readers[known](path, delimiter=cut, header=header):
             where = f"{path}, {unit} {number}"
             if isinstance(row, dict):
                 if drop:
@@ -109,7 +117,9 @@ def read_placed_records(
     return rows, lambda row: f"{path}, {unit} {numbers[row]}"
 
 
-def read_column(path: Path, column: str, *, format: str | None = None, header: bool = True) -> list[Any] | None:
+def read_column(
+    path: Path, column: str, *, format: str | None = None, header: bool = True, delimiter: str | None = None
+) -> list[Any] | None:
     """Return the cells of a column of a file of rows, None for a row without it; None where no row has such a column.
 
     Files that have no names of columns (npy, plain lines, JSON arrays, folders, CSV without a header) have none.
@@ -122,7 +132,7 @@ def read_column(path: Path, column: str, *, format: str | None = None, header: b
         return None
     read = {"csv": _delimited, "tsv": _delimited, "json": _json, "jsonl": _json_lines, "parquet": _parquet}[kind]
     try:
-        rows = [row for _, row in read(path, delimiter="\t" if kind == "tsv" else ",", header=True)]
+        rows = [row for _, row in read(path, delimiter=cell_delimiter(kind, delimiter), header=True)]
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
     except (OSError, EOFError, zlib.error) as error:
@@ -135,6 +145,22 @@ def format_of(path: Path) -> str | None:
     name = path.with_suffix("") if path.suffix.lower() == ".gz" else path
     known = FORMATS.get(name.suffix.lower())
     return None if known == "parquet" and name is not path else known
+
+
+def cell_delimiter(format: str | None, given: str | None) -> str:
+    """Return what stands between the cells of a CSV or TSV: `given`, where "tab" is a tab, or else what the format has.
+
+    Raises:
+        InputError: `given` is no single character, or for a file of another format.
+    """
+    if given is None:
+        return "\t" if format == "tsv" else ","
+    if format not in ("csv", "tsv"):
+        raise InputError(f"delimiter={given!r} is of CSV and TSV; the input is {format}")
+    one = "\t" if given == "tab" else given
+    if len(one) != 1 or one in '"\r\n':
+        raise InputError(f"delimiter={given!r} cannot be used; expected one character, such as ';', or tab")
+    return one
 
 
 def check_dropped(path: Path, drop: Sequence[str], names: Sequence[str]) -> None:
@@ -203,6 +229,34 @@ def _lines(path: Path, *, delimiter: str, header: bool) -> Iterator[tuple[int, A
     with opened(path) as file:
         for line, text in enumerate(file, start=1):
             yield line, text.rstrip("\r\n")
+
+
+def _xmc(path: Path, *, delimiter: str, header: bool) -> Iterator[tuple[int, Any]]:
+    """Yield what has the place of "label,label feature:value ..." as {feature: value}, as `data=xmc` reads it."""
+    with opened(path) as file:
+        sizes = next(file, "").split()
+        if len(sizes) != 3 or not all(size.isdecimal() for size in sizes):
+            raise InputError(f"{path}, line 1 is {' '.join(sizes)[:40]!r}; expected three whole numbers: rows features labels")
+        num_rows = int(sizes[0])
+        line = 1
+        for line, text in enumerate(file, start=2):
+            if line > num_rows + 1:
+                if text.strip():
+                    raise InputError(f"{path}, line {line} is a row more than the {num_rows} that line 1 tells of")
+                continue
+            labels, _, pairs = text.replace("\t", " ").partition(" ")
+            row: dict[str, Any] = {}
+            for pair in (text if ":" in labels else pairs).split():
+                feature, _, value = pair.partition(":")
+                try:
+                    row[feature] = float(value) if feature not in row else math.nan
+                except ValueError:
+                    raise InputError(f"{path}, line {line} has {pair[:40]!r}; expected feature:value") from None
+                if not math.isfinite(row[feature]):
+                    raise InputError(f"{path}, line {line} has {pair[:40]!r}; expected each feature once, with a finite number")
+            yield line, row
+        if line <= num_rows:
+            raise InputError(f"{path} has {line - 1} rows; line 1 tells of {num_rows}")
 
 
 def _parquet(path: Path, *, delimiter: str, header: bool) -> Iterator[tuple[int, Any]]:

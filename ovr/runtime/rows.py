@@ -17,13 +17,19 @@ from numpy.typing import NDArray
 from ovr.core.schema import InputSchema, check_rows
 from ovr.errors import InputError
 from ovr.input.row_problems import row_problems
-from ovr.runtime.record_files import check_dropped, opened
+from ovr.runtime.record_files import cell_delimiter, check_dropped, opened
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".npy": "npy"}
 
 
 def read_rows(
-    path: Path, schema: InputSchema, *, format: str | None = None, header: bool = True, drop: Sequence[str] = ()
+    path: Path,
+    schema: InputSchema,
+    *,
+    format: str | None = None,
+    header: bool = True,
+    delimiter: str | None = None,
+    drop: Sequence[str] = (),
 ) -> NDArray[np.float32]:
     """Return the rows (N, *schema.shape) float32 of a file, all of them checked.
 
@@ -34,6 +40,7 @@ def read_rows(
     Args:
         format: "csv", "tsv", "jsonl" or "npy"; None takes it from the file's ending. A text may be packed, with .gz after that.
         header: of CSV: whether the first line holds names.
+        delimiter: of CSV and TSV, one character or "tab"; None is that of the format.
         drop: names in the CSV header or JSON objects that are left out, such as a label.
 
     Raises:
@@ -45,13 +52,14 @@ def read_rows(
     if kind not in FORMATS.values() or (packed and kind == "npy"):
         known = ", ".join(dict.fromkeys(FORMATS.values()))
         raise InputError(f"{path} is of no known format ({known}), got {kind or path.suffix!r}; say which with format=")
+    cut = cell_delimiter(kind, delimiter)
     lines = array("q")
     try:
         if kind == "npy":
             check_dropped(path, drop, ())
             rows = read_npy(path)
         elif kind in ("csv", "tsv"):
-            rows = _read_csv(path, schema, header=header, drop=drop, delimiter="\t" if kind == "tsv" else ",", lines=lines)
+            rows = _read_csv(path, schema, header=header, drop=drop, delimiter=cut, lines=lines)
         else:
             rows = _read_jsonl(path, schema, drop=drop, lines=lines)
     except UnicodeDecodeError as error:

@@ -101,8 +101,16 @@ def test_the_data_card_is_told_of_files_rule_and_rows(tmp_path, x, y):
     assert [(file.name, file.size_bytes) for file in origin.files] == [(p.name, p.stat().st_size) for p in (rows, labels)]
     assert origin.rule.seed == 0
     assert sorted(np.concatenate(list(origin.row_numbers.values()))) == list(range(60))
+    for name in SPLIT_NAMES:
+        assert origin.where[name](2) == f"{rows}, row {origin.row_numbers[name][2]}"
     whole = load(files=dict.fromkeys(SPLIT_NAMES, str(rows)), label_files=dict.fromkeys(SPLIT_NAMES, str(labels)))
     assert (len(whole.origin.files), whole.origin.rule) == (2, None)
+    others = load(
+        files={**dict.fromkeys(SPLIT_NAMES), "train": rows, "calib": (other := saved(tmp_path / "z.npy", x))},
+        label_files={**dict.fromkeys(SPLIT_NAMES), "train": labels, "calib": labels},
+    ).origin.where
+    assert others["calib"](3) == f"{other}, row 3"
+    assert others["val"](3).startswith(f"{rows}, row ")
 
 
 def test_multi_label_rows_are_spread_class_by_class(tmp_path, rng):

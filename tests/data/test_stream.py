@@ -117,6 +117,10 @@ def test_the_data_card_is_told_of_files_rule_and_rows(tmp_path, load, x, y):
     assert (origin.rule.by, list(origin.rule.fractions)) == ("stratified", ["train", "val", "calib"])
     assert sorted(np.concatenate([origin.row_numbers[name] for name in ("train", "val", "calib")])) == list(range(200))
     assert len(origin.row_numbers["test"]) == 200
+    for name in SPLIT_NAMES:
+        row = int(origin.row_numbers[name][7])
+        file = tmp_path / ("t/part-000.parquet" if name == "test" else f"s/part-{row // 50:03}.parquet")
+        assert origin.where[name](7) == f"{file}, row {row if name == 'test' else row % 50}"
 
 
 def test_files_of_each_split_are_taken_as_they_are(tmp_path, load, x, y):

@@ -142,6 +142,10 @@ def test_the_files_and_the_rows_of_each_split_are_told(files):
     numbers = np.concatenate([origin.row_numbers[name] for name in ("train", "val", "calib")])
     np.testing.assert_array_equal(np.sort(numbers), np.arange(200))
     np.testing.assert_array_equal(origin.row_numbers["test"], np.arange(50))
+    for name in SPLIT_NAMES:
+        file = files["test" if name == "test" else "train"]
+        number = int(origin.row_numbers[name][5])
+        assert origin.where[name](5) == f"{file}, line {number + 2}", "line 1 tells how many rows there are"
 
 
 def test_rows_stay_sparse(files):

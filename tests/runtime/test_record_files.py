@@ -1,9 +1,14 @@
 import gzip
 
+import numpy as np
 import pytest
 
+from ovr.core.schema import InputSchema
+from ovr.data.xmc import read_xmc
 from ovr.errors import InputError
+from ovr.input.sparse import SparseRows
 from ovr.runtime.record_files import TextColumns, read_column, read_placed_records, read_records
+from ovr.runtime.rows import read_rows
 
 
 def written(tmp_path, name, text, encoding="utf-8"):
@@ -91,11 +96,45 @@ def test_places_are_lines_also_where_rows_span_several(tmp_path):
         ("a.json", "[1", "table", "is not JSON: .* format=jsonl"),
         ("a.json", '{"a": 1}', "table", "is dict; expected one JSON list of rows"),
         ("a.json", "[]", "table", "holds no rows"),
+        ("a.txt", "2 9\n", "sparse", "line 1 is '2 9'; expected three whole numbers: rows features labels"),
+        ("a.txt", "2 9 4\n0 1:2\n", "sparse", "has 1 rows; line 1 tells of 2"),
+        ("a.txt", "1 9 4\n0 1:2\n0 1:2\n", "sparse", "line 3 is a row more than the 1 that line 1 tells of"),
+        ("a.txt", "1 9 4\n0 1:x\n", "sparse", "line 2 has '1:x'; expected feature:value"),
+        ("a.txt", "1 9 4\n0 1:2 1:3\n", "sparse", "line 2 has '1:3'; expected each feature once, with a finite number"),
+        ("a.txt", "1 9 4\n0 1:nan\n", "sparse", "line 2 has '1:nan'; expected each feature once"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(tmp_path, name, text, kind, message):
     with pytest.raises(InputError, match=message):
         read_records(written(tmp_path, name, text), kind)
+
+
+def test_an_xmc_file_has_the_rows_that_training_reads(tmp_path):
+    file = written(tmp_path, "a.xmc.txt", "\ufeff4 9 4\n0,3 1:0.5 8:-2e-1\n1:7 2:1\n2\n\t5:1\n\n")
+    rows, where = read_placed_records(file, "sparse")
+    assert rows == [{"1": 0.5, "8": -0.2}, {"1": 7, "2": 1}, {}, {"5": 1}]
+    assert where(3) == f"{file}, line 5"
+    encoder = SparseRows(9, 3)
+    csr = read_xmc(file).rows
+    np.testing.assert_array_equal(encoder.encode(rows), encoder.padded(csr.start_N1, csr.index_P, csr.value_P))
+
+
+@pytest.mark.parametrize(("given", "mark"), [(";", ";"), ("tab", "\t"), ("|", "|")])
+def test_a_delimiter_of_its_own_cuts_cells(tmp_path, given, mark):
+    file = written(tmp_path, "a.csv", f'a{mark}b\n1,5{mark}"x{mark}y"\n')
+    assert read_records(file, "table", delimiter=given) == [{"a": "1,5", "b": f"x{mark}y"}]
+    assert read_column(file, "a", delimiter=given) == ["1,5"]
+    numbers = written(tmp_path, "n.csv", f"u{mark}v\n1{mark}2\n")
+    assert read_rows(numbers, InputSchema((2,)), delimiter=given).tolist() == [[1, 2]]
+
+
+def test_a_delimiter_that_cannot_be_one_is_refused(tmp_path):
+    file = written(tmp_path, "a.csv", "a\n1\n")
+    for wrong in ("", ";;", '"', "\n"):
+        with pytest.raises(InputError, match="cannot be used; expected one character, such as ';', or tab"):
+            read_records(file, "table", delimiter=wrong)
+    with pytest.raises(InputError, match="delimiter=';' is of CSV and TSV; the input is jsonl"):
+        read_records(written(tmp_path, "a.jsonl", "{}"), "table", delimiter=";")
 
 
 def test_columns_to_drop_that_are_none_are_refused(tmp_path):
