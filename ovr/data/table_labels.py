@@ -3,6 +3,7 @@
 N = rows, V = different texts of a column, K = heads
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from ovr.data.labels import Labels
 from ovr.errors import DataError
 from ovr.input.cells import MISSING, Coded, read_numbers
 
+JSON = "json"  # as a separator: cells are JSON lists of ids; one that begins with no [ is one id
 UNLABELLED = ("error", "unknown", "negative")
 TRUTH = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "False": 0, "True": 1, "false": 0, "true": 1}
 
@@ -30,7 +32,7 @@ class LabelRule:
 
     target: tuple[str, ...]  # one column of class ids, or with `columns` one of 0 and 1 a class
     columns: bool
-    separator: str | None = None  # between the ids of one cell; None: a cell is one id
+    separator: str | None = None  # between the ids of one cell, or `JSON`; None: a cell is one id
     strip: str = ""  # characters to take off the end of an id, such as a full stop
     unlabelled: str = "error"
     marks: tuple[str, ...] = ("",)  # cells of ids that hold no label
@@ -82,11 +84,39 @@ def _ids(columns: Columns, rule: LabelRule) -> tuple[Coded, list[tuple[str, ...]
     for text in cells.values:
         if LIST_SEPARATOR in text:
             parts = text.split(LIST_SEPARATOR)
+        elif rule.separator in (None, JSON) and text.lstrip().startswith("["):
+            parts = _listed(text, columns, rule)
         else:
             parts = [text] if rule.separator is None else text.split(rule.separator)
         ids = [part.strip().rstrip(rule.strip).strip() if rule.strip else part.strip() for part in parts]
         ids_V.append(tuple(dict.fromkeys(class_id for class_id in ids if class_id)))
     return cells, ids_V
+
+
+def _listed(text: str, columns: Columns, rule: LabelRule) -> list[str]:
+    """Return the ids of a cell that begins as a JSON list; where cells are one id, a text that is no list is one."""
+    try:
+        listed = json.loads(text)
+    except (ValueError, RecursionError):
+        listed = None
+    plain = isinstance(listed, list) and all(isinstance(part, str) or type(part) is int for part in listed)
+    if plain and rule.separator == JSON:
+        return list(map(str, listed))
+    if not plain and rule.separator is None:
+        return [text]
+    cells = columns.cells[rule.target[0]]
+    assert isinstance(cells, Coded)
+    rows = np.flatnonzero(cells.code_N == list(cells.values).index(text))
+    if not len(rows):  # a text of other rows of the file
+        return []
+    where = columns.where(int(rows[0]))
+    shown = text if len(text) <= 40 else f"{text[:37]}..."
+    if plain:
+        raise DataError(
+            f"{where} has a JSON list of labels, {shown}; for several labels a row set data.source.labels.separator=json, "
+            "and where it is one id a separator that no id has"
+        )
+    raise DataError(f'{where} has the label {shown}, which is no JSON list of texts or whole numbers, such as ["a", "b"]')
 
 
 def _of_ids(columns: Columns, rule: LabelRule, taxonomy: Taxonomy) -> Labels:

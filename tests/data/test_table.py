@@ -347,6 +347,36 @@ def test_several_labels_in_a_cell(tmp_path):
     assert mask_NK.all()
 
 
+def test_a_json_list_in_a_cell_is_several_labels(tmp_path):
+    rows = [[n, 0, ('["a", "b/c"]', " [7]", "a", "[]")[n % 4]] for n in range(80)]
+    splits = load(write(tmp_path / "a.csv", rows), labels={"separator": "json", "unlabelled": "negative"})
+    assert splits.taxonomy.ids == ("7", "a", "b/c")
+    number_N = np.round(raw(splits.train, splits, "u")).astype(int) % 4
+    expected = np.array([[0, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 0]])[number_N]
+    np.testing.assert_array_equal(splits.train.labels.dense()[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("cell", "separator", "message"),
+    [
+        ('["a", "b"]', None, r'a.csv, line 4 .*has a JSON list of labels, \["a", "b"\]; .* set data.source.labels.separator=json'),
+        ("[a, b]", "json", r"a.csv, line 4 .*has the label \[a, b\], which is no JSON list of texts or whole numbers"),
+        ("[1.5]", "json", r"has the label \[1.5\], which is no JSON list of texts or whole numbers"),
+    ],
+)
+def test_a_list_where_none_is_expected_and_no_list_where_one_is_are_refused(tmp_path, cell, separator, message):
+    rows = [[n, 0, cell if n == 2 else "a"] for n in range(40)]
+    with pytest.raises(DataError, match=message):
+        load(write(tmp_path / "a.csv", rows), labels={"separator": separator})
+
+
+def test_an_id_may_begin_as_a_list_does(tmp_path):
+    rows = [[n, 0, ("[a", "[b]", "[1.5]")[n % 3]] for n in range(60)]
+    assert load(write(tmp_path / "a.csv", rows)).taxonomy.ids == ("[1.5]", "[a", "[b]")
+    rows = [[n, 0, ("[1, 2]", "[3, 4]")[n % 2]] for n in range(60)]
+    assert load(write(tmp_path / "b.csv", rows), labels={"separator": "|"}).taxonomy.ids == ("[1, 2]", "[3, 4]")
+
+
 @pytest.mark.parametrize(("unlabelled", "known"), [("unknown", False), ("negative", True)])
 def test_rows_without_a_label(tmp_path, unlabelled, known):
     rows = [[n, 0, ("", "a", "b")[n % 3]] for n in range(60)]
