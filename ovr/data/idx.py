@@ -13,7 +13,7 @@ from ovr.core.schema import InputSchema
 from ovr.core.taxonomy import ClassSpec, Taxonomy
 from ovr.data.fitted import Fitted
 from ovr.data.labels import Labels
-from ovr.data.origin import Origin, source_files
+from ovr.data.origin import Origin, places_in, source_files
 from ovr.data.splits import Splits, make_splits, stratified_split
 from ovr.data.splitting import SplitRule
 from ovr.errors import DataError
@@ -64,7 +64,10 @@ def load_idx(
     rows = stratified_split(train_column_N, fractions, seed=seed)
     parts = {name: (train_x[r], Labels.from_columns(train_column_N[r], num_heads=num_heads)) for name, r in rows.items()}
     parts["test"] = (test_x, Labels.from_columns(test_column_N, num_heads=num_heads))
-    origin = Origin(files, SplitRule("stratified", None, fractions, seed), {**rows, "test": np.arange(len(test_x))})
+    numbers = {**rows, "test": np.arange(len(test_x))}
+    images = {name: _file(folder / f"{'t10k' if name == 'test' else 'train'}-{KINDS[0]}-ubyte") for name in numbers}
+    where = {name: places_in(images[name], number_B) for name, number_B in numbers.items()}
+    origin = Origin(files, SplitRule("stratified", None, fractions, seed), numbers, where)
     return make_splits(taxonomy, InputSchema((1, *train_x.shape[2:])), parts, origin=origin, fitted=fitted)
 
 

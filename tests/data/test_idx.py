@@ -46,6 +46,8 @@ def test_the_files_and_the_rule_are_told(folder):
     ]
     assert (origin.rule.by, origin.rule.fractions) == ("stratified", FRACTIONS)
     assert {name: len(numbers) for name, numbers in origin.row_numbers.items()} == {"train": 80, "val": 10, "calib": 10, "test": 20}
+    assert origin.where["test"](4) == f"{folder / origin.files[2].name}, row 4"
+    assert origin.where["calib"](4) == f"{folder / origin.files[0].name}, row {origin.row_numbers['calib'][4]}"
 
 
 def test_damaged_files_are_named(folder):
