@@ -15,16 +15,15 @@ pytestmark = pytest.mark.triton
 TEXTS = ["Why is my card late?", "", "naïve 猫", "the the the the bank"] * 5
 
 
-@pytest.mark.parametrize("joined", [False, True])
-def test_texts_get_the_answers_of_the_edge_predictor(started, tmp_path, joined):
+def test_texts_get_the_answers_of_the_edge_predictor(started, tmp_path):
     pytest.importorskip("tokenizers")
-    tokens = Tokens(tokenizer_json(), 8)
-    encoder = JoinedTexts({"bag": HashedText(50, 12), "transformer": tokens}) if joined else tokens
-    bundle = small_bundle(tmp_path / "bundle", shape=encoder.tensor.shape, encoder=encoder.to_json())
-    publish(bundle, tmp_path / "repo")
-    server = started(tmp_path / "repo")
-    expected = EdgePredictor(bundle.path).predict(TEXTS)
-    assert len({row.tobytes() for row in expected.prob_BK}) == 4
-    for url in (server.http_url, server.grpc_url):
-        with Client(url) as client:
-            np.testing.assert_allclose(client.predict(TEXTS).prob_BK, expected.prob_BK, atol=1e-6)
+    tokens, server = Tokens(tokenizer_json(), 8), None
+    for encoder in (tokens, JoinedTexts({"bag": HashedText(50, 12), "transformer": tokens})):
+        bundle = small_bundle(tmp_path / encoder.kind, shape=encoder.tensor.shape, encoder=encoder.to_json())
+        publish(bundle, tmp_path / "repo", server=server and server.http_url)
+        server = server or started(tmp_path / "repo")
+        expected = EdgePredictor(bundle.path).predict(TEXTS)
+        assert len({row.tobytes() for row in expected.prob_BK}) == 4
+        for url in (server.http_url, server.grpc_url):
+            with Client(url) as client:
+                np.testing.assert_allclose(client.predict(TEXTS).prob_BK, expected.prob_BK, atol=1e-6)
