@@ -1,10 +1,12 @@
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from ovr.backbone import pretrained
 from ovr.backbone.transformer import Transformer
 from ovr.core.schema import InputSchema
 from ovr.errors import ConfigError
@@ -320,3 +322,13 @@ def test_a_missing_package_is_named(folder, monkeypatch, package, changes):
 def test_nothing_is_shown_while_it_loads(folder, capfd):
     build(folder)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("names", "count"), [((), "no"), (("parts.a.", "parts.b."), "2")])
+def test_a_bundle_of_another_number_of_encoders_is_refused(tmp_path, monkeypatch, names, count):
+    file = tmp_path / pretrained.BACKBONE_WEIGHTS
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(file, **{"backbone.x": np.zeros(1)}, **{f"backbone.{name}config_json": np.zeros(1, np.uint8) for name in names})
+    monkeypatch.setattr(pretrained, "open_bundle", lambda folder: SimpleNamespace(path=folder))
+    with pytest.raises(ConfigError, match=f"is a bundle with {count} encoders; expected one"):
+        pretrained.load_encoder(str(tmp_path))
