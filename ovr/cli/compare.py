@@ -17,7 +17,7 @@ def run(cfg: DictConfig) -> None:
     Raises:
         ConfigError: no rows are given, or a setting that cannot be used.
         ArtifactError: a bundle cannot be used, they have other classes, or `out` exists.
-        DataError: rows that cannot be read, do not fit the bundles, or were trained on.
+        DataError: rows that cannot be read, do not fit the bundles, or that they were made from.
     """
     from ovr.core.bundle import open_bundle
     from ovr.lifecycle.assemble import check_out
@@ -28,7 +28,7 @@ def run(cfg: DictConfig) -> None:
         raise ConfigError(f"max_lines is {cfg.max_lines!r}; expected a whole number of at least 0")
     if cfg.data is None:
         raise ConfigError(
-            "data is not given: name labelled rows that neither bundle was trained on, such as data=table data.path=FILE "
+            "data is not given: name labelled rows that neither bundle was made from, such as data=table data.path=FILE "
             "data.target=COLUMN"
         )
     first, second = (open_bundle(Path(cfg[name])) for name in ("bundle", "candidate"))
@@ -36,7 +36,7 @@ def run(cfg: DictConfig) -> None:
     if out is not None:
         check_out(first, out)
         check_out(second, out)
-    rows = [read_rows(cfg, bundle, purpose="compared on") for bundle in (first, second)]
+    rows = [read_rows(cfg, bundle, purpose="compared on", unseen=True) for bundle in (first, second)]
     assert rows[0] is not None
     assert rows[1] is not None
     found = compare_bundles(first, second, rows[0], rows[1], confidence=cfg.confidence, seed=cfg.seed, num_threads=threads)

@@ -82,7 +82,8 @@ def _print(report: "DataReport", splits: "Splits", cfg: DictConfig) -> None:
     )
     for leak in report.leakage.leaks:
         if leak.num_rows:
-            verdict = f"more than max_leakage={cfg.max_leakage}" if leak.share > (cfg.max_leakage or 1) else "allowed"
+            allowed = "left out of calib" if (leak.earlier, leak.later) == ("train", "calib") else "allowed"
+            verdict = f"more than max_leakage={cfg.max_leakage}" if leak.share > (cfg.max_leakage or 1) else allowed
             print(f"{leak.num_rows} rows of {leak.later} ({leak.share:.2%}) are also in {leak.earlier}: {verdict}")
     for name, count in report.leakage.num_repeated.items():
         if count:

@@ -18,7 +18,7 @@ def run(cfg: DictConfig) -> None:
     Raises:
         ConfigError: no rows are given, or a setting that cannot be used.
         ArtifactError: the bundle cannot be used, or `out` exists.
-        DataError: rows that cannot be read, do not fit the bundle, or were trained on.
+        DataError: rows that cannot be read, do not fit the bundle, or that it was made from.
         ContractError: with contract=true, after everything has been written: heads that do not keep the contract.
         ServingError: with contract=true, and no server can be asked.
     """
@@ -34,7 +34,7 @@ def run(cfg: DictConfig) -> None:
     settings = contract_settings(cfg)
     if cfg.data is None:
         raise ConfigError(
-            "data is not given: a bundle keeps no test rows. Name labelled rows that it was not trained on, such as data=table "
+            "data is not given: a bundle keeps no test rows. Name labelled rows that it was not made from, such as data=table "
             "data.path=FILE data.target=COLUMN; or the training run's own data with rows=test"
         )
     propensity = build(cfg.propensity, cfg.allow_targets)
@@ -44,7 +44,7 @@ def run(cfg: DictConfig) -> None:
         from ovr.metric.contract import limits_of
 
         limits_of(bundle.taxonomy, settings["limit"], settings["limit_of"])  # what it refuses, before rows are read
-    rows = read_rows(cfg, bundle, purpose="measured on")
+    rows = read_rows(cfg, bundle, purpose="measured on", unseen=True)
     assert rows is not None
     contract = None
     if cfg.contract:

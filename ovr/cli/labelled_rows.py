@@ -12,15 +12,16 @@ if TYPE_CHECKING:
     from ovr.lifecycle.rows import NewRows
 
 
-def read_rows(cfg: DictConfig, bundle: "ModelBundle", *, purpose: str) -> "NewRows | None":
+def read_rows(cfg: DictConfig, bundle: "ModelBundle", *, purpose: str, unseen: bool = False) -> "NewRows | None":
     """Return the rows that `data`, `rows` and `max_overlap` ask for; None where `data` is null.
 
     Args:
         purpose: what the rows are for: "calibrated on", say.
+        unseen: whether rows are refused that the bundle was calibrated on, and not those alone that it was trained on.
 
     Raises:
         ConfigError: a setting that cannot be used.
-        DataError: rows that cannot be read, do not fit the bundle, or were trained on.
+        DataError: rows that cannot be read, do not fit the bundle, or that it was made from.
     """
     from ovr.data.fitted import Fitted
     from ovr.lifecycle.rows import check_which, new_rows
@@ -34,7 +35,7 @@ def read_rows(cfg: DictConfig, bundle: "ModelBundle", *, purpose: str) -> "NewRo
         raise ConfigError(f"data is {cfg.data!r}; expected a source of rows, such as data=table data.path=FILE")
     fitted = Fitted(bundle.taxonomy, bundle.input, whole=cfg.rows == "all")
     splits = build(cfg.data.source, cfg.allow_targets, fitted=fitted)
-    return new_rows(bundle, splits, cfg.rows, max_overlap=cfg.max_overlap, purpose=purpose)
+    return new_rows(bundle, splits, cfg.rows, max_overlap=cfg.max_overlap, purpose=purpose, unseen=unseen)
 
 
 def class_ids(value: Any, *, key: str) -> list[str] | None:

@@ -1,6 +1,7 @@
 """What a model was made from, as files of its bundle: rows and classes of every split, source files, rule, equal rows.
 
-data/train_rows.npy holds digests of the training rows, by which `ovr calibrate` and `ovr evaluate` tell them (see `overlap`).
+data/train_rows.npy and data/calib_rows.npy hold digests of the training and calibration rows, by which `ovr calibrate` and
+`ovr evaluate` tell them (see `overlap`).
 
 From `LARGE_K` classes on there is no list of classes but data/classes.npz with a column of counts a split, in taxonomy order.
 
@@ -18,7 +19,7 @@ from ovr.core.bundle import DATA_CARD
 from ovr.core.files import canonical_json
 from ovr.core.shards import npy_bytes, npz_bytes
 from ovr.data.leakage import Leakage
-from ovr.data.overlap import TRAIN_ROWS
+from ovr.data.overlap import CALIB_ROWS, TRAIN_ROWS
 from ovr.data.splits import SPLIT_NAMES, Rows, Splits
 
 CARD = DATA_CARD
@@ -30,6 +31,7 @@ def card_parts(
     splits: Splits,
     *,
     leakage: Leakage | None,
+    num_left_out: int = 0,
     max_leakage: float | None,
     min_positives: Mapping[str, int],
     small_K: NDArray[np.bool_],
@@ -37,7 +39,8 @@ def card_parts(
     """Return the data card's files by their place in the bundle; the same splits give the same bytes.
 
     Args:
-        leakage: None where it was not looked for; the digests of the training rows are kept with it.
+        leakage: None where it was not looked for; the digests of the training and calibration rows are kept with it.
+        num_left_out: calibration rows that `splits` lack because they are training rows too.
         small_K: classes below `min_positives`.
     """
     counts: dict[str, NDArray[Any]] = {"small": small_K}
@@ -64,10 +67,11 @@ def card_parts(
     if leakage is not None:
         for name in SPLIT_NAMES:
             card["splits"][name]["repeated_rows"] = leakage.num_repeated[name]
+        card["splits"]["calib"]["left_out"] = num_left_out
         card["leakage"] = [
             {"earlier": leak.earlier, "later": leak.later, "rows": leak.num_rows, "share": leak.share} for leak in leakage.leaks
         ]
-    rows = {} if leakage is None else {TRAIN_ROWS: npy_bytes(leakage.train_rows)}
+    rows = {} if leakage is None else {TRAIN_ROWS: npy_bytes(leakage.train_rows), CALIB_ROWS: npy_bytes(leakage.calib_rows)}
     if len(splits.taxonomy) >= scale.LARGE_K:
         return {CARD: canonical_json(card), CLASSES: npz_bytes(counts), **rows}
     card["classes"] = [

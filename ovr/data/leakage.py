@@ -8,20 +8,24 @@ N = rows, B = rows of a block
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ovr.data.lazy import Inputs, blocks
-from ovr.data.splits import SPLIT_NAMES, Splits
+from ovr.data.cohorts import take
+from ovr.data.lazy import Inputs, SomeRows, blocks, in_memory
+from ovr.data.splits import SPLIT_NAMES, CalibRows, Splits
 from ovr.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
 U64 = NDArray[np.uint64]
+
+CALIB_OVERLAPS = ("drop", "refuse", "keep")
+SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +42,15 @@ class Leak:
 class Leakage:
     """Pairs of splits, in order, and for each split how many of its rows repeat an earlier row of the same split.
 
-    `train_rows` are the digests of the training rows, ascending, each once.
+    `train_rows` are the digests of the training rows, `calib_rows` those of the calibration rows that are none of them, ascending,
+    each once; `calib_trained_on_N` says of each calibration row whether it is also a training row.
     """
 
     leaks: tuple[Leak, ...]
     num_repeated: Mapping[str, int]
     train_rows: U64 = field(default_factory=lambda: np.zeros(0, np.uint64), compare=False, repr=False)
+    calib_rows: U64 = field(default_factory=lambda: np.zeros(0, np.uint64), compare=False, repr=False)
+    calib_trained_on_N: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_), compare=False, repr=False)
 
 
 def row_digests(x: Inputs) -> U64:
@@ -69,7 +76,8 @@ def find_leakage(splits: Splits) -> Leakage:
         num_rows = int(np.isin(digests[later], distinct[earlier]).sum())
         leaks.append(Leak(earlier, later, num_rows, num_rows / len(digests[later])))
     num_repeated = {name: len(digests[name]) - len(distinct[name]) for name in SPLIT_NAMES}
-    return Leakage(tuple(leaks), num_repeated, distinct["train"])
+    trained_on_N = np.isin(digests["calib"], distinct["train"])
+    return Leakage(tuple(leaks), num_repeated, distinct["train"], np.unique(digests["calib"][~trained_on_N]), trained_on_N)
 
 
 def check_leakage(leakage: Leakage, *, max_leakage: float) -> None:
@@ -98,3 +106,37 @@ def check_leakage(leakage: Leakage, *, max_leakage: float) -> None:
     for leak in leakage.leaks:
         if leak.num_rows:
             log.warning("%d rows of %s (%.2f %%) are also in %s", leak.num_rows, leak.later, 100 * leak.share, leak.earlier)
+
+
+def without_trained_on(splits: Splits, leakage: Leakage, *, calib_overlap: str) -> Splits:
+    """Return the splits without the calibration rows that are also training rows, which a warning counts.
+
+    Args:
+        calib_overlap: "drop" leaves such rows out, "refuse" refuses them, "keep" keeps them.
+
+    Raises:
+        DataError: there are some and they are refused, or no other row would be left.
+    """
+    trained_on = np.flatnonzero(leakage.calib_trained_on_N)
+    if calib_overlap == "keep" or not len(trained_on):
+        return splits
+    numbers = first_numbers(trained_on, splits.origin.row_numbers.get("calib"))
+    told = f"{len(trained_on)} of {len(splits.calib)} calibration rows are also training rows: row {numbers} (counted from 0)"
+    if calib_overlap == "refuse" or len(trained_on) == len(splits.calib):
+        raise DataError(
+            f"{told}. A model is surer of these than of others, so heads are not to be calibrated on them: give other rows; "
+            "calib_overlap=drop leaves them out, calib_overlap=keep keeps them, where rows are equal by chance, as those of few "
+            "coarse columns are"
+        )
+    log.warning("%s; they are left out", told)
+    kept = np.flatnonzero(~leakage.calib_trained_on_N)
+    rows = splits.calib
+    x = rows.x[kept] if in_memory(rows.x) else SomeRows(rows.x, kept)
+    calib = CalibRows(x, rows.labels.take(kept), take(rows.cohorts, kept))
+    return replace(splits, calib=calib, origin=splits.origin.without("calib"))
+
+
+def first_numbers(row_P: NDArray[np.int64], row_numbers: NDArray[np.int64] | None) -> str:
+    """Return how messages name the first of some rows, by their numbers in the source (N,) where these are known."""
+    numbers = row_P if row_numbers is None else row_numbers[row_P]
+    return ", ".join(map(str, numbers[:SHOWN].tolist())) + (", ..." if len(numbers) > SHOWN else "")

@@ -41,6 +41,13 @@ class Origin:
     where: Mapping[str, Callable[[int], str]] = field(default_factory=dict)  # split -> what says where its row b is: file and line
     shown: Mapping[str, RowOf] = field(default_factory=dict)  # split -> what a person is shown of its rows: texts, cells, images
 
+    def without(self, split: str) -> "Origin":
+        """Return the origin without what is told by the row numbers of a split that has other rows now."""
+        row_numbers = {name: row_B for name, row_B in self.row_numbers.items() if name != split}
+        where = {name: place for name, place in self.where.items() if name != split}
+        shown = {name: row_of for name, row_of in self.shown.items() if name != split}
+        return Origin(self.files, self.rule, row_numbers, where, shown)
+
     def to_json(self) -> dict[str, Any]:
         """Return files and rule as plain values."""
         files = [

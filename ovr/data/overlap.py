@@ -1,55 +1,68 @@
-"""Rows that a model was trained on among rows that it is to be calibrated or measured on, told by digests that its bundle keeps.
+"""Rows that a model was made from among rows that it is to be calibrated or measured on, told by digests that its bundle keeps.
 
 The digests are those of `row_digests`: rows are equal where the model cannot tell them apart. Knows arrays, no commands.
 
-N = rows, U = different training rows, P = rows that were trained on
+N = rows, U = different rows of one kind, P = rows that the model was made from
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ovr.data.lazy import Inputs
-from ovr.data.leakage import U64, row_digests
+from ovr.data.leakage import U64, first_numbers
 from ovr.errors import ArtifactError, ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
-TRAIN_ROWS = "data/train_rows.npy"  # of a bundle: the digests (U,) uint64 of its training rows, ascending, each once
-SHOWN = 5
+# Of a bundle: the digests (U,) uint64 of its training rows, and of the other rows that it was calibrated on; ascending, each once.
+TRAIN_ROWS, CALIB_ROWS = "data/train_rows.npy", "data/calib_rows.npy"
+TRAINING, CALIBRATION = "training", "calibration"
+FILES = {TRAINING: TRAIN_ROWS, CALIBRATION: CALIB_ROWS}
 
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """Which rows were trained on, of so many."""
+    """Which rows the model was made from, of so many; `kind` is `TRAINING` or `CALIBRATION`."""
 
+    kind: str
     row_P: NDArray[np.int64]  # ascending, counted from 0
     num_rows: int
 
-    @property
-    def share(self) -> float:
-        """Of all rows."""
-        return len(self.row_P) / max(1, self.num_rows)
+
+def calib_rows_of(step: int) -> str:
+    """Return the file with the digests of the rows that a bundle was given in a step of its history, counted from 1."""
+    return CALIB_ROWS.replace(".npy", f"_{step}.npy")
 
 
-def read_train_rows(bundle: Path) -> U64 | None:
-    """Return the digests of a bundle's training rows; None, with a warning, where it has none.
+def read_digests(bundle: Path, kind: str) -> U64 | None:
+    """Return the digests of a bundle's training or calibration rows, those of later steps too; None where it has none.
+
+    A warning says where those of training are missing.
 
     Raises:
         ArtifactError: they cannot be read.
     """
-    file = bundle / TRAIN_ROWS
-    if not file.is_file():
+    first = bundle / FILES[kind]
+    later = sorted(first.parent.glob(f"{first.stem}_*.npy"))
+    if not first.is_file():
         log.warning(
-            "bundle %s has no digests of its training rows (%s): it is older than they are, or was trained with max_leakage=null. "
-            "Rows that it was trained on cannot be told from others",
+            "bundle %s has no digests of its %s rows (%s): it is older than they are, or was trained with max_leakage=null. "
+            "Rows that it was made from cannot be told from others",
             bundle,
-            TRAIN_ROWS,
+            kind,
+            FILES[kind],
         )
-        return None
+    parts = [_read(file) for file in ([first] if first.is_file() else []) + later]
+    if len(parts) > 1:
+        return np.unique(np.concatenate(parts))
+    return parts[0] if parts else None
+
+
+def _read(file: Path) -> U64:
     try:
         digest_U: U64 = np.load(file, allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -59,39 +72,43 @@ def read_train_rows(bundle: Path) -> U64 | None:
     return digest_U
 
 
-def find_overlap(x: Inputs, train_U: U64) -> Overlap:
-    """Return which of the rows (N, *shape), as the model takes them, were trained on; every row is read once."""
-    return Overlap(np.flatnonzero(np.isin(row_digests(x), train_U)), len(x))
-
-
 def check_overlap(
-    overlap: Overlap, *, max_overlap: float, purpose: str, row_numbers: NDArray[np.int64] | None = None, source: str = "the rows"
+    overlaps: Sequence[Overlap],
+    *,
+    max_overlap: float,
+    purpose: str,
+    row_numbers: NDArray[np.int64] | None = None,
+    source: str = "the rows",
 ) -> None:
-    """Refuse rows of which too many were trained on, and log it of fewer.
+    """Refuse rows if the model was made from too many of them, and log it of fewer.
 
     Args:
-        max_overlap: the share of the rows that may have been trained on, from 0 to 1.
+        overlaps: of the same rows; a row may be in several.
+        max_overlap: the share of the rows that the model may have been made from, from 0 to 1.
         purpose: what the rows are for: they "are not to be" that.
         row_numbers: (N,), which rows of the source they are, if that is known.
         source: how messages call what the rows are of.
 
     Raises:
         ConfigError: `max_overlap` is no share.
-        DataError: more were trained on, with their number, share and first row numbers.
+        DataError: it was made from more, with their number, share and first row numbers.
     """
     if isinstance(max_overlap, bool) or not isinstance(max_overlap, int | float) or not 0 <= max_overlap <= 1:
         raise ConfigError(f"max_overlap must be a share of rows from 0 to 1, got {max_overlap!r}")
-    if not len(overlap.row_P):
+    overlaps = [overlap for overlap in overlaps if len(overlap.row_P)]
+    if not overlaps:
         return
-    numbers = overlap.row_P if row_numbers is None else row_numbers[overlap.row_P]
-    first = ", ".join(map(str, numbers[:SHOWN].tolist())) + (", ..." if len(numbers) > SHOWN else "")
-    counts = f"{len(numbers)} of {overlap.num_rows} rows ({overlap.share:.2%})"
-    told = f"{counts} of {source} are also training rows of the model: row {first}"
-    if overlap.share > max_overlap:
+    told = "; ".join(
+        f"{len(each.row_P)} of {each.num_rows} rows ({len(each.row_P) / each.num_rows:.2%}) of {source} are also {each.kind} rows "
+        f"of the model: row {first_numbers(each.row_P, row_numbers)}"
+        for each in overlaps
+    )
+    share = len(np.unique(np.concatenate([each.row_P for each in overlaps]))) / overlaps[0].num_rows
+    if share > max_overlap:
         raise DataError(
-            f"{told} (counted from 0). A model is surer of these than of others, so they are not to be {purpose}: leave them "
-            f"out, or give rows that were not trained on. max_overlap={_rounded_up(overlap.share)} allows them, where rows are "
-            "equal by chance, as those of few coarse columns are"
+            f"{told} (counted from 0). A model is surer of its training rows than of others, and fits its calibration rows better, "
+            f"so they are not to be {purpose}: leave them out, or give other rows. max_overlap={_rounded_up(share)} allows them, "
+            "where rows are equal by chance, as those of few coarse columns are"
         )
     log.warning("%s", told)
 

@@ -132,6 +132,7 @@ def calibrate(
         entry=entry,
         threshold_status_K=status_K,
         abstention_status=STALE if stale else None,
+        digest_N=rows.digest_N,
     )
 
 

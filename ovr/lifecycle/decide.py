@@ -82,4 +82,5 @@ def redecide(
         entry=entry,
         threshold_status_K=status_K,
         abstention_status=abstention_status,
+        digest_N=rows.digest_N,
     )

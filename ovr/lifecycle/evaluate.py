@@ -1,4 +1,4 @@
-"""Figures of a bundle on labelled rows that it was not trained on, by ONNX Runtime: the report of a training run, of other rows.
+"""Figures of a bundle on labelled rows that it was not made from, by ONNX Runtime: the report of a training run, of other rows.
 
 N = rows, K = heads, C = heads of one block
 """

@@ -24,6 +24,8 @@ from ovr.core.heads import HeadColumns
 from ovr.core.sharded_bundle import write_sharded_bundle
 from ovr.core.shards import Shard, npy_bytes, paths, read_figures, read_weights, shard_bytes
 from ovr.core.thresholds import Thresholds
+from ovr.data.leakage import U64
+from ovr.data.overlap import calib_rows_of
 from ovr.errors import ArtifactError
 from ovr.export.check import run
 from ovr.export.fused import fused_model_of_stack
@@ -69,6 +71,7 @@ def rewritten(
     entry: dict[str, Any],
     threshold_status_K: Sequence[str] | None = None,
     abstention_status: str | None = None,
+    digest_N: U64 | None = None,
 ) -> Rewritten:
     """Write the bundle with these calibrations, thresholds and policy to `out`.
 
@@ -78,6 +81,7 @@ def rewritten(
         threshold_status_K: what is said of the thresholds (see `ovr.core.thresholds`); None: what was said of them.
         entry: what the history in the provenance tells of this step, in plain values.
         abstention_status: what is to be said of the policy's limit from now on; None: what was said of it.
+        digest_N: of the rows that this was fitted on, by `row_digests`, which the bundle keeps; None: those of its own rows.
 
     Raises:
         ArtifactError: `out` exists or lies within the bundle; the bundle has no reference rows, or its heads do not give their
@@ -97,9 +101,13 @@ def rewritten(
     changed = np.flatnonzero(differ_K | rethought_K).tolist()
     reference = _reference(bundle, before, calibrations, cohorts)
     said = {} if abstention_status is None else {"abstention_status": abstention_status}
+    more: Parts = {}
+    if digest_N is not None:
+        file = calib_rows_of(len(bundle.provenance.get("history", [])) + 1)
+        more[file], entry = npy_bytes(np.unique(digest_N)), {**entry, "row_digests": file}
     provenance = {**told(bundle, {**entry, **said}, num_changed=len(changed)), **said}
     write = _write_shards if bundle.shards else _write_heads
-    made, diffs = write(bundle, out, changed, calibrations, thresholds, policy, provenance, reference)
+    made, diffs = write(bundle, out, changed, calibrations, thresholds, policy, provenance, reference, more)
     return Rewritten(made, tuple(bundle.taxonomy[k].id for k in changed), diffs)
 
 
@@ -132,6 +140,7 @@ def _write_heads(
     policy: DecisionPolicy,
     provenance: dict[str, Any],
     reference: Reference,
+    more: Parts,
 ) -> tuple[ModelBundle, dict[str, float]]:
     heads: list[HeadArtifact] = list(bundle.heads)
     new = {}
@@ -143,7 +152,7 @@ def _write_heads(
         heads[k] = replace(head, threshold_status=thresholds.status_K[k], metrics={})
         new[old.class_id] = NewModel(kind, weights)
     return assembled(
-        bundle, out, taxonomy=bundle.taxonomy, heads=heads, new=new, reference=reference, policy=policy, provenance=provenance
+        bundle, out, taxonomy=bundle.taxonomy, heads=heads, new=new, reference=reference, policy=policy, provenance=provenance, parts=more
     )
 
 
@@ -156,6 +165,7 @@ def _write_shards(
     policy: DecisionPolicy,
     provenance: dict[str, Any],
     reference: Reference,
+    more: Parts,
 ) -> tuple[ModelBundle, dict[str, float]]:
     assert isinstance(bundle.heads, HeadColumns)
     version_K = bundle.heads.version_K.copy()
@@ -205,7 +215,7 @@ def _write_shards(
         data, diffs["fused"] = check_fused(fused_model_of_stack(backbone, heads.kind, every, card), reference)
         return data
 
-    parts = {name: file for name, file in kept(bundle).items() if name not in paths(bundle.shards)}
+    parts = {name: file for name, file in kept(bundle).items() if name not in paths(bundle.shards)} | more
     parts[REFERENCE_PROB] = unchanged(bundle, REFERENCE_PROB, npy_bytes(reference.prob_NK))
     made = write_sharded_bundle(
         out,

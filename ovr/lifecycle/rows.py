@@ -1,4 +1,4 @@
-"""The labelled rows that a bundle is calibrated or measured on: its own calibration rows, or new ones that it was not trained on.
+"""The labelled rows that a bundle is calibrated or measured on: its own calibration rows, or new ones that it was not made from.
 
 N = rows, K = heads
 """
@@ -14,8 +14,9 @@ from ovr.core.bundle import ModelBundle
 from ovr.data.cohorts import Cohorts
 from ovr.data.entries import Entries
 from ovr.data.labels import Labels
+from ovr.data.leakage import U64, row_digests
 from ovr.data.origin import RowOf
-from ovr.data.overlap import check_overlap, find_overlap, read_train_rows
+from ovr.data.overlap import CALIBRATION, TRAINING, Overlap, check_overlap, read_digests
 from ovr.data.splits import SPLIT_NAMES, Rows, Splits
 from ovr.errors import ArtifactError, ConfigError, DataError
 from ovr.lifecycle.logits import KnownLogits, Logits, StoredLogits, bundle_features
@@ -33,16 +34,18 @@ class NewRows:
     record: dict[str, Any]
     shown: RowOf | None = None  # what a person is shown of a row
     row_number_N: NDArray[np.int64] | None = None  # in the source
+    digest_N: U64 | None = None  # of `row_digests`
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledLogits:
-    """Logits and labels of the same rows."""
+    """Logits and labels of the same rows, with digests where they are none that the bundle keeps."""
 
     logits: Logits
     labels: Labels
     record: dict[str, Any]
     cohorts: Cohorts = field(default_factory=dict)
+    digest_N: U64 | None = None
 
 
 def check_which(which: str) -> None:
@@ -51,32 +54,35 @@ def check_which(which: str) -> None:
         raise ConfigError(f"rows is {which!r}; expected one of {', '.join(ROWS)}")
 
 
-def new_rows(bundle: ModelBundle, splits: Splits, which: str, *, max_overlap: float, purpose: str) -> NewRows:
-    """Return the rows of `which` split, or all, that a source read for the bundle, after a look for rows that it was trained on.
+def new_rows(bundle: ModelBundle, splits: Splits, which: str, *, max_overlap: float, purpose: str, unseen: bool = False) -> NewRows:
+    """Return the rows of `which` split, or all, that a source read for the bundle, after a look for rows that it was made from.
 
     Args:
         splits: read with `Fitted(..., whole=which == "all")`.
-        max_overlap: the share of the rows that may have been trained on.
+        max_overlap: the share of the rows that it may have been made from.
         purpose: what the rows are for: "calibrated on", say.
+        unseen: whether rows count that it was calibrated on, and not those alone that it was trained on.
 
     Raises:
         ConfigError: another `which`, or `max_overlap` is no share.
-        DataError: there are no rows, or too many were trained on.
+        DataError: there are no rows, or the bundle was made from too many of them.
     """
     check_which(which)
     name = "test" if which == "all" else which
     rows: Rows = getattr(splits, name)
     if not len(rows):
         raise DataError(f"the source has no rows of {name}; rows=all takes all that it has")
-    record: dict[str, Any] = {"rows": which, "num_rows": len(rows), "num_trained_on": None, **splits.origin.to_json()}
-    train_U = read_train_rows(bundle.path)
-    if train_U is not None:
-        overlap = find_overlap(rows.x, train_U)
-        source = ", ".join(file.name for file in splits.origin.files) or "the source"
-        numbers = splits.origin.row_numbers.get(name)
-        check_overlap(overlap, max_overlap=max_overlap, purpose=purpose, row_numbers=numbers, source=source)
-        record["num_trained_on"] = len(overlap.row_P)
-    return NewRows(rows, record, splits.origin.shown.get(name), splits.origin.row_numbers.get(name))
+    record: dict[str, Any] = {"rows": which, "num_rows": len(rows), **splits.origin.to_json()}
+    digest_N, overlaps = row_digests(rows.x), []
+    for kind, told in ((TRAINING, "num_trained_on"), (CALIBRATION, "num_calibrated_on")):
+        known_U = read_digests(bundle.path, kind) if unseen or kind == TRAINING else None
+        if known_U is not None:
+            overlaps.append(Overlap(kind, np.flatnonzero(np.isin(digest_N, known_U)), len(rows)))
+        record[told] = None if known_U is None else len(overlaps[-1].row_P)
+    source = ", ".join(file.name for file in splits.origin.files) or "the source"
+    numbers = splits.origin.row_numbers.get(name)
+    check_overlap(overlaps, max_overlap=max_overlap, purpose=purpose, row_numbers=numbers, source=source)
+    return NewRows(rows, record, splits.origin.shown.get(name), numbers, digest_N)
 
 
 def labelled_logits(bundle: ModelBundle, new: NewRows | None, *, num_threads: int = 1) -> LabelledLogits:
@@ -86,15 +92,15 @@ def labelled_logits(bundle: ModelBundle, new: NewRows | None, *, num_threads: in
         ArtifactError: the bundle keeps no calibration rows, or none that can be read.
     """
     if new is not None:
-        z_ND = bundle_features(bundle, new.rows.x, num_threads=num_threads)
-        return LabelledLogits(StoredLogits(bundle, z_ND, num_threads=num_threads), new.rows.labels, new.record, new.rows.cohorts)
+        logits: Logits = StoredLogits(bundle, bundle_features(bundle, new.rows.x, num_threads=num_threads), num_threads=num_threads)
+        return LabelledLogits(logits, new.rows.labels, new.record, new.rows.cohorts, new.digest_N)
     num_heads = len(bundle.heads)
     if bundle.shards:
         positives, unknowns = (
             Entries(_array(bundle, f"{name}_start"), _array(bundle, f"{name}_column")) for name in ("positive", "unknown")
         )
         labels = Labels(positives, unknowns, num_heads)
-        logits: Logits = StoredLogits(bundle, _array(bundle, "features"), num_threads=num_threads)
+        logits = StoredLogits(bundle, _array(bundle, "features"), num_threads=num_threads)
     else:
         logit_NK = _array(bundle, "logit")
         labels = Labels.from_dense(_array(bundle, "target"), _array(bundle, "mask"))

@@ -132,7 +132,7 @@ def measure_contract(
     if isinstance(confidence, bool) or not isinstance(confidence, int | float) or not 0 < confidence < 1:
         raise ConfigError(f"confidence is {confidence!r}; expected a number above 0 and below 1")
     if not len(x):
-        raise DataError("the contract got no rows; expected labelled rows that the bundle was not trained on")
+        raise DataError("the contract got no rows; expected labelled rows that the bundle was not made from")
     with _address(bundle, server) as url:
         served = served_prob(bundle, x, cohort=cohort, url=url)
     verdicts = judge(served.prob_NK, target_NK, mask_NK, class_ids=bundle.taxonomy.ids, limit_K=limit_K, confidence=confidence)

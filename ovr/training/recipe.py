@@ -83,6 +83,7 @@ class Recipe:
     version: int
     reference_rows: int
     max_leakage: float | None  # share of a split's rows; None: not looked for
+    calib_overlap: str  # of calibration rows that are also training rows: one of `CALIB_OVERLAPS`
     min_positives: Mapping[str, int]  # of each class, by split
     allow_small_classes: bool
     init_from: str | None  # a bundle

@@ -29,7 +29,7 @@ from ovr.core.taxonomy import Taxonomy
 from ovr.core.thresholds import Thresholds
 from ovr.data.card import card_parts
 from ovr.data.labels import Labels
-from ovr.data.leakage import check_leakage, find_leakage
+from ovr.data.leakage import CALIB_OVERLAPS, check_leakage, find_leakage, without_trained_on
 from ovr.data.splits import CalibRows, Rows, Splits
 from ovr.data.support import check_small_classes
 from ovr.errors import ArtifactError, ConfigError, DataError
@@ -72,7 +72,8 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
 
     Raises:
         ConfigError: a setting that cannot be used, or training that diverges.
-        DataError: classes with too few rows, or of one kind, that are not allowed, or too many rows that are in two splits.
+        DataError: classes with too few rows, or of one kind, that are not allowed, or rows that are in two splits: too many, or
+            calibration rows that are trained on where those are refused.
         ArtifactError: nothing to resume, the run has its bundle already, or the bundle to start from is damaged.
         KeyboardInterrupt: SIGINT during the fit, which can be resumed; SystemExit(143): SIGTERM likewise.
     """
@@ -80,11 +81,14 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
     _check_rows(recipe, splits)
     small_K = check_small_classes(splits, min_positives=recipe.min_positives, allow=recipe.allow_small_classes)
     seconds: dict[str, float] = {}
-    leakage = None
+    leakage, num_calib = None, len(splits.calib)
     if recipe.max_leakage is not None:
         with _timed(seconds, "leakage"):
             leakage = find_leakage(splits)
             check_leakage(leakage, max_leakage=recipe.max_leakage)
+            splits = without_trained_on(splits, leakage, calib_overlap=recipe.calib_overlap)
+        if len(splits.calib) < num_calib:
+            small_K = check_small_classes(splits, min_positives=recipe.min_positives, allow=recipe.allow_small_classes)
     with _timed(seconds, "fit"):
         fitted = recipe.solver.fit(recipe, splits, run_dir, resume=resume)
     if fitted is None:
@@ -129,6 +133,7 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
             "data_parts": card_parts(
                 splits,
                 leakage=leakage,
+                num_left_out=num_calib - len(splits.calib),
                 max_leakage=recipe.max_leakage,
                 min_positives=recipe.min_positives,
                 small_K=small_K,
@@ -243,6 +248,8 @@ def _abstention(recipe: Recipe, blocks: Probs, rows: CalibRows, thresholds: Thre
 def _check(recipe: Recipe, run_dir: Path, resume: bool, taxonomy: Taxonomy) -> None:
     rule_for(recipe.threshold, taxonomy)
     check_calibrator(recipe.calibrator, num_heads=len(taxonomy), cohort_column=recipe.cohort.column)
+    if recipe.calib_overlap not in CALIB_OVERLAPS:
+        raise ConfigError(f"calib_overlap is {recipe.calib_overlap!r}; expected one of {', '.join(CALIB_OVERLAPS)}")
     for name, value, least in (
         ("batch_size", recipe.batch_size, 1),
         ("version", recipe.version, 1),

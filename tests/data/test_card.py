@@ -8,9 +8,9 @@ from ovr.core.schema import InputSchema
 from ovr.core.taxonomy import Taxonomy
 from ovr.data.card import CARD, CLASSES, card_parts
 from ovr.data.labels import Labels
-from ovr.data.leakage import find_leakage
+from ovr.data.leakage import find_leakage, row_digests
 from ovr.data.origin import Origin, SourceFile
-from ovr.data.overlap import TRAIN_ROWS, find_overlap
+from ovr.data.overlap import CALIB_ROWS, TRAIN_ROWS
 from ovr.data.splits import SPLIT_NAMES, make_splits
 from ovr.data.splitting import SplitRule
 
@@ -30,7 +30,7 @@ def sample(rng):
     splits = make_splits(Taxonomy.from_ids(["x/y", "..", "日"]), InputSchema((2,), ("u", "v")), parts, origin=origin)
     small_K = np.array([False, True, True])
     leakage = find_leakage(splits)
-    return card_parts(splits, leakage=leakage, max_leakage=0.5, min_positives=MINIMUM, small_K=small_K), splits
+    return card_parts(splits, leakage=leakage, num_left_out=2, max_leakage=0.5, min_positives=MINIMUM, small_K=small_K), splits
 
 
 def test_the_card_tells_files_rule_counts_and_equal_rows(rng):
@@ -49,6 +49,7 @@ def test_the_card_tells_files_rule_counts_and_equal_rows(rng):
     }
     assert {(leak["earlier"], leak["later"]): leak["rows"] for leak in card["leakage"]}["train", "test"] == 2
     assert (card["max_leakage"], card["min_positives"], card["num_classes"], card["num_small_classes"]) == (0.5, MINIMUM, 3, 2)
+    assert card["splits"]["calib"]["left_out"] == 2
     assert [row["class_id"] for row in card["classes"]] == ["x/y", "..", "日"]
     assert [row["train_positives"] for row in card["classes"]] == [5, 2, 1]
     assert [row["test_unknown"] for row in card["classes"]] == [0, 0, 1]
@@ -71,10 +72,12 @@ def test_equal_rows_that_were_not_looked_for_are_not_told(rng):
     assert (card["leakage"], card["max_leakage"]) == (None, None)
     assert "repeated_rows" not in card["splits"]["test"]
     assert TRAIN_ROWS not in parts
+    assert CALIB_ROWS not in parts
 
 
-def test_digests_of_the_training_rows_are_kept(rng):
+def test_digests_of_the_training_and_calibration_rows_are_kept(rng):
     parts, splits = sample(rng)
-    train_U = np.load(io.BytesIO(parts[TRAIN_ROWS]))
-    assert find_overlap(splits.test.x, train_U).row_P.tolist() == [0, 1]
-    assert len(find_overlap(splits.train.x, train_U).row_P) == len(splits.train)
+    train_U, calib_U = (np.load(io.BytesIO(parts[name])) for name in (TRAIN_ROWS, CALIB_ROWS))
+    assert np.flatnonzero(np.isin(row_digests(splits.test.x), train_U)).tolist() == [0, 1]
+    assert np.isin(row_digests(splits.train.x), train_U).all()
+    np.testing.assert_array_equal(calib_U, np.unique(row_digests(splits.calib.x)))

@@ -1,4 +1,5 @@
 import tracemalloc
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -9,7 +10,9 @@ from hypothesis import strategies as st
 from ovr.core.schema import InputSchema
 from ovr.core.taxonomy import Taxonomy
 from ovr.data.labels import Labels
-from ovr.data.leakage import Leakage, check_leakage, find_leakage, row_digests
+from ovr.data.lazy import SomeRows
+from ovr.data.leakage import Leakage, check_leakage, find_leakage, row_digests, without_trained_on
+from ovr.data.origin import Origin
 from ovr.data.splits import SPLIT_NAMES, make_splits
 from ovr.errors import ConfigError, DataError
 
@@ -80,3 +83,32 @@ def test_the_limit_is_met_exactly_and_every_pair_is_named(rng):
 def test_a_limit_that_is_none_is_refused(limit):
     with pytest.raises(ConfigError, match="max_leakage must be a share of rows from 0 to 1, or null"):
         check_leakage(Leakage((), {}), max_leakage=limit)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_calibration_rows_that_are_training_rows_are_left_out_refused_or_kept(rng, caplog, lazy):
+    parts = {name: rng.normal(size=(20, 2)).astype(np.float32) for name in SPLIT_NAMES}
+    parts["calib"][[3, 17]] = parts["train"][[5, 2]]
+    made = splits(parts)
+    labels = Labels.from_columns(np.arange(20) % 2, num_heads=2)
+    origin = Origin(row_numbers={name: np.arange(20) + 100 for name in SPLIT_NAMES}, where={"calib": str, "test": str})
+    x = SomeRows(made.calib.x, np.arange(20)) if lazy else made.calib.x
+    made = replace(made, calib=type(made.calib)(x, labels, {"sex": np.array(list("FM" * 10))}), origin=origin)
+    leakage = find_leakage(made)
+    left = without_trained_on(made, leakage, calib_overlap="drop")
+    assert [record.getMessage() for record in caplog.records] == [
+        "2 of 20 calibration rows are also training rows: row 103, 117 (counted from 0); they are left out"
+    ]
+    kept = np.delete(np.arange(20), [3, 17])
+    np.testing.assert_array_equal(left.calib.x[:], parts["calib"][kept])
+    np.testing.assert_array_equal(left.calib.labels.dense()[0], labels.dense()[0][kept])
+    assert left.calib.cohorts["sex"].tolist() == [("F", "M")[n % 2] for n in kept]
+    assert (set(left.origin.row_numbers), set(left.origin.where)) == ({"train", "val", "test"}, {"test"})
+    assert without_trained_on(made, leakage, calib_overlap="keep") is made
+    assert without_trained_on(left, find_leakage(left), calib_overlap="refuse") is left
+    np.testing.assert_array_equal(leakage.calib_rows, np.unique(row_digests(parts["calib"][kept])))
+    with pytest.raises(DataError, match=r"2 of 20 calibration rows .* row 103, 117 .*calib_overlap=drop leaves them out"):
+        without_trained_on(made, leakage, calib_overlap="refuse")
+    same = splits({**parts, "calib": parts["train"]})
+    with pytest.raises(DataError, match=r"20 of 20 calibration rows are also training rows: row 0, 1, 2, 3, 4, \.\.\. "):
+        without_trained_on(same, find_leakage(same), calib_overlap="drop")

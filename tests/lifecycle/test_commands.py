@@ -73,23 +73,48 @@ def test_new_rows_calibrate_decide_and_measure(run, args, tmp_path, capsys):
     assert (first["command"], first["data"]["num_rows"], first["calibrator"]["prior_strength"]) == ("calibrate", 150, 0)
     assert (then["command"], then["data"]["rows"]) == ("decide", "the bundle's own calibration rows")
     third = [f"bundle={tmp_path / 'second'}", f"out={tmp_path / 'measured'}"]
-    assert main(["evaluate", *third, *new]) == 0
+    assert main(["evaluate", *third, *new, "max_overlap=1"]) == 0
     assert json.loads((tmp_path / "measured/metrics.json").read_text())["num_rows"] == 150
 
 
 def test_rows_that_were_trained_on_are_refused_unless_that_is_allowed(run, args, tmp_path, capsys):
     rows = [*NEW, f"data.path={run / 'rows.csv'}"]
-    for command, purpose in (("calibrate", "calibrated on"), ("decide", "decided by"), ("evaluate", "measured on")):
+    for command, purpose, share in (
+        ("calibrate", "calibrated on", 0.6),
+        ("decide", "decided by", 0.6),
+        ("evaluate", "measured on", 0.75),
+    ):
         error = error_of(capsys, command, *args, *rows)
         assert error.startswith("144 of 240 rows (60.00%) of rows.csv are also training rows of the model: row ")
+        calibrated_on = "; 36 of 240 rows (15.00%) of rows.csv are also calibration rows of the model: row "
+        assert (calibrated_on in error) == (command == "evaluate")
         assert f"so they are not to be {purpose}" in error
-        assert "max_overlap=0.6 allows them" in error
+        assert f"max_overlap={share} allows them" in error
     assert "max_overlap must be a share" in error_of(capsys, "evaluate", *args, *rows, "max_overlap=2")
     assert list(tmp_path.iterdir()) == []
-    assert main(["evaluate", *args, *rows, "max_overlap=0.6"]) == 0
+    assert main(["evaluate", *args, *rows, "max_overlap=0.75"]) == 0
     assert "144 of 240 rows" in capsys.readouterr().err
     report = json.loads((tmp_path / "out/metrics.json").read_text())
-    assert (report["num_rows"], report["data"]["num_trained_on"]) == (240, 144)
+    told = report["data"]
+    assert (report["num_rows"], told["num_trained_on"], told["num_calibrated_on"]) == (240, 144, 36)
+
+
+def test_rows_that_a_bundle_was_calibrated_or_decided_on_are_not_to_measure_it(run, args, tmp_path, capsys):
+    new = [*NEW, f"data.path={run / 'new.csv'}"]
+    calib = [*NEW, f"data.path={run / 'rows.csv'}", "rows=calib"]
+    message = "36 of 36 rows (100.00%) of rows.csv are also calibration rows of the model: row "
+    assert message in error_of(capsys, "evaluate", *args, *calib)
+    assert message in error_of(capsys, "compare", *args, f"candidate={run / 'run/bundle'}", *calib)
+    assert main(["calibrate", *args, *calib]) == 0
+    second = [f"bundle={tmp_path / 'out'}", f"out={tmp_path / 'second'}"]
+    assert main(["decide", *second, *new, "threshold=max_f_beta"]) == 0
+    bundle = open_bundle(tmp_path / "second")
+    files = [entry["row_digests"] for entry in bundle.provenance["history"]]
+    assert files == ["data/calib_rows_1.npy", "data/calib_rows_2.npy"]
+    assert [len(np.load(bundle.path / file)) for file in files] == [36, 150]
+    third = [f"bundle={bundle.path}", f"out={tmp_path / 'third'}"]
+    assert "150 of 150 rows (100.00%) of new.csv are also calib" in error_of(capsys, "evaluate", *third, *new)
+    assert main(["calibrate", *third, *new]) == 0  # again on the same rows: that is no measurement
 
 
 def test_what_cannot_be_used_is_said_and_nothing_is_written(run, args, tmp_path, capsys):

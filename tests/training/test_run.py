@@ -205,7 +205,7 @@ def test_a_class_that_val_and_calib_lack_gets_a_status(tmp_path, write_table, co
     recipe, splits = configure(tmp_path / "run", *paths)
     with pytest.raises(DataError, match=r"1 of 3 classes have fewer .*'c' has 0 in calib"):
         run_training(recipe, splits, tmp_path / "run")
-    recipe, splits = configure(tmp_path / "run", *paths, "allow_small_classes=true", "max_leakage=1")
+    recipe, splits = configure(tmp_path / "run", *paths, "allow_small_classes=true", "max_leakage=1", "calib_overlap=keep")
     head = run_training(recipe, splits, tmp_path / "run").bundle.heads[2]
     assert (head.class_id, head.calibration.status, head.calibration.num_positives) == ("c", "one_class", 0)
     assert (head.metrics["test"]["positives"], head.metrics["test"]["small"]) == (20, True)
@@ -214,6 +214,8 @@ def test_a_class_that_val_and_calib_lack_gets_a_status(tmp_path, write_table, co
 def test_a_file_for_two_splits_is_refused_before_the_fit_and_the_limit_can_be_lifted(tmp_path, write_table, configure):
     files = {name: write_table(tmp_path / f"{name}.csv", ["a", "b"] * 20, seed=seed) for seed, name in enumerate(SPLIT_NAMES)}
     files["test"] = files["train"]
+    with files["calib"].open("a") as calib:  # two training rows more
+        calib.writelines(files["train"].read_text().splitlines(keepends=True)[1:3])
     paths = [f"data.files.{name}={path}" for name, path in files.items()]
     recipe, splits = configure(tmp_path / "run", *paths)
     with pytest.raises(DataError, match=r"40 rows of test \(100\.0%\) are also in train"):
@@ -222,7 +224,9 @@ def test_a_file_for_two_splits_is_refused_before_the_fit_and_the_limit_can_be_li
     for name, limit in (("all", 1), ("unchecked", "null")):
         result = run_training(*configure(tmp_path / name, *paths, f"max_leakage={limit}"), tmp_path / name)
         card = json.loads((result.bundle.path / "data" / "card.json").read_text())
-        assert card["splits"]["train"]["rows"] == 40
+        assert (card["splits"]["train"]["rows"], card["splits"]["calib"]["rows"]) == (40, 40 if name == "all" else 42)
+        assert card["splits"]["calib"].get("left_out") == (2 if name == "all" else None)
+        assert len(np.load(result.bundle.path / "calibration/logit.npy")) == card["splits"]["calib"]["rows"]
         assert [row["class_id"] for row in card["classes"]] == ["a", "b"]
         assert (card["leakage"] is None) == (limit == "null")
 
@@ -231,6 +235,7 @@ def test_a_file_for_two_splits_is_refused_before_the_fit_and_the_limit_can_be_li
     ("override", "error", "message"),
     [
         ("batch_size=0", ConfigError, "batch_size must be a whole number of at least 1, got 0"),
+        ("calib_overlap=some", ConfigError, "calib_overlap is 'some'; expected one of drop, refuse, keep"),
         ("version=0", ConfigError, "version must be a whole number of at least 1, got 0"),
         ("seed=-1", ConfigError, "seed must be a whole number of at least 0, got -1"),
         ("reference_rows=1.5", ConfigError, "reference_rows must be a whole number of at least 1, got 1.5"),
