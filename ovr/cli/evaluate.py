@@ -65,7 +65,11 @@ def run(cfg: DictConfig) -> None:
     print(f"{out / 'metrics.json'} and {out / 'tables' / 'classes.csv'} hold all of it")
     if contract is not None:
         same = "the same bytes as" if contract.served.same_bytes else f"up to {contract.served.max_abs_diff:.1e} off"
-        counts = ", ".join(f"{count} {outcome}" for outcome, count in contract.to_json()["num_heads"].items() if count)
+        counts, of_cohorts = (
+            ", ".join(f"{count} {outcome}" for outcome, count in contract.to_json()[key].items() if count)
+            for key in ("num_heads", "num_heads_of_cohorts")
+        )
+        counts += f" (by cohort {of_cohorts})" if of_cohorts else ""
         print(f"contract: {counts}; the server's probabilities are {same} ONNX Runtime's; {out / 'contract.json'} says more")
         contract.check()
 

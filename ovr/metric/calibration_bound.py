@@ -79,7 +79,7 @@ def rows_needed(
     prob_NK: Any,
     mask_NK: Any,
     *,
-    assumed: float = 0.0,
+    assumed: float | F64 = 0.0,
     power: float = 0.8,
     confidence: float = CONFIDENCE,
     num_bins: int = NUM_BINS,
@@ -87,8 +87,8 @@ def rows_needed(
     """Return about how many known rows (K,) it takes to bound the error of each head by `limit`.
 
     That many rows, with probabilities like these, give an `ece_upper_bound` of at most `limit` with probability `power` if the true
-    error is `assumed`, spread over the bins: by default, if the head is perfectly calibrated. A head without a known row is taken
-    to be as hard as one can be. More than 2^40 are not counted.
+    error is `assumed` (one number, or one a head), spread over the bins: by default, if the head is perfectly calibrated. A head
+    without a known row is taken to be as hard as one can be. More than 2^40 are not counted.
 
     Raises:
         ConfigError: `limit` outside (0, 1], `assumed` outside [0, limit), `power` or `confidence` outside (0, 1), `num_bins` below
@@ -98,7 +98,8 @@ def rows_needed(
     doubt = _doubt(confidence)
     if not 0 < limit <= 1:
         raise ConfigError(f"the limit of a calibration error is {limit!r}; expected above 0 and at most 1")
-    if not 0 <= assumed < limit:
+    assumed_K = np.asarray(assumed, dtype=np.float64)
+    if not ((assumed_K >= 0) & (assumed_K < limit)).all():
         raise ConfigError(f"the assumed calibration error is {assumed!r}; expected at least 0 and below the limit of {limit}")
     if not 0 < power < 1:
         raise ConfigError(f"power is {power!r}; expected a number above 0 and below 1")
@@ -112,7 +113,7 @@ def rows_needed(
     while (high_K - low_K > 0.5).any():
         middle_K = (low_K + high_K) / 2
         # The mean of |error + noise|: exact where either is absent, and hardly off between.
-        seen_KG = np.sqrt((assumed * part_KG) ** 2 + 2 / math.pi * variance_KG / middle_K[:, None])
+        seen_KG = np.sqrt((assumed_K[..., None] * part_KG) ** 2 + 2 / math.pi * variance_KG / middle_K[:, None])
         seen_K = seen_KG.sum(axis=1) + z * np.sqrt(variance_K / middle_K)
         enough_K = seen_K + _fall(variance_K + limit, middle_K, doubt) <= limit
         low_K, high_K = np.where(enough_K, low_K, middle_K), np.where(enough_K, middle_K, high_K)

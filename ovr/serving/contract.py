@@ -8,7 +8,7 @@ N = rows, K = heads
 
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ovr.core.bundle import ModelBundle
 from ovr.errors import ConfigError, ContractError, DataError, ServingError
-from ovr.metric.contract import LIMIT, HeadVerdict, judge, limits_of
+from ovr.metric.contract import LIMIT, HeadVerdict, judge, judge_cohorts, limits_of
 from ovr.metric.intervals import CONFIDENCE
 from ovr.runtime.client import Client
 from ovr.runtime.predictor import EdgePredictor
@@ -50,24 +50,24 @@ class Contract:
 
     bundle_sha256: str
     served: Served
-    verdicts: tuple[HeadVerdict, ...]
+    verdicts: tuple[HeadVerdict, ...]  # on every head, then on those that have calibrations of cohorts, in each
     confidence: float
     undecided: str
 
     @property
     def broken(self) -> tuple[HeadVerdict, ...]:
-        """The heads that do not keep it: those that fail, and those undecided unless that is allowed."""
+        """The verdicts on heads that do not keep it: those that fail, and those undecided unless that is allowed."""
         bad = ("fail", "undecided") if self.undecided == "fail" else ("fail",)
         return tuple(verdict for verdict in self.verdicts if verdict.outcome in bad)
 
     @property
     def is_kept(self) -> bool:
-        """Whether every head keeps it, and the server's probabilities are ONNX Runtime's."""
+        """Whether every head keeps it, in its cohorts too, and the server's probabilities are ONNX Runtime's."""
         return not self.broken and self.served.max_abs_diff <= TOLERANCE
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for `contract.json`."""
-        counts = {outcome: sum(v.outcome == outcome for v in self.verdicts) for outcome in ("pass", "fail", "undecided")}
+        heads, of_cohorts = ([v for v in self.verdicts if (v.cohort is not None) == cohorts] for cohorts in (False, True))
         return {
             "schema_version": 1,
             "kept": self.is_kept,
@@ -78,8 +78,10 @@ class Contract:
             "same_bytes_as_onnxruntime": self.served.same_bytes,
             "confidence": self.confidence,
             "undecided": self.undecided,
-            "num_heads": counts,
-            "heads": [verdict.to_json() for verdict in self.verdicts],
+            "num_heads": _counts(heads),
+            "num_heads_of_cohorts": _counts(of_cohorts),
+            "heads": [verdict.to_json() for verdict in heads],
+            "heads_of_cohorts": [verdict.to_json() for verdict in of_cohorts],
         }
 
     def check(self) -> None:
@@ -88,7 +90,9 @@ class Contract:
         if self.broken:
             more = f"; and {len(self.broken) - SHOWN} more" if len(self.broken) > SHOWN else ""
             heads = "; ".join(map(str, self.broken[:SHOWN]))
-            problems.append(f"{len(self.broken)} of {len(self.verdicts)} heads do not keep it: {heads}{more}")
+            by_cohort = any(verdict.cohort is not None for verdict in self.verdicts)
+            what = "heads, with those of each cohort," if by_cohort else "heads"
+            problems.append(f"{len(self.broken)} of {len(self.verdicts)} {what} do not keep it: {heads}{more}")
         if not self.served.max_abs_diff <= TOLERANCE:
             problems.append(
                 f"the server's probabilities differ by up to {self.served.max_abs_diff:.2g} from those of ONNX Runtime; expected "
@@ -115,7 +119,7 @@ def measure_contract(
 
     Args:
         x: rows (N, *bundle.input.shape) as the network takes them, read in chunks.
-        cohort: of a bundle with cohorts, see `Client.predict`.
+        cohort: of a bundle with cohorts, see `Client.predict`; every head is judged in each cohort that it is calibrated for, too.
         limit, limit_of: of the calibration error, see `limits_of`.
         undecided: what a head comes to whose rows are too few to decide: "fail", as it is not proven, or "allow".
         server: gRPC address HOST:PORT of a server on this bundle; None starts one on a repository of its own while it measures.
@@ -135,8 +139,18 @@ def measure_contract(
         raise DataError("the contract got no rows; expected labelled rows that the bundle was not made from")
     with _address(bundle, server) as url:
         served = served_prob(bundle, x, cohort=cohort, url=url)
-    verdicts = judge(served.prob_NK, target_NK, mask_NK, class_ids=bundle.taxonomy.ids, limit_K=limit_K, confidence=confidence)
+    about: dict[str, Any] = {"class_ids": bundle.taxonomy.ids, "limit_K": limit_K, "confidence": confidence}
+    verdicts = judge(served.prob_NK, target_NK, mask_NK, **about)
+    if bundle.cohorts is not None:
+        fitted = {name: np.array(row) == "ok" for name, row in zip(bundle.cohorts.names, bundle.cohorts.status, strict=True)}
+        names = [cohort] * len(x) if cohort is None or isinstance(cohort, str) else cohort
+        cohort_N = np.array(["" if name is None else str(name) for name in names], dtype=np.str_)
+        verdicts += judge_cohorts(served.prob_NK, target_NK, mask_NK, cohort_N=cohort_N, fitted=fitted, **about)
     return Contract(bundle.bundle_sha256, served, tuple(verdicts), confidence, undecided)
+
+
+def _counts(verdicts: Sequence[HeadVerdict]) -> dict[str, int]:
+    return {outcome: sum(verdict.outcome == outcome for verdict in verdicts) for outcome in ("pass", "fail", "undecided")}
 
 
 def served_prob(bundle: ModelBundle, x: Any, *, cohort: Any = None, url: str) -> Served:

@@ -10,8 +10,8 @@ from ovr.serving.contract import Contract, Served, measure_contract
 from tests.bundles import small_bundle
 
 
-def verdict(class_id, outcome):
-    return HeadVerdict(class_id, outcome, 0.01, 0.02, 0.05, 100, 10, 200)
+def verdict(class_id, outcome, cohort=None):
+    return HeadVerdict(class_id, outcome, 0.01, 0.02, 0.05, 100, 10, 200, 0.008, 300, cohort)
 
 
 def of(*verdicts, diff=0.0, undecided="fail"):
@@ -35,6 +35,12 @@ def test_heads_that_do_not_keep_it_are_named():
         mixed.check()
     assert mixed.to_json()["kept"] is False
     of(verdict("cat", "pass"), verdict("owl", "undecided"), undecided="allow").check()
+    of_cohorts = of(verdict("cat", "pass"), verdict("cat", "fail", "F"), verdict("cat", "pass", "M"))
+    with pytest.raises(ContractError, match=r"broken: 1 of 3 heads, with those of each cohort, .*'cat \(F\)': fail"):
+        of_cohorts.check()
+    value = of_cohorts.to_json()
+    assert (value["num_heads"]["pass"], value["num_heads_of_cohorts"]["fail"]) == (1, 1)
+    assert [head["cohort"] for head in value["heads_of_cohorts"]] == ["F", "M"]
     many = of(*(verdict(f"c{k}", "fail") for k in range(23)))
     with pytest.raises(ContractError, match="; and 3 more"):
         many.check()

@@ -98,10 +98,11 @@ def test_the_contract_is_measured_on_what_the_server_returns(served, rng, tmp_pa
     kept.check()
     assert kept.served.same_bytes
     assert kept.served.max_abs_diff == 0
+    assert [(v.class_id, v.cohort) for v in kept.verdicts[3:]] == [(id_, sex) for sex in "FM" for id_ in bundle.taxonomy.ids]
     assert kept.to_json()["bundle_sha256"] == bundle.bundle_sha256
     # The labels were drawn by cohort: without their cohorts the rows are not calibrated.
     pooled = measure_contract(bundle, x, target_NK, mask_NK, server=address)
-    with pytest.raises(ContractError, match="heads do not keep it: "):
+    with pytest.raises(ContractError, match=r"9 heads, with those of each cohort, do not keep it: .* \(F\)': undecided \(no known"):
         pooled.check()
     other = small_bundle(tmp_path / "other", cohorts=some_cohorts(3), seed=5)
     with pytest.raises(ServingError, match=f"serves bundle {bundle.bundle_sha256[:12]}; this one is {other.bundle_sha256[:12]}"):
