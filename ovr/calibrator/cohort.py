@@ -79,7 +79,10 @@ def fit_cohorts(
     try:
         scale_K, bias_K = scale_and_bias(calibrations)
     except ArtifactError as error:
-        raise ArtifactError(f"cohorts are fitted beside an affine calibration: {error}; choose another calibrator") from None
+        raise ArtifactError(
+            f"cohorts are fitted beside an affine calibration: {error}; choose another calibrator, or one calibration for all "
+            "rows: cohort=null"
+        ) from None
     names = tuple(str(name) for name in np.unique(cohort_N) if name)
     shape = (len(names), logit_NK.shape[1])
     scale_CK, bias_CK = np.broadcast_to(scale_K, shape).copy(), np.broadcast_to(bias_K, shape).copy()
@@ -135,7 +138,7 @@ class CohortCalibrator:
             raise DataError(
                 f"none of the {len(parts[0].names)} cohorts of column {self.column!r} has {self.min_positives} positive and as "
                 f"many negative calibration rows of any class (the most positives are {columns['num_positives'].max(initial=0)}); "
-                "give more calibration rows, lower cohort.min_positives, or leave cohort.column out"
+                "give more calibration rows, lower cohort.min_positives, or do with one calibration for all rows: cohort=null"
             )
         columns["status"] = np.where(columns.pop("fitted"), "ok", "pooled")
         tables = {name: tuple(map(tuple, value_CK[kept].tolist())) for name, value_CK in columns.items()}

@@ -28,14 +28,15 @@ def run(cfg: DictConfig) -> None:
     bundle = open_bundle(Path(cfg.bundle))
     if cfg.calibrator is None:
         cfg.calibrator = trained_calibrator(bundle.provenance)
-    calibrator, cohort = build(cfg.calibrator, cfg.allow_targets), build(cfg.cohort, cfg.allow_targets)
+    calibrator = build(cfg.calibrator, cfg.allow_targets)
+    cohort = None if cfg.cohort is None else build(cfg.cohort, cfg.allow_targets)
     check_out(bundle, out)
     cohort = check_settings(bundle, calibrator, cohort)
     new = read_rows(cfg, bundle, purpose="calibrated on")
     if new is not None:
         check_rows(new.rows.labels, new.rows.cohorts, calibrator, cohort)
-    rows = labelled_logits(bundle, new, num_threads=threads)
-    settings = {name: OmegaConf.to_container(cfg[name]) for name in ("calibrator", "cohort")} | {"classes": ids}
+    rows = labelled_logits(bundle, new, num_threads=threads, with_cohorts=cohort is not None)
+    settings = {name: cfg[name] and OmegaConf.to_container(cfg[name]) for name in ("calibrator", "cohort")} | {"classes": ids}
     made = calibrate(
         bundle, out, rows, calibrator=calibrator, class_ids=ids, thresholds=cfg.thresholds, cohort=cohort, settings=settings
     )

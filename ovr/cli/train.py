@@ -73,6 +73,7 @@ def prepare(cfg: DictConfig) -> "tuple[Recipe, Splits]":
     Raises:
         ConfigError, DataError, TaxonomyError: what is wrong with either, before any work.
     """
+    from ovr.calibrator.cohort import CohortCalibrator
     from ovr.training.recipe import Recipe
 
     parts = {
@@ -80,6 +81,7 @@ def prepare(cfg: DictConfig) -> "tuple[Recipe, Splits]":
         "loggers": list(build(cfg.logger, cfg.allow_targets).values()),
         "policy": build(cfg.decision.policy, cfg.allow_targets),
         "normalize": cfg.data.normalize,
+        "cohort": CohortCalibrator(column=None) if cfg.cohort is None else build(cfg.cohort, cfg.allow_targets),
         "config": OmegaConf.to_container(cfg, resolve=False),
     }
     for field in fields(Recipe):

@@ -117,7 +117,7 @@ def _reference(bundle: ModelBundle, before: Calibrations, after: Calibrations, c
     changed = np.flatnonzero(differ(before, after)).tolist()
     kept_NK = old.logit_NK
     if not changed and (cohorts is None or kept_NK is not None):
-        return replace(old, cohorts=cohorts)
+        return replace(old, cohorts=cohorts, logit_NK=None if cohorts is None else kept_NK)
     prob_NK, logit_NK = old.prob_NK.copy(), np.empty(old.prob_NK.shape, np.float32)
     for columns, logit_NC in StoredLogits(bundle, bundle_features(bundle, old.x)):
         # The weights give what torch gave with the calibrations before: then they do with others too.

@@ -85,8 +85,11 @@ def new_rows(bundle: ModelBundle, splits: Splits, which: str, *, max_overlap: fl
     return NewRows(rows, record, splits.origin.shown.get(name), numbers, digest_N)
 
 
-def labelled_logits(bundle: ModelBundle, new: NewRows | None, *, num_threads: int = 1) -> LabelledLogits:
+def labelled_logits(bundle: ModelBundle, new: NewRows | None, *, num_threads: int = 1, with_cohorts: bool = True) -> LabelledLogits:
     """Return logits and labels of the given rows, by ONNX Runtime, or of the bundle's own calibration rows.
+
+    Args:
+        with_cohorts: whether those of the bundle's own rows are wanted, where it has cohorts.
 
     Raises:
         ArtifactError: the bundle keeps no calibration rows, or none that can be read.
@@ -110,7 +113,7 @@ def labelled_logits(bundle: ModelBundle, new: NewRows | None, *, num_threads: in
             f"bundle {bundle.path} keeps logits ({len(logits)}, {logits.num_heads}) and labels ({len(labels)}, {labels.num_heads}) "
             f"of calibration rows; expected as many rows, and {num_heads} heads"
         )
-    cohorts = {} if bundle.cohorts is None else {bundle.cohorts.column: _array(bundle, "cohort")}
+    cohorts = {} if bundle.cohorts is None or not with_cohorts else {bundle.cohorts.column: _array(bundle, "cohort")}
     return LabelledLogits(logits, labels, {"rows": "the bundle's own calibration rows", "num_rows": len(labels)}, cohorts)
 
 

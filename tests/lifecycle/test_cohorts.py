@@ -8,18 +8,20 @@ import pytest
 from ovr import EdgePredictor
 from ovr.calibrator.cohort import CohortCalibrator, cohort_prob
 from ovr.calibrator.temperature import Temperature
+from ovr.core.artifact import DecisionPolicy
 from ovr.core.bundle import open_bundle
 from ovr.core.calibrations import Calibrations
 from ovr.core.cohorts import CohortCalibrations
+from ovr.core.thresholds import OK
 from ovr.data.labels import Labels
 from ovr.data.splits import TestRows
-from ovr.errors import ArtifactError, DataError
-from ovr.lifecycle.calibrate import calibrate
+from ovr.errors import ArtifactError, ConfigError, DataError
+from ovr.lifecycle.calibrate import PARTED, STALE, calibrate
 from ovr.lifecycle.cohorts import differing, merged
 from ovr.lifecycle.decide import redecide
 from ovr.lifecycle.evaluate import evaluate_bundle
 from ovr.lifecycle.logits import KnownLogits
-from ovr.lifecycle.rewrite import calibrations_of, rewritten
+from ovr.lifecycle.rewrite import calibrations_of, rewritten, thresholds_of
 from ovr.lifecycle.rows import LabelledLogits, NewRows, labelled_logits
 from ovr.metric.calibration import ece_equal_mass
 from tests.cohorts import some_cohorts
@@ -137,3 +139,59 @@ def test_cohorts_that_only_one_of_two_calibrations_has_keep_the_pooled_one():
     assert both.scale[2] == (1.0, new.scale[1][1], 1.0)
     assert merged(old, new, None, pooled) is new
     assert merged(some_cohorts(3, column="shop"), new, {0}, pooled).names == ("F", "x")
+
+
+def taken(bundle, x, cohort=SEX):
+    return EdgePredictor(bundle.path).predict_proba(x, cohort=cohort) >= np.float32(bundle.card.thresholds)
+
+
+def test_thresholds_that_cohorts_move_apart_say_that_they_keep_no_promise(trained, made, rows, tmp_path, caplog):
+    x, logit_NK, labels = rows
+    assert set(thresholds_of(made.bundle).status_K) == {PARTED}  # cohorts are new: rows of each get other probabilities
+    policy = DecisionPolicy("multilabel", abstain_below=0.2)
+    kept = {"threshold_K": np.array(made.bundle.card.thresholds), "policy": policy, "entry": {}}
+    calibrations, cohorts = calibrations_of(made.bundle), made.bundle.cohorts
+    promised = rewritten(
+        made.bundle, tmp_path / "ok", calibrations=calibrations, cohorts=cohorts, threshold_status_K=[OK] * 4, **kept
+    ).bundle
+    same = LabelledLogits(KnownLogits(logit_NK), labels, {}, {"sex": SEX})
+    again = calibrate(promised, tmp_path / "same", same, calibrator=Temperature(), cohort=CALIBRATOR).bundle
+    assert thresholds_of(again).status_K == (OK,) * 4
+    assert "abstention_status" not in again.provenance
+    # Labels of men alone change: pooled and F move otherwise than M.
+    target_NK, mask_NK = labels.dense()
+    flipped_NK = (SEX == "M")[:, None] & (target_NK.cumsum(axis=0) % 3 == 0)
+    flipped = replace(same, labels=Labels.from_dense(target_NK ^ flipped_NK, mask_NK))
+    caplog.clear()
+    ids = CLASS_IDS[1:3]
+    moved = calibrate(promised, tmp_path / "moved", flipped, calibrator=Temperature(), cohort=CALIBRATOR, class_ids=ids).bundle
+    assert thresholds_of(moved).status_K == (OK, PARTED, PARTED, OK)
+    assert f"2 thresholds no longer take the rows that they took: {ids[0]!r}, {ids[1]!r}; `ovr decide" in caplog.text
+    differ_K = (taken(promised, x) != taken(moved, x)).any(axis=0)
+    assert not differ_K[[0, 3]].any()
+    assert differ_K[1:3].any()
+    by_shop = LabelledLogits(KnownLogits(logit_NK), labels, {}, {"shop": np.where(SEX == "F", "a", "b")})
+    other = CohortCalibrator(column="shop", min_positives=5)
+    shops = calibrate(promised, tmp_path / "shop", by_shop, calibrator=Temperature(), cohort=other).bundle
+    assert set(thresholds_of(shops).status_K) == {PARTED}
+    assert calibrations_of(shops) == calibrations_of(promised)  # the pooled ones: what changed are the cohorts
+    assert shops.provenance["abstention_status"] == STALE
+    numbers = calibrate(promised, tmp_path / "n", flipped, calibrator=Temperature(), cohort=CALIBRATOR, thresholds="same_numbers")
+    assert thresholds_of(numbers.bundle).status_K == (OK,) * 4
+
+
+def test_cohorts_are_taken_off(trained, made, rows, tmp_path):
+    x, logit_NK, labels = rows
+    labelled = LabelledLogits(KnownLogits(logit_NK), labels, {})
+    off = calibrate(made.bundle, tmp_path / "off", labelled, calibrator=Temperature(), cohort=None)
+    bundle = open_bundle(off.bundle.path)
+    assert bundle.cohorts is None
+    assert off.changed_ids == CLASS_IDS
+    plain = calibrate(trained()[1], tmp_path / "plain", labelled, calibrator=Temperature()).bundle
+    assert {path.name for path in (bundle.path / "reference").iterdir()} == {"x.npy", "prob.npy"}
+    np.testing.assert_array_equal(EdgePredictor(bundle.path).predict_proba(x), EdgePredictor(plain.path).predict_proba(x))
+    assert calibrate(plain, tmp_path / "none", labelled, calibrator=Temperature(), cohort=None).changed_ids == ()
+    own = labelled_logits(made.bundle, None, with_cohorts=False)
+    assert calibrate(made.bundle, tmp_path / "own", own, calibrator=Temperature(), cohort=None).bundle.cohorts is None
+    with pytest.raises(ConfigError, match="cohort=null takes the calibrations of cohorts off all heads at once; leave classes out"):
+        calibrate(made.bundle, tmp_path / "some", labelled, calibrator=Temperature(), cohort=None, class_ids=["train"])

@@ -13,6 +13,7 @@ from ovr.core.bundle import open_bundle
 from ovr.metric.calibration import ece_equal_mass
 from tests.cli.test_main import error_of
 from tests.conftest import logging_restored
+from tests.training.conftest import compose_recipe
 
 IDS = ("yes", "no")
 
@@ -83,6 +84,22 @@ def test_the_report_is_of_each_row_s_own_calibration(bundle, args, tmp_path):
     assert report["nll_after"] == pytest.approx(trained["nll_after"], abs=1e-5)
     assert report["nll_after"] < report["nll_before"] - 0.03
     assert report["max_abs_diff"] < 1e-5
+
+
+def test_cohorts_are_taken_off_and_left_out_by_null(bundle, args, tmp_path, capsys):
+    off = [f"bundle={bundle.path}", f"out={tmp_path / 'off'}", "cohort=null"]
+    assert main(["calibrate", *off]) == 0
+    assert "2 thresholds no longer take the rows that they took" in capsys.readouterr().err
+    made = open_bundle(tmp_path / "off")
+    assert made.cohorts is None
+    assert made.provenance["history"][0]["cohort"] is None
+    assert "cohort=null takes the calibrations of cohorts off all heads" in error_of(
+        capsys, "calibrate", off[0], f"out={tmp_path / 'some'}", "cohort=null", 'classes=["yes"]'
+    )
+    message = "lower cohort.min_positives, or do with one calibration for all rows: cohort=null"
+    assert message in error_of(capsys, "calibrate", off[0], f"out={tmp_path / 'few'}", "cohort.min_positives=10000")
+    recipe, _ = compose_recipe(tmp_path / "run", *args, "cohort=null")
+    assert recipe.cohort.column is None
 
 
 def test_what_cannot_have_cohorts_is_told_before_work_starts(args, tmp_path, capsys, monkeypatch):
