@@ -1,8 +1,8 @@
 """The calibration that rows not fitted on speak for, a head at a time, each held by what all heads say together.
 
 1. Pooling. Every parametric kind is fitted under a prior that the heads themselves tell (`pooling`): a head with many positives
-   goes its own way, one with few is drawn to the pooled parameters, one with none all but gets them. `details.own_share` says how
-   much is the head's own; below 1/2 its status is `shrunk`.
+   goes its own way, one with few is drawn towards the pooled parameters, one with none all but gets them. `details.own_share` says
+   how much is the head's own; below 1/2 its status is `shrunk`. With few heads little is pooled: see `pooling.PRIOR_HEADS`.
 2. Cross-validation. Each kind is fitted on all folds but one and judged by the likelihood of the rows left out. The prior is that
    of all rows: it has a few numbers that all heads share.
 3. Choice. The kind to begin with is the simplest of those whose likelihood over all heads is within `standard_errors` of the best

@@ -20,7 +20,8 @@ MAX_ROUNDS = 20
 CLOSE = 0.01  # of the prior's own standard deviations: the mean that moves less is kept
 MAX_HEADS = 128  # a mean and a spread of so many heads are known well enough
 START_SD = 1.0  # of every parameter, before any row is seen
-# The spread so far counts as that of so many heads more: that of two or three heads is not what it seems.
+# So many heads more, which change nothing and differ by `PRIOR_SD`, count beside those that there are: the mean and the spread of
+# two or three heads are not what they seem. The fewer heads and rows there are, the less is pooled, therefore.
 PRIOR_HEADS = 2.0
 PRIOR_SD = 0.5
 

@@ -159,7 +159,7 @@ def check_settings(bundle: ModelBundle, calibrator: Calibrator, cohort: CohortCa
     if cohort is not None and cohort.column is None and bundle.cohorts is not None:
         column = bundle.cohorts.column
         cohort = CohortCalibrator(column=column, min_positives=cohort.min_positives, prior_strength=cohort.prior_strength)
-    check_calibrator(calibrator, num_heads=len(bundle.heads), cohort_column=cohort and cohort.column)
+    check_calibrator(calibrator, num_heads=len(bundle.heads), cohort_column=None if cohort is None else cohort.column)
     return cohort
 
 

@@ -152,7 +152,15 @@ def _write_heads(
         heads[k] = replace(head, threshold_status=thresholds.status_K[k], metrics={})
         new[old.class_id] = NewModel(kind, weights)
     return assembled(
-        bundle, out, taxonomy=bundle.taxonomy, heads=heads, new=new, reference=reference, policy=policy, provenance=provenance, parts=more
+        bundle,
+        out,
+        taxonomy=bundle.taxonomy,
+        heads=heads,
+        new=new,
+        reference=reference,
+        policy=policy,
+        provenance=provenance,
+        parts=more,
     )
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize_scalar
 
 from ovr.calibrator import auto, pooling
 from ovr.calibrator.apply import calibrated_logit, interpolated, sigmoid, softplus
@@ -71,6 +72,30 @@ def test_heads_with_few_positives_are_drawn_to_the_pooled_calibration_and_say_so
     assert [none.scale, none.bias] == pytest.approx(none.details["pooled"], abs=1e-6)
     assert [thin.scale, thin.bias] == pytest.approx(none.details["pooled"], abs=0.25)
     assert thin.kind == none.kind == none.details["pooled_kind"] == "platt"
+
+
+def test_a_head_goes_its_own_share_of_the_way_from_the_pooled_temperature_to_its_own():
+    z, target = truth(lambda z: sigmoid(0.5 * z), 40, 100)  # some 14 positives a head
+    calibrations = Auto(kinds=["temperature"]).fit(z, target, np.ones_like(target))
+    prior = auto._prior(auto.TEMPERATURE, z, target, np.ones_like(target))
+    (mean,), precision = prior.mean_P, float(prior.precision_PP[0, 0])
+    scale_K = np.array([c.scale for c in calibrations])
+    np.testing.assert_allclose((scale_K.sum() + pooling.PRIOR_HEADS) / (100 + pooling.PRIOR_HEADS), mean, atol=5e-3)
+    moved, shares = [], []
+    for k, calibration in enumerate(calibrations):
+
+        def loss(scale, k=k):
+            return np.logaddexp(0, np.where(target[:, k], -scale, scale) * z[:, k]).sum()
+
+        held = minimize_scalar(lambda s: loss(s) + precision * (s - mean) ** 2 / 2, bounds=(0, 5), method="bounded").x
+        assert calibration.scale == pytest.approx(held, abs=1e-4)
+        bend = np.gradient(np.gradient([loss(held + d) for d in (-2e-3, -1e-3, 0, 1e-3, 2e-3)], 1e-3), 1e-3)[2]
+        assert calibration.details["own_share"] == pytest.approx(bend / (bend + precision), abs=1e-3)
+        alone = minimize_scalar(loss, bounds=(0, 5), method="bounded").x
+        moved.append((calibration.scale - mean) / (alone - mean))
+        shares.append(calibration.details["own_share"])
+    assert np.median(moved) == pytest.approx(np.median(shares), abs=0.05)
+    assert {c.status for c in calibrations} == {"ok", "shrunk"}
 
 
 def test_the_pooled_spread_is_that_of_the_heads():
