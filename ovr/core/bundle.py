@@ -14,7 +14,7 @@ Knows where things lie in it and how they are proven, not how ONNX or Triton wor
     report/metrics.json                    per-class figures on the test split
     data/card.json                         source files, how they were split, counts a class and split, rows that are in two splits
     data/train_rows.npy                    digests of the training rows: rows that the model was trained on are told by them
-    data/calib_rows.npy                    likewise of the calibration rows; those that a later step was given lie beside it, in
+    data/calib_rows.npy                    likewise of the calibration rows; those of rows that came to it later lie beside them, in
                                            calib_rows_1.npy for the first step of the provenance's history
 
 From `LARGE_K` heads on, a bundle has head shards (see `shards`) in place of a directory a head, report/classes.npz and

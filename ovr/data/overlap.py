@@ -33,9 +33,9 @@ class Overlap:
     num_rows: int
 
 
-def calib_rows_of(step: int) -> str:
-    """Return the file with the digests of the rows that a bundle was given in a step of its history, counted from 1."""
-    return CALIB_ROWS.replace(".npy", f"_{step}.npy")
+def rows_of_step(kind: str, step: int) -> str:
+    """Return the file with the digests of the rows that came to a bundle in a step of its history, counted from 1."""
+    return FILES[kind].replace(".npy", f"_{step}.npy")
 
 
 def read_digests(bundle: Path, kind: str) -> U64 | None:

@@ -12,11 +12,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ovr.core.artifact import Calibration, HeadArtifact
 from ovr.core.bundle import ModelBundle, check_fits
 from ovr.core.cohorts import CohortCalibrations
 from ovr.core.ledger import HeadVersion
+from ovr.core.shards import npy_bytes
 from ovr.core.taxonomy import ClassSpec, Taxonomy
+from ovr.data.overlap import FILES, read_digests, rows_of_step
 from ovr.errors import ArtifactError, ConfigError, TaxonomyError
 from ovr.export.calibrated import weights_of
 from ovr.export.head import head_constants
@@ -114,7 +118,20 @@ def replace_heads(
             NewHead(known, found[column], head.calibration, head.threshold, head.threshold_status, head.metrics, provenance=origin)
         )
     said = {"command": "head replace", "classes": list(class_ids), "from_bundle_sha256": source.bundle_sha256, **(entry or {})}
-    return put(bundle, out, heads, entry=said)
+    return put(bundle, out, heads, entry=said, parts=_rows_of_source(bundle, source))
+
+
+def _rows_of_source(bundle: ModelBundle, source: ModelBundle) -> Parts:
+    """Return digests of the rows that `source` was made from and `bundle` was not: heads of it have seen them."""
+    parts: Parts = {}
+    for kind in FILES:
+        theirs_U, ours_U = (read_digests(each.path, kind) for each in (source, bundle))
+        if theirs_U is None:
+            continue
+        new_U = theirs_U if ours_U is None else np.setdiff1d(theirs_U, ours_U)
+        if len(new_U):
+            parts[rows_of_step(kind, len(bundle.provenance.get("history", [])) + 1)] = npy_bytes(new_U)
+    return parts
 
 
 def rollback(

@@ -25,7 +25,7 @@ from ovr.core.sharded_bundle import write_sharded_bundle
 from ovr.core.shards import Shard, npy_bytes, paths, read_figures, read_weights, shard_bytes
 from ovr.core.thresholds import Thresholds
 from ovr.data.leakage import U64
-from ovr.data.overlap import calib_rows_of
+from ovr.data.overlap import CALIBRATION, rows_of_step
 from ovr.errors import ArtifactError
 from ovr.export.check import run
 from ovr.export.fused import fused_model_of_stack
@@ -103,7 +103,7 @@ def rewritten(
     said = {} if abstention_status is None else {"abstention_status": abstention_status}
     more: Parts = {}
     if digest_N is not None:
-        file = calib_rows_of(len(bundle.provenance.get("history", [])) + 1)
+        file = rows_of_step(CALIBRATION, len(bundle.provenance.get("history", [])) + 1)
         more[file], entry = npy_bytes(np.unique(digest_N)), {**entry, "row_digests": file}
     provenance = {**told(bundle, {**entry, **said}, num_changed=len(changed)), **said}
     write = _write_shards if bundle.shards else _write_heads

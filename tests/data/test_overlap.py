@@ -3,7 +3,7 @@ import logging
 import numpy as np
 import pytest
 
-from ovr.data.overlap import CALIB_ROWS, CALIBRATION, TRAIN_ROWS, TRAINING, Overlap, calib_rows_of, check_overlap, read_digests
+from ovr.data.overlap import CALIB_ROWS, CALIBRATION, TRAIN_ROWS, TRAINING, Overlap, check_overlap, read_digests, rows_of_step
 from ovr.errors import ArtifactError, ConfigError, DataError
 
 
@@ -62,7 +62,7 @@ def test_a_bundle_without_digests_is_told_of_and_damaged_ones_are_refused(tmp_pa
 def test_the_rows_of_later_steps_count_too(tmp_path, caplog):
     (tmp_path / "data").mkdir()
     for step, values in ((2, [5, 9]), (10, [1, 5])):
-        np.save(tmp_path / calib_rows_of(step), np.array(values, np.uint64))
+        np.save(tmp_path / rows_of_step(CALIBRATION, step), np.array(values, np.uint64))
     assert read_digests(tmp_path, CALIBRATION).tolist() == [1, 5, 9]
     assert "has no digests of its calibration rows" in caplog.text  # those of training, which are not known
     np.save(tmp_path / CALIB_ROWS, np.array([0], np.uint64))

@@ -157,6 +157,16 @@ def test_heads_come_from_another_bundle_with_the_same_backbone(bundle, twice, tm
     verify(bundle, made, changed=[CLASS_IDS[1], "new"])
 
 
+def test_rows_that_the_other_bundle_was_made_from_count_for_its_heads(bundle, tmp_path):
+    rows = replace(halved(bundle), digest_N=np.array([2**63 + 1, 7], np.uint64))
+    source = calibrate(bundle, tmp_path / "source", rows, calibrator=Temperature()).bundle
+    made = replace_heads(bundle, tmp_path / "out", source, [CLASS_IDS[1]]).bundle
+    np.testing.assert_array_equal(np.load(made.path / "data/calib_rows_1.npy"), np.array([7, 2**63 + 1], np.uint64))
+    assert not (made.path / "data/train_rows_1.npy").exists()  # the same as the bundle's
+    again = replace_heads(made, tmp_path / "again", source, [CLASS_IDS[2]]).bundle
+    assert not (again.path / "data/calib_rows_2.npy").exists()
+
+
 def test_labels_of_calibration_rows_stay_and_logits_follow_the_heads(bundle, tmp_path):
     first = put(bundle, tmp_path / "first", [new_head("new", bundle)], entry={}).bundle
     logit_NK, target_NK, mask_NK = (np.load(first.path / f"calibration/{name}.npy") for name in ("logit", "target", "mask"))
