@@ -8,7 +8,7 @@ from ovr.core.artifact import DecisionPolicy
 from ovr.core.calibrations import Calibrations
 from ovr.core.shards import npy_bytes
 from ovr.data.leakage import row_digests
-from ovr.data.overlap import TRAIN_ROWS
+from ovr.data.overlap import CALIB_ROWS, TRAIN_ROWS
 from tests.export.sample import SHAPE, sample_bundle, sample_model, sample_sharded_bundle
 
 CLASS_IDS = ("cat", 'a/b, "c"', "größe", "train")
@@ -54,7 +54,11 @@ def trained(tmp_path_factory):
                 thresholds=[0.3, 0.4, 0.5, 0.6],
                 versions=[1, 2, 3, 4],
                 calibration_arrays={"logit": logit_NK, "target": target_NK, "mask": mask_NK},
-                data_parts={"data/card.json": b"{}", TRAIN_ROWS: npy_bytes(np.unique(row_digests(rows_of(0))))},
+                data_parts={
+                    "data/card.json": b"{}",
+                    TRAIN_ROWS: npy_bytes(np.unique(row_digests(rows_of(0)))),
+                    CALIB_ROWS: npy_bytes(np.unique(row_digests(rows_of(1)))),
+                },
             )
             made[head] = model, bundle
         return made[head]
