@@ -38,3 +38,7 @@ class ServingError(OvrError):
 
 class ContractError(OvrError):
     """Heads that do not keep the calibration contract, or a server that does not give what was exported."""
+
+
+class GateError(OvrError):
+    """A head that may not enter a bundle: it does not pass the gate's checks."""

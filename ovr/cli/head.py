@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from ovr.cli.instantiate import build
 from ovr.cli.labelled_rows import class_ids
 from ovr.cli.tables import table
 from ovr.core.nearest import nearest
@@ -53,7 +54,7 @@ def show_head(cfg: DictConfig) -> None:
     from ovr.lifecycle.assemble import class_specs
 
     bundle = open_bundle(Path(cfg.bundle))
-    (class_id,) = _known(bundle, [str(cfg["class"])], retired=True)
+    (class_id,) = known_ids(bundle, [str(cfg["class"])], retired=True)
     in_use = bundle.head(class_id) if class_id in bundle.taxonomy.ids else None
     version = cfg.version if cfg.version is not None else in_use.version if in_use else bundle.ledger.versions(class_id)[-1]
     head = in_use if in_use is not None and in_use.version == version else bundle.earlier_head(HeadVersion(class_id, version))
@@ -112,9 +113,10 @@ def replace_head(cfg: DictConfig) -> None:
     from ovr.lifecycle.heads import replace_heads
 
     bundle, source = open_bundle(Path(cfg.bundle)), open_bundle(Path(cfg["from"]))
-    ids = _known(source, _ids(cfg))
-    with _out(cfg) as out:
-        _print(cfg, bundle, replace_heads(bundle, out, source, ids, entry=_entry(cfg)))
+    ids, gate = known_ids(source, class_ids_of(cfg)), build(cfg.gate, cfg.allow_targets)
+    with out_of(cfg) as out:
+        made = replace_heads(bundle, out, source, ids, gate=gate, force=cfg.force, entry=entry_of(cfg))
+        print_change(cfg, bundle, made)
 
 
 def rollback_head(cfg: DictConfig) -> None:
@@ -124,10 +126,10 @@ def rollback_head(cfg: DictConfig) -> None:
     from ovr.lifecycle.heads import last_version, rollback
 
     bundle = open_bundle(Path(cfg.bundle))
-    ids = _known(bundle, _ids(cfg), retired=True)
+    ids = known_ids(bundle, class_ids_of(cfg), retired=True)
     versions = [last_version(bundle, i) if cfg.version is None else HeadVersion(i, cfg.version) for i in ids]
-    with _out(cfg) as out:
-        _print(cfg, bundle, rollback(bundle, out, versions, entry=_entry(cfg)))
+    with out_of(cfg) as out:
+        print_change(cfg, bundle, rollback(bundle, out, versions, entry=entry_of(cfg)))
 
 
 def rename_head(cfg: DictConfig) -> None:
@@ -142,13 +144,13 @@ def rename_head(cfg: DictConfig) -> None:
     from ovr.lifecycle.heads import respecified
 
     bundle = open_bundle(Path(cfg.bundle))
-    (class_id,) = _known(bundle, [str(cfg["class"])])
+    (class_id,) = known_ids(bundle, [str(cfg["class"])])
     new = {name: cfg[name] for name in ("name", "owner") if cfg[name] is not None}
     if not new:
         raise ConfigError("neither name nor owner is given; say what is to be another")
     spec = replace(bundle.taxonomy[bundle.taxonomy.column(class_id)], **new)
-    with _out(cfg) as out:
-        _print(cfg, bundle, respecified(bundle, out, [spec], entry=_entry(cfg)))
+    with out_of(cfg) as out:
+        print_change(cfg, bundle, respecified(bundle, out, [spec], entry=entry_of(cfg)))
 
 
 def retire_head(cfg: DictConfig) -> None:
@@ -157,19 +159,19 @@ def retire_head(cfg: DictConfig) -> None:
     from ovr.lifecycle.heads import retire
 
     bundle = open_bundle(Path(cfg.bundle))
-    ids = _known(bundle, _ids(cfg))
-    with _out(cfg) as out:
-        _print(cfg, bundle, retire(bundle, out, ids, entry=_entry(cfg)))
+    ids = known_ids(bundle, class_ids_of(cfg))
+    with out_of(cfg) as out:
+        print_change(cfg, bundle, retire(bundle, out, ids, entry=entry_of(cfg)))
 
 
-def _ids(cfg: DictConfig) -> list[str]:
+def class_ids_of(cfg: DictConfig) -> list[str]:
     """Return `classes`, or the one `class`."""
     if (cfg["class"] is None) == (cfg.classes is None):
         raise ConfigError("give class=ID or classes=[ID,...], and not both")
     return class_ids(cfg.classes, key="classes") or [] if cfg["class"] is None else [str(cfg["class"])]
 
 
-def _known(bundle: "ModelBundle", ids: list[str], *, retired: bool = False) -> list[str]:
+def known_ids(bundle: "ModelBundle", ids: list[str], *, retired: bool = False) -> list[str]:
     """Return the ids; raise TaxonomyError, with the nearest names, where one is no class of the bundle."""
     known = [*bundle.taxonomy.ids, *((spec.id for spec in bundle.ledger.retired) if retired else ())]
     for class_id in ids:
@@ -182,7 +184,7 @@ def _known(bundle: "ModelBundle", ids: list[str], *, retired: bool = False) -> l
 
 
 @contextmanager
-def _out(cfg: DictConfig) -> Iterator[Path]:
+def out_of(cfg: DictConfig) -> Iterator[Path]:
     """Yield where the new bundle is written: `out`, or with `dry_run` a place that is gone afterwards."""
     if cfg.dry_run:
         from ovr.core.bundle import open_bundle
@@ -198,7 +200,7 @@ def _out(cfg: DictConfig) -> Iterator[Path]:
         yield Path(cfg.out)
 
 
-def _entry(cfg: DictConfig) -> dict[str, Any]:
+def entry_of(cfg: DictConfig) -> dict[str, Any]:
     try:
         who = str(cfg.who or getpass.getuser())
     except (KeyError, OSError):  # a user id without a name
@@ -206,7 +208,7 @@ def _entry(cfg: DictConfig) -> dict[str, Any]:
     return {"who": who, "why": "" if cfg.why is None else str(cfg.why)}
 
 
-def _print(cfg: DictConfig, bundle: "ModelBundle", made: "Rewritten") -> None:
+def print_change(cfg: DictConfig, bundle: "ModelBundle", made: "Rewritten") -> None:
     from ovr.lifecycle.verify import differences
 
     print(table([["class", "what", "old", "new"], *differences(bundle, made.bundle)]))

@@ -128,8 +128,9 @@ def job_of(command: str) -> Callable[["DictConfig"], None]:
     """Return the function that does a command: `run` of its module, or of `head NAME` the function of that name."""
     family, _, name = command.partition(" ")
     module, function = f"ovr.cli.{name_of(command)}", "run"
-    if family in ("head", "bundle"):  # one module for all of them
-        module, function = f"ovr.cli.{family}", f"{name}_{family}"
+    if family in ("head", "bundle"):  # one module for all of them, and one for those that need torch
+        of_torch = command in ("head add", "head retrain", "head plan")
+        module, function = f"ovr.cli.{family}{'_fit' if of_torch else ''}", f"{name}_{family}"
     job: Callable[[DictConfig], None] = getattr(importlib.import_module(module), function)
     return job
 

@@ -38,8 +38,8 @@ def rows_of_step(kind: str, step: int) -> str:
     return FILES[kind].replace(".npy", f"_{step}.npy")
 
 
-def read_digests(bundle: Path, kind: str) -> U64 | None:
-    """Return the digests of a bundle's training or calibration rows, those of later steps too; None where it has none.
+def read_digests(bundle: Path, kind: str, *, later: bool = True) -> U64 | None:
+    """Return the digests of a bundle's training or calibration rows, with `later` those of later steps too; None where it has none.
 
     A warning says where those of training are missing.
 
@@ -47,7 +47,7 @@ def read_digests(bundle: Path, kind: str) -> U64 | None:
         ArtifactError: they cannot be read.
     """
     first = bundle / FILES[kind]
-    later = sorted(first.parent.glob(f"{first.stem}_*.npy"))
+    more = sorted(first.parent.glob(f"{first.stem}_*.npy")) if later else []
     if not first.is_file():
         log.warning(
             "bundle %s has no digests of its %s rows (%s): it is older than they are, or was trained with max_leakage=null. "
@@ -56,7 +56,7 @@ def read_digests(bundle: Path, kind: str) -> U64 | None:
             kind,
             FILES[kind],
         )
-    parts = [_read(file) for file in ([first] if first.is_file() else []) + later]
+    parts = [_read(file) for file in ([first] if first.is_file() else []) + more]
     if len(parts) > 1:
         return np.unique(np.concatenate(parts))
     return parts[0] if parts else None

@@ -5,7 +5,7 @@ N = calibration rows, M = rows that join them, D = features, K = heads
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,9 @@ class AddedRows:
     z_MD: NDArray[np.float32]
     labels: Mapping[str, tuple[NDArray[np.bool_], NDArray[np.bool_]]]
     cohort_M: NDArray[np.str_] | None = None
+    logits: Mapping[str, NDArray[np.float64]] = field(
+        default_factory=dict
+    )  # (M,) of classes whose head was fitted on the rows: by others
 
 
 def columns_of(value_NK: NDArray[Any], columns: Sequence[int | None]) -> NDArray[Any]:
@@ -50,7 +53,9 @@ def calibration_parts(
     *,
     taxonomy: Taxonomy | None = None,
 ) -> Parts:
-    """Return the calibration rows of a bundle with these columns: labels stay, and those of heads that are new are not known.
+    """Return the calibration rows of a bundle with these columns.
+
+    Labels stay, but for those of classes for which rows are added; rows of which no label is left go.
 
     Logits of heads that change are computed from the features that the bundle keeps. Where it keeps none, nothing is known of these
     heads on its own rows from now on.
@@ -75,6 +80,8 @@ def calibration_parts(
         for class_id, (target_M, mask_M) in rows.labels.items():
             k = taxonomy.column(class_id)
             target_MK[:, k], mask_MK[:, k] = target_M, mask_M
+            mask_NK[:, k] = False  # the new head may have been fitted on some of them
+            logit_MK[:, k] = rows.logits.get(class_id, logit_MK[:, k])
         logit_NK, target_NK, mask_NK = (
             np.concatenate(pair) for pair in ((logit_NK, logit_MK), (target_NK, target_MK), (mask_NK, mask_MK))
         )
@@ -83,10 +90,11 @@ def calibration_parts(
         if COHORT in found:
             unknown = np.full(len(rows.z_MD), "", found[COHORT].dtype)
             found[COHORT] = np.concatenate([found[COHORT], unknown if rows.cohort_M is None else rows.cohort_M])
+    used_N = mask_NK.any(axis=1) if rows is not None else np.ones(len(mask_NK), np.bool_)
     arrays = {LOGIT: logit_NK, TARGET: target_NK, MASK: mask_NK}
     arrays |= {FEATURES: z_ND} if z_ND is not None else {}
     arrays |= {COHORT: found[COHORT]} if COHORT in found else {}
-    return {name: unchanged(bundle, name, npy_bytes(array)) for name, array in arrays.items()}
+    return {name: unchanged(bundle, name, npy_bytes(array[used_N])) for name, array in arrays.items()}
 
 
 def _models(bundle: ModelBundle, columns: Sequence[int | None], changed: Mapping[int, NewModel]) -> list[NewModel]:

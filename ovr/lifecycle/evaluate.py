@@ -228,9 +228,10 @@ def _counts(bundle: ModelBundle) -> tuple[NDArray[np.int64], int, NDArray[np.boo
     if (bundle.path / CLASSES).is_file():
         with np.load(bundle.path / CLASSES, allow_pickle=False) as arrays:
             return arrays["train_positives"], num_rows, arrays["small"]
-    if "classes" in card:
-        rows = card["classes"]
-        return np.array([row["train_positives"] for row in rows]), num_rows, np.array([row["small"] for row in rows], np.bool_)
+    if "classes" in card:  # those of training: heads that came later have rows of their own
+        rows = {row["class_id"]: row for row in card["classes"]}
+        known = [rows.get(class_id, {"train_positives": 0, "small": False}) for class_id in bundle.taxonomy.ids]
+        return np.array([row["train_positives"] for row in known]), num_rows, np.array([row["small"] for row in known], np.bool_)
     return np.zeros(num_heads, np.int64), num_rows, np.zeros(num_heads, np.bool_)
 
 

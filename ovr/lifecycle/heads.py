@@ -39,6 +39,7 @@ from ovr.lifecycle.assemble import (
 )
 from ovr.lifecycle.calibration_rows import AddedRows, calibration_parts, columns_of
 from ovr.lifecycle.cohorts import TABLES
+from ovr.lifecycle.gate import Gate, check_passed, judge_stored
 from ovr.lifecycle.logits import bundle_features
 
 log = logging.getLogger(__name__)
@@ -96,12 +97,24 @@ def put(
 
 
 def replace_heads(
-    bundle: ModelBundle, out: Path, source: ModelBundle, class_ids: Sequence[str], *, entry: Mapping[str, Any] | None = None
+    bundle: ModelBundle,
+    out: Path,
+    source: ModelBundle,
+    class_ids: Sequence[str],
+    *,
+    gate: Gate | None = None,
+    force: bool = False,
+    entry: Mapping[str, Any] | None = None,
 ) -> Rewritten:
     """Write the bundle with the heads that `source` uses for these classes to `out`, each as its next version.
 
+    Args:
+        gate: judges them on the calibration rows of `source`; None: nobody does.
+        force: take heads that it refuses; the history says so.
+
     Raises:
         ArtifactError: the backbones differ; what `put` refuses.
+        GateError: the gate refuses a head, and `force` is false. Nothing is written then.
         TaxonomyError: `source` has no such class.
     """
     _check(bundle, out)
@@ -109,6 +122,8 @@ def replace_heads(
     for column in columns:
         check_fits(source.heads[column], bundle.backbone_sha256)
     found = {column: NewModel(kind, weights) for column, kind, weights in stored_weights(source, columns)}
+    judged = [] if gate is None else [judge_stored(gate, source, i, replaced=_in_use(bundle, i)) for i in class_ids]
+    forced = check_passed(judged, force=force)
     heads = []
     for column in columns:
         head, spec = source.heads[column], source.taxonomy[column]
@@ -118,6 +133,8 @@ def replace_heads(
             NewHead(known, found[column], head.calibration, head.threshold, head.threshold_status, head.metrics, provenance=origin)
         )
     said = {"command": "head replace", "classes": list(class_ids), "from_bundle_sha256": source.bundle_sha256, **(entry or {})}
+    if gate is not None:
+        said |= {"gate": {each.class_id: each.to_json() for each in judged}, "forced": forced}
     return put(bundle, out, heads, entry=said, parts=_rows_of_source(bundle, source))
 
 
@@ -132,6 +149,13 @@ def _rows_of_source(bundle: ModelBundle, source: ModelBundle) -> Parts:
         if len(new_U):
             parts[rows_of_step(kind, len(bundle.provenance.get("history", [])) + 1)] = npy_bytes(new_U)
     return parts
+
+
+def _in_use(bundle: ModelBundle, class_id: str) -> tuple[NewModel, HeadArtifact] | None:
+    if class_id not in bundle.taxonomy.ids:
+        return None
+    ((column, kind, weights),) = stored_weights(bundle, [bundle.taxonomy.column(class_id)])
+    return NewModel(kind, weights), bundle.heads[column]
 
 
 def rollback(

@@ -65,7 +65,10 @@ def test_the_proof_leads_from_one_root_to_the_other(bundle, args, tmp_path, caps
 
 
 def test_heads_are_taken_from_another_bundle_and_the_difference_is_told(bundle, args, tmp_path, capsys):
-    assert main(["head", "replace", *args, f"from={bundle.path}", f"classes=['{CLASS_IDS[2]}']"]) == 0
+    step = ["head", "replace", *args, f"from={bundle.path}", f"classes=['{CLASS_IDS[2]}']"]
+    assert "the gate refuses 1 of 1 heads" in error_of(capsys, *step)  # the bundle keeps no calibration rows
+    assert main([*step, "--force"]) == 0
+    assert open_bundle(tmp_path / "out").provenance["history"][-1]["forced"] == [CLASS_IDS[2]]
     capsys.readouterr()
     assert main(["head", "diff", str(bundle.path), str(tmp_path / "out")]) == 0
     assert [line.split() for line in capsys.readouterr().out.splitlines()[1:]] == [[CLASS_IDS[2], "version", "1", "2"]]

@@ -1,0 +1,200 @@
+"""`ovr head add` and `ovr head retrain`: heads fitted on labelled rows, on the backbone that a bundle has. Needs torch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from ovr.cli.calibrate import trained_calibrator
+from ovr.cli.head import class_ids_of, entry_of, known_ids, out_of, print_change
+from ovr.cli.instantiate import build
+from ovr.cli.labelled_rows import num_threads, read_rows
+from ovr.cli.tables import table
+from ovr.errors import ConfigError, TaxonomyError
+
+if TYPE_CHECKING:
+    from ovr.core.bundle import ModelBundle
+    from ovr.core.taxonomy import ClassSpec, Taxonomy
+    from ovr.lifecycle.train_heads import SplitRows, Trained
+
+
+def add_head(cfg: DictConfig) -> None:
+    """Write the bundle with a head of a new class.
+
+    Raises:
+        ConfigError: a setting that cannot be used.
+        TaxonomyError: the bundle has the class.
+        DataError: rows that cannot be read, or are too few.
+        GateError: the head does not pass.
+    """
+    from ovr.core.bundle import open_bundle
+    from ovr.core.taxonomy import ClassSpec
+
+    bundle = open_bundle(Path(cfg.bundle))
+    class_id = str(cfg["class"])
+    if class_id in bundle.taxonomy.ids:
+        raise TaxonomyError(f"bundle {bundle.path} has class {class_id!r} already; `ovr head retrain` fits its head again")
+    if any(spec.id == class_id for spec in bundle.ledger.retired):
+        raise TaxonomyError(f"class {class_id!r} is retired; `ovr head rollback` brings it back, `ovr head retrain` fits it again")
+    given = {name: cfg[name] for name in ("name", "owner", "critical", "parent") if cfg[name] is not None}
+    _fit(cfg, bundle, [ClassSpec(class_id, **given)], command="head add")
+
+
+def retrain_head(cfg: DictConfig) -> None:
+    """Write the bundle with heads of some classes fitted again.
+
+    Raises:
+        ConfigError: a setting that cannot be used.
+        TaxonomyError: a class that the bundle has never had.
+        DataError: rows that cannot be read, or are too few.
+        GateError: a head does not pass.
+    """
+    from ovr.core.bundle import open_bundle
+    from ovr.lifecycle.assemble import class_specs
+
+    bundle = open_bundle(Path(cfg.bundle))
+    ids = known_ids(bundle, class_ids_of(cfg), retired=True)
+    specs = class_specs(bundle)
+    _fit(cfg, bundle, [specs[class_id] for class_id in ids], command="head retrain")
+
+
+def _fit(cfg: DictConfig, bundle: "ModelBundle", specs: Sequence["ClassSpec"], *, command: str) -> None:
+    from ovr.core.taxonomy import Taxonomy
+    from ovr.lifecycle.train_heads import train_heads
+
+    calibrator = build(cfg.calibrator or trained_calibrator(bundle.provenance), cfg.allow_targets)
+    threshold = build(cfg.threshold or _trained_threshold(bundle), cfg.allow_targets)
+    gate, fit = build(cfg.gate, cfg.allow_targets), build(cfg.fit, cfg.allow_targets)
+    more = [spec for spec in specs if spec.id not in bundle.taxonomy.ids]
+    taxonomy = Taxonomy([*bundle.taxonomy, *more])
+    with out_of(cfg) as out:
+        rows, record = _rows(cfg, bundle, taxonomy, specs)
+        entry = {"command": command, "data": record, **entry_of(cfg)}
+        made, trained = train_heads(
+            bundle,
+            out,
+            specs,
+            rows,
+            taxonomy,
+            fit=fit,
+            calibrator=calibrator,
+            threshold=threshold,
+            gate=gate,
+            kind=cfg.kind,
+            warm=cfg.warm,
+            force=cfg.force,
+            entry=entry,
+        )
+        for each in trained:
+            _print(each)
+        print_change(cfg, bundle, made)
+
+
+def _rows(
+    cfg: DictConfig, bundle: "ModelBundle", taxonomy: "Taxonomy", specs: Sequence["ClassSpec"]
+) -> tuple[dict[str, "SplitRows"], dict[str, Any]]:
+    """Return the rows of `data`, with those of `positives`, and what the history tells of them."""
+    from ovr.data.fitted import Fitted
+    from ovr.data.leakage import row_digests
+    from ovr.lifecycle.logits import bundle_features
+    from ovr.lifecycle.train_heads import split_rows, with_positives
+
+    if not isinstance(cfg.data, DictConfig) or "source" not in cfg.data:
+        raise ConfigError(
+            "data is not given; heads need rows of other classes too: data=table data.path=FILE data.target=COLUMN, say"
+        )
+    splits = build(cfg.data.source, cfg.allow_targets, fitted=Fitted(taxonomy, bundle.input, whole=False))
+    threads = num_threads(cfg)
+    rows = split_rows(bundle, splits, max_overlap=cfg.max_overlap, num_threads=threads)
+    record = {"num_rows": sum(len(each.z_ND) for each in rows.values()), **splits.origin.to_json()}
+    if cfg.positives is None:
+        return rows, record
+    if len(specs) != 1:
+        raise ConfigError(f"positives={cfg.positives} are rows of one class; name one, got {len(specs)}")
+    x = _encoded(cfg, bundle)
+    z_PD = bundle_features(bundle, x, num_threads=threads)
+    record |= {"positives": {"file": Path(cfg.positives).name, "num_rows": len(x)}}
+    column = taxonomy.column(specs[0].id)
+    return with_positives(rows, z_PD, row_digests(x), column, seed=cfg.fit.seed), record
+
+
+def _encoded(cfg: DictConfig, bundle: "ModelBundle") -> Any:
+    """Return the rows of `positives` as the backbone takes them."""
+    from ovr.runtime.images import read_images
+    from ovr.runtime.predictor import EdgePredictor
+    from ovr.runtime.record_files import TextColumns, read_records
+    from ovr.runtime.rows import read_rows
+
+    source, kind = Path(cfg.positives), bundle.input.raw_kind
+    if kind is None:
+        return read_rows(source, bundle.input)
+    predictor = EdgePredictor(bundle.path)
+    if kind == "image":
+        return predictor.encode(list(read_images(source, column="path")))
+    return predictor.encode(read_records(source, kind, text=TextColumns.of(bundle.input.encoder)))
+
+
+def _trained_threshold(bundle: "ModelBundle") -> DictConfig:
+    settings = bundle.provenance.get("config", {}).get("threshold")
+    return OmegaConf.create(dict(settings) if isinstance(settings, dict) else {"_target_": "ovr.threshold.max_f_beta.MaxFBeta"})
+
+
+def _print(made: "Trained") -> None:
+    spec, figures = made.head.spec, made.head.metrics.get("test", {})
+    how = "rows left out in turn, as there are few" if made.cross_fitted else "held-out rows"
+    print(f"{spec.id}: fitted on {made.num_positives} rows of the class; calibrated and judged on {how}")
+    for check in made.judged.checks:
+        print(f"  {'passed' if check.passed else 'FAILED'} {check.name}: {check.said}")
+    if figures.get("average_precision") is not None:
+        low, high = (figures.get(f"average_precision_{end}") for end in ("low", "high"))
+        print(f"  test rows: average precision {figures['average_precision']:.4f} ({low:.4f} to {high:.4f})")
+
+
+def plan_head(cfg: DictConfig) -> None:
+    """Print what each head needs, and write it where `out` and `jobs` say.
+
+    Raises:
+        ConfigError: a setting that cannot be used; a file exists.
+        DataError: rows that cannot be read, or that the bundle was made from.
+    """
+    from ovr.core.bundle import open_bundle
+    from ovr.core.files import canonical_json, read_json, write_file
+    from ovr.data.card import CARD
+    from ovr.data.leakage import row_digests
+    from ovr.lifecycle.fit import HeadRows
+    from ovr.lifecycle.logits import bundle_features
+    from ovr.lifecycle.plan import jobs, plan
+
+    files = {key: Path(cfg[key]) for key in ("out", "jobs") if cfg[key] is not None}
+    for key, file in files.items():
+        if file.exists():
+            raise ConfigError(f"{key}={file} exists; expected a file that does not")
+    bundle = open_bundle(Path(cfg.bundle))
+    new = read_rows(cfg, bundle, purpose="planned by")
+    if new is None:
+        raise ConfigError("data is not given; a plan needs new labelled rows, such as data=table data.path=FILE data.target=COLUMN")
+    z_ND = bundle_features(bundle, new.rows.x, num_threads=num_threads(cfg))
+    group_N = row_digests(new.rows.x).astype("int64")
+    rows = {}
+    for k, spec in enumerate(bundle.taxonomy):
+        target_N1, mask_N1 = new.rows.labels.columns(slice(k, k + 1))
+        rows[spec.id] = HeadRows(z_ND, target_N1[:, 0], mask_N1[:, 0], group_N)
+    card = read_json(bundle.path / CARD) if (bundle.path / CARD).is_file() else {}
+    num_train = card.get("splits", {}).get("train", {}).get("rows", 0)
+    share = {row["class_id"]: row["train_positives"] / num_train for row in card.get("classes", ()) if num_train}
+    made = plan(bundle, rows, fit=build(cfg.fit, cfg.allow_targets), share_in_training=share, confidence=cfg.confidence)
+    header = ["class", "owner", "needs", "rows", "positive", "share", "in training", "NLL", "recalibrated", "retrained"]
+    lines = [["" if value is None else value for value in each.to_json().values()] for each in made]
+    print(table([header, *lines]))
+    if "out" in files:
+        write_file(files["out"], canonical_json({"data": new.record, "classes": [each.to_json() for each in made]}))
+    if "jobs" in files:
+        write_file(files["jobs"], jobs(made, bundle=str(cfg.bundle), data=_data_words()).encode())
+
+
+def _data_words() -> list[str]:
+    """Return the arguments by which the rows were named."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return [word for word in HydraConfig.get().overrides.task if word.partition("=")[0].partition(".")[0] == "data"]

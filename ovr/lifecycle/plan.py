@@ -1,0 +1,187 @@
+"""What new labelled rows ask of each head: to be fitted again, to be calibrated again, or nothing.
+
+Three versions of a head are asked about the same rows: the one in use; the one in use with a temperature and bias fitted on the
+other folds of the rows; a head fitted, and calibrated, on the other folds. A head is to be retrained where the third is shown to be
+better than the second, recalibrated where the second is shown to be better than the first (`ovr.metric.compare`, by likelihood and
+by decisions), and left alone otherwise. With fewer rows of its class than that takes, it is left alone and the plan says so.
+
+N = rows, K = heads
+"""
+
+import json
+import shlex
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovr.calibrator.apply import calibrated_prob
+from ovr.calibrator.platt import Platt
+from ovr.core.bundle import ModelBundle
+from ovr.core.calibrations import Calibrations
+from ovr.core.taxonomy import slug
+from ovr.errors import ArtifactError
+from ovr.export.stored import stored_weights
+from ovr.lifecycle.assemble import head_logits
+from ovr.lifecycle.fit import HeadFit, HeadRows, folds_of
+from ovr.lifecycle.gate import prob_of
+from ovr.metric.compare import LEAST_POSITIVES, compare
+
+F64 = NDArray[np.float64]
+Need = Literal["retrain", "recalibrate", "nothing", "more rows"]
+SHOWN_COMMAND = {"retrain": "head retrain", "recalibrate": "calibrate"}
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What one head needs, and by which figures. `share` is of positive rows; that of training is None where it is not known."""
+
+    class_id: str
+    owner: str
+    need: Need
+    num_rows: int
+    num_positives: int
+    share: float
+    share_in_training: float | None
+    nll: float | None  # of the head as it is
+    nll_recalibrated: float | None
+    nll_retrained: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+def plan(
+    bundle: ModelBundle,
+    rows: Mapping[str, HeadRows],
+    *,
+    fit: HeadFit,
+    share_in_training: Mapping[str, float] | None = None,
+    confidence: float = 0.95,
+) -> list[Planned]:
+    """Return what each head needs by new rows that it was not fitted on, in column order.
+
+    Args:
+        rows: of each class, by its id; all are the same rows.
+        confidence: that no head is called in need by chance.
+
+    Raises:
+        ArtifactError: the bundle has head shards.
+    """
+    if bundle.shards:
+        raise ArtifactError(
+            f"bundle {bundle.path} keeps its {len(bundle.heads)} heads in shards; planned are heads with a file each"
+        )
+    planned = []
+    for column, kind, weights in stored_weights(bundle, range(len(bundle.heads))):
+        spec, head = bundle.taxonomy[column], bundle.heads[column]
+        of_class = rows[spec.id].of(rows[spec.id].mask_N)
+        few = min(of_class.num_positives, of_class.num_negatives) < 2 * LEAST_POSITIVES
+        need: Need = "more rows"
+        nll: list[float | None] = [None, None, None]
+        if not few:
+            logit_N = head_logits(kind, weights, of_class.z_ND)
+            retrained_N = fit.out_of_fold(of_class, kind=kind)
+            probs = [
+                prob_of(logit_N, head.calibration),
+                _cross_calibrated(prob_logits(prob_of(logit_N, head.calibration)), of_class, fit),
+                _cross_calibrated(retrained_N, of_class, fit),
+            ]
+            nll = [_nll(prob_N, of_class.target_N) for prob_N in probs]
+            need = _need(probs, of_class.target_N, confidence)
+        planned.append(
+            Planned(
+                spec.id,
+                spec.owner,
+                need,
+                len(of_class),
+                of_class.num_positives,
+                of_class.num_positives / max(1, len(of_class)),
+                (share_in_training or {}).get(spec.id),
+                *nll,
+            )
+        )
+    return planned
+
+
+def prob_logits(prob_N: F64) -> F64:
+    """Return the log-odds (N,) of probabilities, those of 0 and 1 as far out as float32 tells."""
+    clipped_N = np.clip(prob_N, 2.0**-25, 1 - 2.0**-25)
+    logit_N: F64 = np.log(clipped_N) - np.log1p(-clipped_N)
+    return logit_N
+
+
+def _cross_calibrated(logit_N: F64, rows: HeadRows, fit: HeadFit) -> F64:
+    """Return probabilities by Platt's scale and bias that were fitted on the other folds."""
+    fold_N = folds_of(rows, fit.folds, fit.seed)
+    prob_N = np.empty(len(rows))
+    for fold in np.unique(fold_N):
+        held_N = fold_N == fold
+        others = ~held_N
+        fitted = Platt().fit(logit_N[others, None], rows.target_N[others, None], rows.mask_N[others, None])
+        prob_N[held_N] = calibrated_prob(logit_N[held_N, None], Calibrations.of(fitted))[:, 0]
+    return prob_N
+
+
+def _nll(prob_N: F64, target_N: NDArray[np.bool_]) -> float:
+    right_N = np.clip(np.where(target_N, prob_N, 1 - prob_N), 2.0**-25, None)
+    return float(-np.log(right_N).mean())
+
+
+def _need(probs: Sequence[F64], target_N: NDArray[np.bool_], confidence: float) -> Need:
+    needs: tuple[Need, Need] = ("recalibrate", "retrain")
+    for step in (1, 0):  # retrained against recalibrated, then recalibrated against as it is
+        before_N1, after_N1 = (prob_N[:, None] for prob_N in probs[step : step + 2])
+        known_N1 = np.ones(before_N1.shape, np.bool_)
+        found = compare(before_N1, after_N1, before_N1 >= 0.5, after_N1 >= 0.5, target_N[:, None], known_N1, confidence=confidence)
+        if found.verdict_K[0] == "better":
+            return needs[step]
+    return "nothing"
+
+
+def jobs(planned: Collection[Planned], *, bundle: str, data: Sequence[str]) -> str:
+    """Return a workflow of GitHub Actions, as YAML, with a job for each owner whose classes need something.
+
+    A job runs the commands for its owner's classes alone and keeps the new bundle; who may start it is said by the repository's
+    environments, which have the owners' names.
+
+    Args:
+        bundle: where the bundle lies, as the commands take it.
+        data: the settings by which the rows are read, as the commands take them.
+    """
+    lines = [
+        "# Written by `ovr head plan`: a job for each owner of classes that need something.",
+        "name: heads",
+        "on: workflow_dispatch",
+        "jobs:",
+    ]
+    owners: dict[str, list[Planned]] = {}
+    for each in planned:
+        if each.need in SHOWN_COMMAND:
+            owners.setdefault(each.owner, []).append(each)
+    for owner, classes in owners.items():
+        lines += [
+            f"  {slug(owner or 'nobody')}:",
+            f"    environment: {json.dumps(owner or 'nobody')}",
+            "    runs-on: ubuntu-latest",
+            "    steps:",
+            "      - uses: actions/checkout@v4",
+            "      - run: pip install .",
+        ]
+        source, number = bundle, 0
+        for need, command in SHOWN_COMMAND.items():
+            ids = [each.class_id for each in classes if each.need == need]
+            if ids:
+                number += 1
+                out = f"{slug(owner or 'nobody')}-{number}"
+                quoted = ",".join("'" + class_id.replace("\\", "\\\\").replace("'", "\\'") + "'" for class_id in ids)
+                words = [f"bundle={source}", *data, f"classes=[{quoted}]", f"out={out}"]
+                lines.append(f"      - run: {json.dumps(f'ovr {command} {shlex.join(words)}', ensure_ascii=False)}")
+                source = out
+        lines += ["      - uses: actions/upload-artifact@v4", f"        with: {{name: {slug(owner or 'nobody')}, path: {source}}}"]
+    if not owners:
+        lines[-1] = "jobs: {}"
+    return "\n".join(lines) + "\n"

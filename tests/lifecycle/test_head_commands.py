@@ -1,0 +1,116 @@
+"""`ovr head add` and `retrain` as a person uses them, on a run of `ovr train`, and what later commands make of the bundle."""
+
+import csv
+import json
+
+import pytest
+
+from ovr.cli.main import main
+from ovr.core.bundle import open_bundle
+from tests.cli.test_main import error_of
+from tests.conftest import logging_restored
+from tests.lifecycle.test_commands import IDS, NEW, write
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Return the directory of a run, beside whose rows there are others, of one class more."""
+    folder = tmp_path_factory.mktemp("run")
+    table = write(folder / "rows.csv", 240, 0)
+    write(folder / "new.csv", 600, 1, ids=(*IDS, "more"))
+    args = [*NEW, f"data.path={table}", "solver=convex", "backbone=identity", f"solver.cache_dir={folder}"]
+    with logging_restored():
+        assert main(["train", *args, "decision=multilabel", f"hydra.run.dir={folder / 'run'}"]) == 0
+    return folder
+
+
+@pytest.fixture
+def args(run, tmp_path):
+    return [f"bundle={run / 'run/bundle'}", f"out={tmp_path / 'out'}", *NEW, f"data.path={run / 'new.csv'}"]
+
+
+def test_a_class_is_added_judged_and_measured_and_retired_again(run, args, tmp_path, capsys):
+    assert main(["head", "add", *args, "class=more", "name=More", "gate.max_ece=0.3", "why=asked for"]) == 0
+    out = capsys.readouterr().out
+    assert "more: fitted on" in out
+    assert "passed counts" in out
+    assert "test rows: average precision" in out
+    assert main(["head", "verify", str(run / "run/bundle"), str(tmp_path / "out"), "changed=[more]"]) == 0
+    assert "unchanged: 3 heads" in capsys.readouterr().out
+    rows = [*NEW, f"data.path={run / 'new.csv'}", "rows=test"]
+    assert main(["evaluate", f"bundle={tmp_path / 'out'}", f"out={tmp_path / 'figures'}", *rows]) == 0
+    classes = json.loads((tmp_path / "figures/metrics.json").read_text())["classes"]
+    assert [row["class_id"] for row in classes] == [*open_bundle(run / "run/bundle").taxonomy.ids, "more"]
+    own = open_bundle(tmp_path / "out").head("more").metrics["test"]
+    assert classes[-1]["average_precision"] == pytest.approx(own["average_precision"], abs=1e-6)
+    assert main(["calibrate", f"bundle={tmp_path / 'out'}", f"out={tmp_path / 'platt'}", "calibrator=platt", "classes=[more]"]) == 0
+    assert main(["head", "retire", f"bundle={tmp_path / 'platt'}", f"out={tmp_path / 'gone'}", "class=more"]) == 0
+    step = open_bundle(tmp_path / "gone").provenance["history"][0]
+    assert (step["command"], step["classes"], step["why"], step["gate"]["more"]["passed"]) == (
+        "head add",
+        ["more"],
+        "asked for",
+        True,
+    )
+    assert step["data"]["files"][0]["name"] == "new.csv"
+
+
+def test_heads_are_trained_again(run, args, tmp_path, capsys):
+    old = tmp_path / "old.csv"
+    lines = list(csv.reader((run / "new.csv").read_text().splitlines()))
+    old.write_text("\n".join(",".join(line) for line in lines if line[-1] != "more") + "\n")
+    args[-1] = f"data.path={old}"
+    settings = ["gate.max_ece=0.3", "calibrator=platt", "threshold=max_f_beta"]
+    assert main(["head", "retrain", *args, 'classes=["..",train]', *settings]) == 0
+    for head in open_bundle(tmp_path / "out").heads:
+        expected = (1, "temperature") if head.class_id == "x/y" else (2, "platt")
+        assert (head.version, head.calibration.kind) == expected
+    assert "dry run" not in capsys.readouterr().out
+
+
+def test_rows_that_are_all_of_the_class_come_from_a_file(run, args, tmp_path, capsys):
+    lines = list(csv.reader((run / "new.csv").read_text().splitlines()))
+    own = [line[:-1] for line in [lines[0], *(line for line in lines if line[-1] == "more")][:9]]
+    (tmp_path / "own.csv").write_text("\n".join(",".join(line) for line in own) + "\n")
+    args[-1] = f"data.path={run / 'rows.csv'}"
+    assert main(["head", "add", *args, "class=more", f"positives={tmp_path / 'own.csv'}", "gate.max_ece=0.3", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "rows left out in turn" in out
+    assert "dry run: nothing was written" in out
+    assert not (tmp_path / "out").exists()
+    extra = ['classes=["..",train]', f"positives={tmp_path / 'own.csv'}"]
+    assert "are rows of one class; name one, got 2" in error_of(capsys, "head", "retrain", *args, *extra)
+
+
+def test_rows_of_other_classes_are_needed(run, tmp_path, capsys):
+    args = [f"bundle={run / 'run/bundle'}", f"out={tmp_path / 'out'}", "class=more"]
+    assert "data is not given; heads need rows of other classes too" in error_of(capsys, "head", "add", *args)
+
+
+@pytest.mark.parametrize(
+    ("command", "extra", "message"),
+    [
+        ("add", ["class=train"], "has class 'train' already; `ovr head retrain`"),
+        ("add", ["class=more", "gate.min_positives=5000"], "the gate refuses 1 of 1 heads: 'more': counts"),
+        ("add", ["class=more", "gate.margin=7"], "the gate's margin is 7"),
+        ("retrain", ["class=tran"], "has no class 'tran'; nearest: train"),
+        ("add", ["class=other"], "labels outside the taxonomy of 4 classes: 'more'"),
+    ],
+)
+def test_what_cannot_be_done_is_said(args, command, extra, message, capsys, tmp_path):
+    assert message in error_of(capsys, "head", command, *args, *extra)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_says_what_heads_need_and_its_jobs_are_commands(run, tmp_path, capsys):
+    write(tmp_path / "later.csv", 300, 5)
+    files = [f"out={tmp_path / 'plan.json'}", f"jobs={tmp_path / 'jobs.yml'}"]
+    args = [f"bundle={run / 'run/bundle'}", *NEW, f"data.path={tmp_path / 'later.csv'}", *files]
+    assert main(["head", "plan", *args]) == 0
+    said = json.loads((tmp_path / "plan.json").read_text())["classes"]
+    assert {row["class_id"] for row in said} == set(IDS)
+    assert {row["need"] for row in said} <= {"nothing", "recalibrate", "retrain"}
+    assert all(0.2 < row["share_in_training"] < 0.45 for row in said)
+    assert (tmp_path / "jobs.yml").read_text().startswith("# Written by `ovr head plan`")
+    assert "exists; expected a file that does not" in error_of(capsys, "head", "plan", *args)
+    assert "data is not given" in error_of(capsys, "head", "plan", f"bundle={run / 'run/bundle'}")

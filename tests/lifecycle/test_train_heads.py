@@ -1,0 +1,208 @@
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from ovr.calibrator.joint import Joint
+from ovr.calibrator.temperature import Temperature
+from ovr.core.bundle import open_bundle
+from ovr.core.taxonomy import ClassSpec, Taxonomy
+from ovr.data.labels import Labels
+from ovr.data.leakage import row_digests
+from ovr.data.overlap import CALIBRATION, TRAINING, read_digests
+from ovr.data.splits import make_splits
+from ovr.errors import ConfigError, DataError, GateError
+from ovr.export.stored import stored_weights
+from ovr.lifecycle.assemble import head_logits
+from ovr.lifecycle.fit import HeadFit, HeadRows
+from ovr.lifecycle.gate import Gate
+from ovr.lifecycle.logits import bundle_features
+from ovr.lifecycle.train_heads import split_rows, train_heads, with_positives
+from ovr.lifecycle.verify import verify
+from ovr.runtime.predictor import EdgePredictor
+from ovr.threshold.max_f_beta import MaxFBeta
+from tests.lifecycle.conftest import CLASS_IDS, rows_of
+
+SIZES = {"train": 300, "val": 120, "calib": 120, "test": 100}
+NEW = ClassSpec("new", owner="someone")
+OPEN = Gate(max_ece=1.0, min_positives=1)
+
+
+@pytest.fixture(scope="module")
+def bundle(trained):
+    return trained()[1]
+
+
+def taxonomy_of(bundle):
+    return bundle.taxonomy if NEW.id in bundle.taxonomy.ids else Taxonomy([*bundle.taxonomy, NEW])
+
+
+def of_class(bundle, x):
+    """Which rows are of the new class: half by their features, half by chance."""
+    z_ND = bundle_features(bundle, x)
+    score = (z_ND - z_ND.mean(axis=0)) @ np.random.default_rng(5).normal(size=z_ND.shape[1])
+    return score + 0.3 * score.std() * np.random.default_rng(6).normal(size=len(x)) > 0.8 * score.std()
+
+
+def splits_of(bundle, *, sizes=SIZES, rare=1.0, seed=100):
+    parts = {}
+    for i, (name, size) in enumerate(sizes.items()):
+        x = rows_of(seed + i, size)
+        target_NK = np.zeros((size, 5), np.bool_)
+        target_NK[:, 4] = of_class(bundle, x) & (np.arange(size) < rare * size)
+        target_NK[:, 0] = ~target_NK[:, 4]
+        mask_NK = np.ones((size, 5), np.bool_)
+        mask_NK[:, 1:4] = False
+        parts[name] = x, Labels.from_dense(target_NK, mask_NK)
+    return make_splits(taxonomy_of(bundle), bundle.input, parts)
+
+
+def made(bundle, out, rows, *, specs=(NEW,), gate=OPEN, fit=HeadFit(), calibrator=Temperature(), **more):  # noqa: B008
+    return train_heads(
+        bundle, out, specs, rows, taxonomy_of(bundle), fit=fit, calibrator=calibrator, threshold=MaxFBeta(), gate=gate, **more
+    )
+
+
+def test_a_linear_head_is_the_optimum_that_scikit_learn_finds():
+    rng = np.random.default_rng(0)
+    z_ND = rng.normal(size=(200, 7)).astype(np.float32)
+    target_N = z_ND[:, 0] + rng.normal(size=200) > 0
+    rows = HeadRows(z_ND, target_N, np.arange(200) < 190, np.arange(200))
+    model = HeadFit(C=0.5, tol=1e-8).fit(rows, kind="linear")
+    peer = LogisticRegression(C=0.5, tol=1e-10, max_iter=1000).fit(z_ND[:190], target_N[:190])
+    np.testing.assert_allclose(model.weights["weight"], peer.coef_, atol=1e-4)
+    np.testing.assert_allclose(model.weights["bias"], peer.intercept_, atol=1e-4)
+
+
+def test_an_mlp_head_learns_what_a_linear_one_cannot_and_goes_on_from_given_weights():
+    rng = np.random.default_rng(0)
+    z_ND = rng.normal(size=(300, 2)).astype(np.float32)
+    rows = HeadRows(z_ND, z_ND[:, 0] * z_ND[:, 1] > 0, np.ones(300, np.bool_), np.arange(300))
+    fit = HeadFit(hidden=16)
+    model = fit.fit(rows, kind="mlp")
+    right = ((head_logits("mlp", model.weights, z_ND) > 0) == rows.target_N).mean()
+    assert right > 0.95
+    assert all(
+        np.array_equal(fit.fit(rows, kind="mlp").weights[name], value) for name, value in model.weights.items()
+    )  # by its seed
+    short = HeadFit(max_steps=1)
+    assert all(np.array_equal(short.fit(rows, kind="mlp", start=model.weights).weights[n], v) for n, v in model.weights.items())
+
+
+def test_rows_left_out_are_judged_by_heads_that_did_not_see_them_nor_their_copies():
+    rng = np.random.default_rng(0)
+    z_ND = np.repeat(rng.normal(size=(60, 30)), 2, axis=0).astype(np.float32)  # noise, every row twice
+    rows = HeadRows(z_ND, np.repeat(rng.random(60) < 0.5, 2), np.ones(120, np.bool_), np.repeat(np.arange(60), 2))
+    seen = HeadFit(C=100).fit(rows, kind="linear")
+    assert ((head_logits("linear", seen.weights, z_ND) > 0) == rows.target_N).mean() > 0.8
+    assert ((HeadFit(C=100).out_of_fold(rows, kind="linear") > 0) == rows.target_N).mean() < 0.7
+
+
+def test_a_class_is_added_with_figures_and_the_others_stay(bundle, tmp_path):
+    rows = split_rows(bundle, splits_of(bundle), max_overlap=0)
+    result, (head,) = made(bundle, tmp_path / "out", rows, entry={"command": "head add", "why": "new"})
+    opened = open_bundle(tmp_path / "out")
+    verify(bundle, opened, changed=["new"])
+    new = opened.head("new")
+    assert (new.version, opened.taxonomy[4].owner) == (1, "someone")
+    assert not head.cross_fitted
+    assert new.metrics["test"]["average_precision"] > 0.5
+    assert new.metrics["test"]["average_precision_low"] < new.metrics["test"]["average_precision_high"]
+    assert new.provenance["gate"]["passed"]
+    ((_, kind, weights),) = stored_weights(opened, [4])
+    of_train = rows["train"].of(4)
+    expected = HeadFit().fit(of_train, kind="linear").weights
+    assert kind == "linear"
+    np.testing.assert_array_equal(weights["weight"], expected["weight"])  # of the training rows alone
+    calib = rows["calib"].of(4)
+    logit_N1 = head_logits("linear", weights, calib.z_ND)[:, None]
+    (fitted,) = Temperature().fit(logit_N1, calib.target_N[:, None], calib.mask_N[:, None])
+    assert new.calibration == fitted
+    assert result.bundle.provenance["history"][-1]["why"] == "new"
+
+
+def test_the_rows_that_were_used_are_known_afterwards(bundle, tmp_path):
+    splits = splits_of(bundle)
+    out, _ = made(bundle, tmp_path / "out", split_rows(bundle, splits, max_overlap=0))
+    for kind, name in ((TRAINING, "train"), (CALIBRATION, "calib")):
+        assert np.isin(row_digests(getattr(splits, name).x), read_digests(out.bundle.path, kind)).all()
+    target_NK, mask_NK = (np.load(out.bundle.path / f"calibration/{name}.npy") for name in ("target", "mask"))
+    assert mask_NK[:, 4].sum() == SIZES["calib"]
+    assert target_NK[:, 4].sum() == splits.calib.labels.num_positives_K()[4]
+    again = split_rows(out.bundle, splits, max_overlap=0)  # the same rows serve the next head
+    with pytest.raises(GateError, match="not worse: worse than the version before on 120 rows: average precision"):
+        made(out.bundle, tmp_path / "again", again, fit=HeadFit(C=0.01))
+    retrained, (head,) = made(out.bundle, tmp_path / "again", again, fit=HeadFit(C=2.0))
+    assert retrained.bundle.head("new").version == 2
+    assert [check.name for check in head.judged.checks] == ["counts", "calibration", "not worse"]
+    assert np.load(retrained.bundle.path / "calibration/mask.npy")[:, 4].sum() == SIZES["calib"]
+    backbone = np.load(bundle.path / "data/train_rows.npy")
+    assert np.isin(row_digests(rows_of(0)), backbone).all()
+    of_backbone = splits_of(
+        bundle, sizes={"val": 400} | {name: size for name, size in SIZES.items() if name != "val"}, seed=0
+    )  # val are rows_of(0), those of the backbone
+    with pytest.raises(DataError, match=r"400 of 400 rows .* of split val of the source are also training rows"):
+        split_rows(bundle, of_backbone, max_overlap=0)
+
+
+def test_a_handful_of_rows_is_enough_to_start_and_is_judged_by_rows_left_out(bundle, tmp_path):
+    rows = split_rows(bundle, splits_of(bundle, rare=0.2), max_overlap=0)
+    out, (head,) = made(bundle, tmp_path / "out", rows)
+    assert head.cross_fitted
+    assert head.num_positives == sum(rows[name].of(4).num_positives for name in ("train", "val", "calib"))
+    logit_N = np.load(out.bundle.path / "calibration/logit.npy")[-540:, 4]
+    joined = HeadRows.joined([rows[name].of(4) for name in ("train", "val", "calib")])
+    np.testing.assert_allclose(logit_N, HeadFit().out_of_fold(joined, kind="linear"), atol=1e-5)
+    assert out.bundle.head("new").metrics["test"]["small"]
+
+
+def test_rows_that_are_all_of_the_class_are_spread_over_the_splits(bundle, tmp_path):
+    rows = split_rows(bundle, splits_of(bundle, rare=0.0001), max_overlap=0)
+    x = rows_of(50, 200)[of_class(bundle, rows_of(50, 200))][:16]
+    digest_P = row_digests(x)
+    more = with_positives(rows, bundle_features(bundle, x), digest_P, 4, seed=0)
+    found = {name: more[name].of(4).num_positives - rows[name].of(4).num_positives for name in SIZES}
+    assert sum(found.values()) == 16
+    assert found["train"] >= max(found.values())
+    assert not any(split.labels.columns(slice(1, 2))[1].any() for split in more.values())
+    out, _ = made(bundle, tmp_path / "out", more)
+    prob_B = EdgePredictor(out.bundle.path).predict(rows_of(60, 300)).prob_BK[:, 4]
+    truth = of_class(bundle, rows_of(60, 300))
+    assert prob_B[truth].mean() > 1.5 * prob_B[~truth].mean()
+
+
+def test_a_head_in_use_is_trained_again_as_another_kind(bundle, tmp_path):
+    rows = split_rows(bundle, splits_of(bundle), max_overlap=0)
+    out, _ = made(bundle, tmp_path / "out", rows, specs=[bundle.taxonomy[0]], kind="mlp")
+    assert (out.bundle.heads[0].kind, out.bundle.heads[0].version) == ("mlp", 2)
+    again, _ = made(out.bundle, tmp_path / "again", rows, specs=[bundle.taxonomy[0]], warm=True, fit=HeadFit(max_steps=1))
+    assert again.bundle.heads[0].provenance["start"] == "version 2"
+    verify(out.bundle, again.bundle, changed=[CLASS_IDS[0]])
+
+
+def test_what_does_not_pass_is_refused_and_nothing_is_written(bundle, tmp_path):
+    rows = split_rows(bundle, splits_of(bundle), max_overlap=0)
+    out = tmp_path / "out"
+    strict = Gate(min_positives=1000)
+    with pytest.raises(GateError, match="the gate refuses 1 of 1 heads: 'new': counts: "):
+        made(bundle, out, rows, gate=strict)
+    assert not out.exists()
+    forced, _ = made(bundle, out, rows, gate=strict, force=True)
+    assert forced.bundle.provenance["history"][-1]["forced"] == ["new"]
+    with pytest.raises(ConfigError, match="fits all heads at once"):
+        made(bundle, tmp_path / "no", rows, calibrator=Joint())
+    no_positive = split_rows(bundle, splits_of(bundle, rare=0), max_overlap=0)
+    with pytest.raises(DataError, match="a head is fitted on rows of its class and of others, got 0"):
+        made(bundle, tmp_path / "no", no_positive)
+    x = np.repeat(rows_of(70, 1), 5, axis=0)
+    copies = with_positives(no_positive, bundle_features(bundle, x), row_digests(x), 4, seed=0)
+    with pytest.raises(DataError, match="the 5 rows of class 'new' are copies of one"):
+        made(bundle, tmp_path / "no", copies)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"hidden": 0}, "hidden is 0"), ({"lr": 0}, "lr is 0"), ({"folds": 1}, "folds is 1"), ({"patience": 0}, "patience")],
+)
+def test_settings_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        HeadFit(**settings)
