@@ -133,22 +133,23 @@ def rollback_head(cfg: DictConfig) -> None:
 
 
 def rename_head(cfg: DictConfig) -> None:
-    """Write the bundle with another name or owner of a class.
+    """Write the bundle with another name or owner of a class, or what else its taxonomy says of it.
 
     Raises:
-        ConfigError: neither is given.
+        ConfigError: nothing is given.
     """
-    from dataclasses import replace
+    from dataclasses import asdict, replace
 
     from ovr.core.bundle import open_bundle
     from ovr.lifecycle.heads import respecified
 
     bundle = open_bundle(Path(cfg.bundle))
     (class_id,) = known_ids(bundle, [str(cfg["class"])])
-    new = {name: cfg[name] for name in ("name", "owner") if cfg[name] is not None}
+    old = bundle.taxonomy[bundle.taxonomy.column(class_id)]
+    new = {name: cfg[name] for name in asdict(old) if name != "id" and cfg[name] is not None}
     if not new:
-        raise ConfigError("neither name nor owner is given; say what is to be another")
-    spec = replace(bundle.taxonomy[bundle.taxonomy.column(class_id)], **new)
+        raise ConfigError("neither name nor owner nor anything else is given; say what is to be another")
+    spec = replace(old, **new)
     with out_of(cfg) as out:
         print_change(cfg, bundle, respecified(bundle, out, [spec], entry=entry_of(cfg)))
 

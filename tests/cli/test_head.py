@@ -52,7 +52,9 @@ def test_a_dry_run_says_what_would_change_and_writes_nothing(args, tmp_path, cap
 
 
 def test_the_proof_leads_from_one_root_to_the_other(bundle, args, tmp_path, capsys):
-    assert main(["head", "rename", *args, f"class={CLASS_IDS[1]}", "owner=team"]) == 0
+    assert main(["head", "rename", *args, f"class={CLASS_IDS[1]}", "owner=team", "max_ece=0.02", "critical=true"]) == 0
+    spec = open_bundle(tmp_path / "out").taxonomy[1]
+    assert (spec.owner, spec.max_ece, spec.critical, spec.name) == ("team", 0.02, True, CLASS_IDS[1])
     proof = tmp_path / "proof.json"
     assert main(["head", "verify", str(bundle.path), str(tmp_path / "out"), f"changed=[{CLASS_IDS[1]}]", f"proof={proof}"]) == 0
     assert f"described: {CLASS_IDS[1]}" in capsys.readouterr().out
@@ -81,7 +83,7 @@ def test_heads_are_taken_from_another_bundle_and_the_difference_is_told(bundle, 
     [
         (["retire"], "give class=ID or classes=[ID,...], and not both"),
         (["retire", "class=dgo"], "has no class 'dgo'; nearest: dog"),
-        (["rename", "class=dog"], "neither name nor owner is given"),
+        (["rename", "class=dog"], "neither name nor owner nor anything else is given"),
         (["rollback", "class=dog"], "is at version 1, the first that bundle"),
         (["rollback", "class=dog", "version=7"], "keeps no version 7 of head 'dog'; it has versions 1"),
         (["rollback", "class=dog", "version=1"], "is at version 1 already"),
