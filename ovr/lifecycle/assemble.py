@@ -32,6 +32,7 @@ from ovr.export.head import head_metadata, head_model
 from ovr.export.reference import Reference, check_fused, check_parts
 from ovr.export.stored import Weights, parsed
 
+ABSTENTION_STATUS = "abstention_status"  # of the provenance, and of a step that changes it
 REFERENCE_PROB, REFERENCE_LOGIT = "reference/prob.npy", "reference/logit.npy"
 Parts = dict[str, bytes | Path]
 
@@ -155,7 +156,8 @@ def told(bundle: ModelBundle, entry: Mapping[str, Any], *, num_changed: int) -> 
         # report/ stays as it was, and is of the bundle that was trained
         "report_is_of_bundle_sha256": str(history[-1]["report_is_of_bundle_sha256"]) if history else bundle.bundle_sha256,
     }
-    return {**bundle.provenance, "history": [*history, step]}
+    of_limit = {name: entry[name] for name in (ABSTENTION_STATUS,) if name in entry}
+    return {**bundle.provenance, "history": [*history, step], **of_limit}
 
 
 def check_out(bundle: ModelBundle, out: Path) -> None:

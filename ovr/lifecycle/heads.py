@@ -27,6 +27,7 @@ from ovr.export.head import head_constants
 from ovr.export.reference import Reference, load_reference, tolerances
 from ovr.export.stored import parsed, stored_weights
 from ovr.lifecycle.assemble import (
+    ABSTENTION_STATUS,
     NewModel,
     Parts,
     Rewritten,
@@ -43,6 +44,8 @@ from ovr.lifecycle.gate import Gate, check_passed, judge_stored
 from ovr.lifecycle.logits import bundle_features
 
 log = logging.getLogger(__name__)
+
+STALE = "stale: chosen before heads came, changed or went"
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +249,7 @@ def retire(bundle: ModelBundle, out: Path, class_ids: Sequence[str], *, entry: M
         new={},
         reference=_chosen(reference, columns, _cohort_columns(bundle.cohorts, columns)),
         policy=bundle.policy,
-        provenance=told(bundle, said, num_changed=len(gone)),
+        provenance=told(bundle, {**said, **_of_limit(bundle)}, num_changed=len(gone)),
         parts=calibration_parts(bundle, columns, {}, None),
     )
     return Rewritten(made, tuple(bundle.taxonomy[k].id for k in sorted(gone)), diffs)
@@ -310,7 +313,7 @@ def _with_heads(
         new=dict(models),
         reference=replace(reference, prob_NK=prob_NK, tolerance_K=tolerance_K, class_ids=taxonomy.ids),
         policy=bundle.policy,
-        provenance=told(bundle, entry, num_changed=len(artifacts)),
+        provenance=told(bundle, {**entry, **_of_limit(bundle)}, num_changed=len(artifacts)),
         parts={**calibration_parts(bundle, columns, changed, rows, taxonomy=taxonomy), **(parts or {})},
     )
     return Rewritten(made, tuple(artifacts), diffs)
@@ -364,6 +367,16 @@ def _check(bundle: ModelBundle, out: Path) -> None:
             f"bundle {bundle.path} keeps its {len(bundle.heads)} heads in shards; one head changes where each has a file of its own"
         )
     check_out(bundle, out)
+
+
+def _of_limit(bundle: ModelBundle) -> dict[str, str]:
+    """Return what is said from now on of the limit of abstention, if there is one: it was chosen with other heads."""
+    if bundle.policy.abstain_below <= 0:
+        return {}
+    log.warning(
+        "abstain_below=%.4f was chosen with other heads; `ovr decide abstention=NAME` chooses it again", bundle.policy.abstain_below
+    )
+    return {ABSTENTION_STATUS: STALE}
 
 
 def _some(class_ids: Sequence[str]) -> Sequence[str]:

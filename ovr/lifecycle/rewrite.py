@@ -33,7 +33,18 @@ from ovr.export.heads_graph import blank, folded
 from ovr.export.reference import Reference, check_fused, load_reference, tolerances
 from ovr.export.shard import shard_file, shard_metadata, shard_model
 from ovr.export.stored import parsed, stored_weights
-from ovr.lifecycle.assemble import REFERENCE_PROB, NewModel, Parts, Rewritten, assembled, check_out, kept, told, unchanged
+from ovr.lifecycle.assemble import (
+    ABSTENTION_STATUS,
+    REFERENCE_PROB,
+    NewModel,
+    Parts,
+    Rewritten,
+    assembled,
+    check_out,
+    kept,
+    told,
+    unchanged,
+)
 from ovr.lifecycle.cohorts import differing
 from ovr.lifecycle.logits import StoredLogits, bundle_features
 
@@ -100,12 +111,12 @@ def rewritten(
     differ_K = differ(before, calibrations) | differing(bundle.cohorts, cohorts, len(bundle.heads))
     changed = np.flatnonzero(differ_K | rethought_K).tolist()
     reference = _reference(bundle, before, calibrations, cohorts)
-    said = {} if abstention_status is None else {"abstention_status": abstention_status}
+    said = {} if abstention_status is None else {ABSTENTION_STATUS: abstention_status}
     more: Parts = {}
     if digest_N is not None:
         file = rows_of_step(CALIBRATION, len(bundle.provenance.get("history", [])) + 1)
         more[file], entry = npy_bytes(np.unique(digest_N)), {**entry, "row_digests": file}
-    provenance = {**told(bundle, {**entry, **said}, num_changed=len(changed)), **said}
+    provenance = told(bundle, {**entry, **said}, num_changed=len(changed))
     write = _write_shards if bundle.shards else _write_heads
     made, diffs = write(bundle, out, changed, calibrations, thresholds, policy, provenance, reference, more)
     return Rewritten(made, tuple(bundle.taxonomy[k].id for k in changed), diffs)

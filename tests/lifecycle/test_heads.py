@@ -17,6 +17,7 @@ from ovr.errors import ArtifactError, ConfigError, TaxonomyError
 from ovr.lifecycle.assemble import NewModel
 from ovr.lifecycle.calibrate import calibrate
 from ovr.lifecycle.calibration_rows import AddedRows
+from ovr.lifecycle.decide import redecide
 from ovr.lifecycle.heads import NewHead, last_version, put, replace_heads, respecified, retire, rollback
 from ovr.lifecycle.logits import bundle_features
 from ovr.lifecycle.rows import labelled_logits
@@ -192,6 +193,21 @@ def test_rows_join_the_calibration_rows_with_the_logits_of_all_heads(bundle, tmp
     np.testing.assert_allclose(1 / (1 + np.exp(-(scale * logit_NK + bias))), prob_NK, atol=1e-5)
     again = calibrate(made, tmp_path / "again", labelled_logits(made, None), calibrator=Temperature(), class_ids=["new"]).bundle
     assert again.head("new").calibration.num_rows == 6
+
+
+def test_a_limit_of_abstention_is_stale_once_heads_are_others(tmp_path, bundle, caplog):
+    assert "abstention_status" not in put(bundle, tmp_path / "no", [new_head("new", bundle)], entry={}).bundle.provenance
+    rows = labelled_logits(bundle, None)
+    limited = redecide(bundle, tmp_path / "limited", rows, policy=replace(bundle.policy, abstain_below=0.3)).bundle
+    for made in (
+        put(limited, tmp_path / "put", [new_head("new", bundle)], entry={}).bundle,
+        retire(limited, tmp_path / "gone", ["cat"]).bundle,
+    ):
+        assert made.provenance["abstention_status"].startswith("stale: ")
+        assert made.provenance["history"][-1]["abstention_status"].startswith("stale: ")
+    assert "abstain_below=0.3000 was chosen with other heads" in caplog.text
+    named = respecified(limited, tmp_path / "named", [replace(bundle.taxonomy[0], name="Cat")]).bundle
+    assert named.provenance["abstention_status"] == limited.provenance["abstention_status"]
 
 
 def refused(error, match, step, *args, **kwargs):
