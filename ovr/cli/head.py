@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from ovr.cli.bundle import text
 from ovr.cli.instantiate import build
 from ovr.cli.labelled_rows import class_ids
 from ovr.cli.tables import table
@@ -54,7 +55,7 @@ def show_head(cfg: DictConfig) -> None:
     from ovr.lifecycle.assemble import class_specs
 
     bundle = open_bundle(Path(cfg.bundle))
-    (class_id,) = known_ids(bundle, [str(cfg["class"])], retired=True)
+    (class_id,) = known_ids(bundle, [text(cfg, "class")], retired=True)
     in_use = bundle.head(class_id) if class_id in bundle.taxonomy.ids else None
     version = cfg.version if cfg.version is not None else in_use.version if in_use else bundle.ledger.versions(class_id)[-1]
     head = in_use if in_use is not None and in_use.version == version else bundle.earlier_head(HeadVersion(class_id, version))
@@ -80,16 +81,23 @@ def diff_head(cfg: DictConfig) -> None:
 
 
 def verify_head(cfg: DictConfig) -> None:
-    """Print which heads differ and which do not, and write the proof where `proof` says.
+    """Print which heads differ and which do not, and write the proof where `proof` says; with `check`, read one instead.
 
     Raises:
         ArtifactError: other heads differ than `changed` says; a head says that it is unchanged, and its answers are not.
         ConfigError: `proof` exists.
     """
     from ovr.core.bundle import open_bundle
-    from ovr.core.files import canonical_json, write_file
+    from ovr.core.files import canonical_json, read_json, write_file
+    from ovr.core.merkle import check_proof
     from ovr.lifecycle.verify import SAME, verify
 
+    if cfg.check is not None:
+        ids = check_proof(read_json(Path(cfg.check)))
+        print(f"the proof holds: {', '.join(i or 'what all heads share' for i in ids) or 'nothing'} alone differs")
+        return
+    if cfg.old is None or cfg.new is None:
+        raise ConfigError("give two bundles, `ovr head verify OLD NEW`, or check=FILE, a proof")
     proof = None if cfg.proof is None else Path(cfg.proof)
     if proof is not None and proof.exists():
         raise ConfigError(f"proof={cfg.proof} exists; expected a file that does not")
@@ -144,7 +152,7 @@ def rename_head(cfg: DictConfig) -> None:
     from ovr.lifecycle.heads import respecified
 
     bundle = open_bundle(Path(cfg.bundle))
-    (class_id,) = known_ids(bundle, [str(cfg["class"])])
+    (class_id,) = known_ids(bundle, [text(cfg, "class")])
     old = bundle.taxonomy[bundle.taxonomy.column(class_id)]
     new = {name: cfg[name] for name in asdict(old) if name != "id" and cfg[name] is not None}
     if not new:
@@ -166,10 +174,17 @@ def retire_head(cfg: DictConfig) -> None:
 
 
 def class_ids_of(cfg: DictConfig) -> list[str]:
-    """Return `classes`, or the one `class`."""
+    """Return `classes`, or the one `class`.
+
+    Raises:
+        ConfigError: both or neither is given, or `classes` is empty.
+    """
     if (cfg["class"] is None) == (cfg.classes is None):
         raise ConfigError("give class=ID or classes=[ID,...], and not both")
-    return class_ids(cfg.classes, key="classes") or [] if cfg["class"] is None else [str(cfg["class"])]
+    ids = [text(cfg, "class")] if cfg.classes is None else class_ids(cfg.classes, key="classes")
+    if not ids:
+        raise ConfigError("classes is an empty list; name the class ids of the heads to change")
+    return ids
 
 
 def known_ids(bundle: "ModelBundle", ids: list[str], *, retired: bool = False) -> list[str]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from ovr.cli.bundle import text
 from ovr.cli.calibrate import trained_calibrator
 from ovr.cli.head import class_ids_of, entry_of, known_ids, out_of, print_change
 from ovr.cli.instantiate import build
@@ -32,7 +33,7 @@ def add_head(cfg: DictConfig) -> None:
     from ovr.core.taxonomy import ClassSpec
 
     bundle = open_bundle(Path(cfg.bundle))
-    class_id = str(cfg["class"])
+    class_id = text(cfg, "class")
     if class_id in bundle.taxonomy.ids:
         raise TaxonomyError(f"bundle {bundle.path} has class {class_id!r} already; `ovr head retrain` fits its head again")
     if any(spec.id == class_id for spec in bundle.ledger.retired):
@@ -61,13 +62,16 @@ def retrain_head(cfg: DictConfig) -> None:
 
 def _fit(cfg: DictConfig, bundle: "ModelBundle", specs: Sequence["ClassSpec"], *, command: str) -> None:
     from ovr.core.taxonomy import Taxonomy
-    from ovr.lifecycle.train_heads import train_heads
+    from ovr.lifecycle.train_heads import check_fittable, train_heads
 
+    check_before(cfg, bundle, specs)
     calibrator = build(cfg.calibrator or trained_calibrator(bundle.provenance), cfg.allow_targets)
+    check_fittable(calibrator, cfg.kind)
     threshold = build(cfg.threshold or _trained_threshold(bundle), cfg.allow_targets)
     gate, fit = build(cfg.gate, cfg.allow_targets), build(cfg.fit, cfg.allow_targets)
-    more = [spec for spec in specs if spec.id not in bundle.taxonomy.ids]
-    taxonomy = Taxonomy([*bundle.taxonomy, *more])
+    # Rows of classes that are retired may be among those of the source.
+    every = {spec.id: spec for spec in (*bundle.taxonomy, *bundle.ledger.retired, *specs)}
+    taxonomy = Taxonomy(every.values())
     with out_of(cfg) as out:
         rows, record = _rows(cfg, bundle, taxonomy, specs)
         entry = {"command": command, "data": record, **entry_of(cfg)}
@@ -91,6 +95,19 @@ def _fit(cfg: DictConfig, bundle: "ModelBundle", specs: Sequence["ClassSpec"], *
         print_change(cfg, bundle, made)
 
 
+def check_before(cfg: DictConfig, bundle: "ModelBundle", specs: Sequence["ClassSpec"]) -> None:
+    """Refuse what cannot be done before any row is read."""
+    from ovr.lifecycle.heads import check_change
+
+    if cfg.out is not None:
+        check_change(bundle, Path(cfg.out))
+    if cfg.positives is not None:
+        if len(specs) != 1:
+            raise ConfigError(f"positives={cfg.positives} are rows of one class; name one, got {len(specs)}")
+        if not Path(cfg.positives).exists():
+            raise ConfigError(f"positives={cfg.positives} does not exist; expected a file of rows of the class")
+
+
 def _rows(
     cfg: DictConfig, bundle: "ModelBundle", taxonomy: "Taxonomy", specs: Sequence["ClassSpec"]
 ) -> tuple[dict[str, "SplitRows"], dict[str, Any]]:
@@ -110,13 +127,11 @@ def _rows(
     record = {"num_rows": sum(len(each.z_ND) for each in rows.values()), **splits.origin.to_json()}
     if cfg.positives is None:
         return rows, record
-    if len(specs) != 1:
-        raise ConfigError(f"positives={cfg.positives} are rows of one class; name one, got {len(specs)}")
     x = _encoded(cfg, bundle)
     z_PD = bundle_features(bundle, x, num_threads=threads)
     record |= {"positives": {"file": Path(cfg.positives).name, "num_rows": len(x)}}
     column = taxonomy.column(specs[0].id)
-    return with_positives(rows, z_PD, row_digests(x), column, seed=cfg.fit.seed), record
+    return with_positives(bundle, rows, z_PD, row_digests(x), column, seed=cfg.fit.seed), record
 
 
 def _encoded(cfg: DictConfig, bundle: "ModelBundle") -> Any:

@@ -26,7 +26,12 @@ _FILES = ("backbone/model.onnx", "backbone/weights.npz")
 
 
 def leaves(manifest: Mapping[str, Any]) -> list[bytes]:
-    """Return the hashes (L,) of a manifest's leaves: that of the shared parts, then a class each in the order of its ledger.
+    """Return the hashes (L,) of a manifest's leaves."""
+    return [leaf_hash(value) for value in leaf_values(manifest)]
+
+
+def leaf_values(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a manifest's leaves: that of the shared parts, then a class each in the order of its ledger.
 
     Args:
         manifest: of a bundle with a file a head.
@@ -53,7 +58,7 @@ def leaves(manifest: Mapping[str, Any]) -> list[bytes]:
     for spec in manifest.get("retired", ()):
         found[spec["id"]] = {"class": spec, "retired": True}
     ids = manifest.get("ledger", [spec["id"] for spec in classes])
-    return [leaf_hash(shared), *(leaf_hash(found[class_id]) for class_id in ids)]
+    return [shared, *(found[class_id] for class_id in ids)]
 
 
 def leaf_hash(value: Any) -> bytes:
@@ -90,11 +95,14 @@ def root_over(leaf: bytes, index: int, hashes: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ChangeProof:
-    """That leaf `index` alone makes one root another. An auditor needs it and the two roots, and not the bundles."""
+    """That leaf `index` alone makes one root another, and what the leaf says before and after; None where it is absent.
+
+    An auditor needs it and the two roots, and not the bundles.
+    """
 
     index: int
-    old_leaf: str
-    new_leaf: str
+    old: dict[str, Any] | None
+    new: dict[str, Any] | None
     hashes: tuple[str, ...]
 
     def root_after(self, before: str) -> str:
@@ -103,24 +111,58 @@ class ChangeProof:
         Raises:
             ArtifactError: the proof is not of that tree, or is none.
         """
-        ends = (self.old_leaf, self.new_leaf)
-        if len(self.hashes) != DEPTH or not 0 <= self.index < 2**DEPTH or not all(map(_is_hash, (*ends, *self.hashes))):
-            raise ArtifactError(f"a proof is two leaves and {DEPTH} hashes of 64 hexadecimal digits; this is another thing")
-        old, new = (root_over(bytes.fromhex(leaf), self.index, self.hashes) for leaf in ends)
+        if len(self.hashes) != DEPTH or not 0 <= self.index < 2**DEPTH or not all(map(_is_hash, self.hashes)):
+            raise ArtifactError(
+                f"a proof has the index of a leaf and {DEPTH} hashes of 64 hexadecimal digits; this is another thing"
+            )
+        old, new = (
+            root_over(ABSENT if leaf is None else leaf_hash(leaf), self.index, self.hashes) for leaf in (self.old, self.new)
+        )
         if old != before:
             raise ArtifactError(f"the proof is of a tree with root {old[:12]}, not of {before[:12]}")
         return new
 
+    @property
+    def class_id(self) -> str:
+        """The class that the leaf is of; "" of the shared parts."""
+        said = {(leaf or {}).get("class", {}).get("id") for leaf in (self.old, self.new) if leaf is not None}
+        if len(said) != 1:
+            raise ArtifactError(f"the leaves of a proof are of one class, got {sorted(map(str, said))}")
+        return str(said.pop() or "")
 
-def prove_changes(old_L: Sequence[bytes], new_L: Sequence[bytes]) -> tuple[ChangeProof, ...]:
-    """Return a proof for each leaf that differs, one after the other: the root after each is the one before the next."""
+
+def prove_changes(old_L: Sequence[dict[str, Any]], new_L: Sequence[dict[str, Any]]) -> tuple[ChangeProof, ...]:
+    """Return a proof for each of the leaves that differ, one after the other: the root after each is the one before the next."""
     size = max(len(old_L), len(new_L))
-    tree, target = ([*leaf_L, *[ABSENT] * (size - len(leaf_L))] for leaf_L in (old_L, new_L))
+    old, new = ([*leaf_L, *[None] * (size - len(leaf_L))] for leaf_L in (old_L, new_L))
+    tree = [ABSENT if leaf is None else leaf_hash(leaf) for leaf in old]
+    target = [ABSENT if leaf is None else leaf_hash(leaf) for leaf in new]
     proofs = []
-    for index in differing(old_L, new_L):
-        proofs.append(ChangeProof(index, tree[index].hex(), target[index].hex(), path(tree, index)))
+    for index in differing(tree, target):
+        proofs.append(ChangeProof(index, old[index], new[index], path(tree, index)))
         tree[index] = target[index]
     return tuple(proofs)
+
+
+def check_proof(said: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the ids of the classes that alone differ between two bundles, "" for the parts that all share, by a proof.
+
+    Args:
+        said: as `ovr head verify` writes it: `old_root`, `new_root` and `changes`, a proof each.
+
+    Raises:
+        ArtifactError: it does not lead from the one root to the other.
+    """
+    try:
+        proofs = [ChangeProof(row["index"], row["old"], row["new"], tuple(row["hashes"])) for row in said["changes"]]
+        reached, end = str(said["old_root"]), str(said["new_root"])
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(f"this is no proof of `ovr head verify`: {type(error).__name__} {error}") from None
+    for proof in proofs:
+        reached = proof.root_after(reached)
+    if reached != end:
+        raise ArtifactError(f"the changes lead to root {reached[:12]}, and the proof says {end[:12]}")
+    return tuple(proof.class_id for proof in proofs)
 
 
 def differing(old_L: Sequence[bytes], new_L: Sequence[bytes]) -> list[int]:

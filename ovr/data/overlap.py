@@ -6,7 +6,7 @@ N = rows, U = different rows of one kind, P = rows that the model was made from
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,16 +38,20 @@ def rows_of_step(kind: str, step: int) -> str:
     return FILES[kind].replace(".npy", f"_{step}.npy")
 
 
-def read_digests(bundle: Path, kind: str, *, later: bool = True) -> U64 | None:
-    """Return the digests of a bundle's training or calibration rows, with `later` those of later steps too; None where it has none.
+def read_digests(bundle: Path, kind: str, *, steps: Collection[int] | None = None) -> U64 | None:
+    """Return the digests of a bundle's training or calibration rows; None where it has none.
 
     A warning says where those of training are missing.
+
+    Args:
+        steps: of the history, counted from 1, whose rows count too; None: all.
 
     Raises:
         ArtifactError: they cannot be read.
     """
     first = bundle / FILES[kind]
-    more = sorted(first.parent.glob(f"{first.stem}_*.npy")) if later else []
+    more = sorted(first.parent.glob(f"{first.stem}_*.npy"))
+    more = [file for file in more if steps is None or int(file.stem.rpartition("_")[2]) in steps]
     if not first.is_file():
         log.warning(
             "bundle %s has no digests of its %s rows (%s): it is older than they are, or was trained with max_leakage=null. "

@@ -23,6 +23,7 @@ from ovr.core.bundle import FUSED_ONNX, MANIFEST, ModelBundle, head_directory, v
 from ovr.core.bundle_writer import write_bundle
 from ovr.core.calibrations import Calibrations
 from ovr.core.commit import git_state
+from ovr.core.files import canonical_json
 from ovr.core.ledger import successor
 from ovr.core.shards import npy_bytes
 from ovr.core.taxonomy import ClassSpec, Taxonomy
@@ -31,8 +32,10 @@ from ovr.export.fused import fused_model
 from ovr.export.head import head_metadata, head_model
 from ovr.export.reference import Reference, check_fused, check_parts
 from ovr.export.stored import Weights, parsed
+from ovr.lifecycle.cohorts import TABLES
 
 ABSTENTION_STATUS = "abstention_status"  # of the provenance, and of a step that changes it
+COHORTS_FILE = "cohorts.json"  # of a head that is kept and not in use
 REFERENCE_PROB, REFERENCE_LOGIT = "reference/prob.npy", "reference/logit.npy"
 Parts = dict[str, bytes | Path]
 
@@ -109,6 +112,7 @@ def assembled(
         data, diffs["fused"] = check_fused(fused_model(backbone, protos, card), reference)
         return data
 
+    files |= _cohorts_of_earlier(bundle, heads)
     old, now = ([version_of(head) for head in some] for some in (bundle.heads, heads))
     made_bundle = write_bundle(
         out,
@@ -123,6 +127,22 @@ def assembled(
         ledger=successor(bundle.ledger, old, taxonomy, now, class_specs(bundle)),
     )
     return made_bundle, diffs
+
+
+def _cohorts_of_earlier(bundle: ModelBundle, heads: Sequence[HeadArtifact]) -> Parts:
+    """Return what heads that go out of use had for each cohort, beside their models: a version comes back as it was."""
+    if bundle.cohorts is None:
+        return {}
+    parts: Parts = {}
+    for k, head in enumerate(bundle.heads):
+        if head not in heads:
+            of_cohorts = {
+                name: {table: getattr(bundle.cohorts, table)[c][k] for table in TABLES}
+                for c, name in enumerate(bundle.cohorts.names)
+            }
+            kept = {"column": bundle.cohorts.column, "cohorts": of_cohorts}
+            parts[f"{head_directory(head)}/{COHORTS_FILE}"] = canonical_json(kept)
+    return parts
 
 
 def class_specs(bundle: ModelBundle) -> dict[str, ClassSpec]:

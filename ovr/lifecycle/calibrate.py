@@ -62,7 +62,7 @@ def calibrate(
     """Write the bundle with calibrations that are fitted on `rows` to `out`.
 
     All heads are fitted, block by block or, for a calibrator with a true `all_heads`, at once; those of `class_ids` alone take what
-    was fitted.
+    was fitted. A head of which no row is labelled keeps what it had.
 
     Args:
         thresholds: of heads that change. "same_rows" moves each so that it takes the rows that it took, which keeps what was chosen
@@ -95,7 +95,7 @@ def calibrate(
         target_NC, mask_NC = rows.labels.columns(block)
         fitted = calibrator.fit(logit_NC, target_NC, mask_NC)
         chosen = [
-            new if columns is None or block.start + c in columns else old
+            new if (columns is None or block.start + c in columns) and new.status != "no_rows" else old
             for c, (new, old) in enumerate(zip(fitted, before[block], strict=True))
         ]
         parts.append(Calibrations.of(chosen))

@@ -4,7 +4,7 @@ N = calibration rows, M = rows that join them, D = features, K = heads
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,9 +32,8 @@ class AddedRows:
     z_MD: NDArray[np.float32]
     labels: Mapping[str, tuple[NDArray[np.bool_], NDArray[np.bool_]]]
     cohort_M: NDArray[np.str_] | None = None
-    logits: Mapping[str, NDArray[np.float64]] = field(
-        default_factory=dict
-    )  # (M,) of classes whose head was fitted on the rows: by others
+    # (M,) by class id, where the head itself was fitted on the rows: of heads that were not
+    logits: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 def columns_of(value_NK: NDArray[Any], columns: Sequence[int | None]) -> NDArray[Any]:
@@ -52,13 +51,13 @@ def calibration_parts(
     rows: AddedRows | None,
     *,
     taxonomy: Taxonomy | None = None,
+    strange: Collection[int] = (),
 ) -> Parts:
     """Return the calibration rows of a bundle with these columns.
 
-    Labels stay, but for those of classes for which rows are added; rows of which no label is left go.
-
-    Logits of heads that change are computed from the features that the bundle keeps. Where it keeps none, nothing is known of these
-    heads on its own rows from now on.
+    Labels stay, but for those of classes for which rows are added, and those of `strange` columns, whose heads may have been fitted
+    on the rows elsewhere. Rows of which no label is left go. Logits of heads that change are computed from the features that the
+    bundle keeps; where it keeps none, nothing is known of these heads on its rows from now on.
     """
     found = {
         name: np.load(bundle.path / name) for name in (LOGIT, TARGET, MASK, FEATURES, COHORT) if (bundle.path / name).is_file()
@@ -73,6 +72,7 @@ def calibration_parts(
             log.warning("bundle %s keeps no features of its calibration rows: head %d is not measured on them", bundle.path, k)
         else:
             logit_NK[:, k] = head_logits(model.kind, model.weights, z_ND)
+    mask_NK[:, list(strange)] = False
     if rows is not None and taxonomy is not None:
         models = _models(bundle, columns, changed)
         logit_MK = np.stack([head_logits(model.kind, model.weights, rows.z_MD) for model in models], axis=1).astype(np.float32)
@@ -90,7 +90,7 @@ def calibration_parts(
         if COHORT in found:
             unknown = np.full(len(rows.z_MD), "", found[COHORT].dtype)
             found[COHORT] = np.concatenate([found[COHORT], unknown if rows.cohort_M is None else rows.cohort_M])
-    used_N = mask_NK.any(axis=1) if rows is not None else np.ones(len(mask_NK), np.bool_)
+    used_N = mask_NK.any(axis=1) if changed else np.ones(len(mask_NK), np.bool_)
     arrays = {LOGIT: logit_NK, TARGET: target_NK, MASK: mask_NK}
     arrays |= {FEATURES: z_ND} if z_ND is not None else {}
     arrays |= {COHORT: found[COHORT]} if COHORT in found else {}

@@ -20,8 +20,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from ovr.data.labels import Labels
 from ovr.data.stratify import spread_groups
 from ovr.errors import ConfigError, DataError
+from ovr.export.head import WEIGHT_NAMES
 from ovr.export.stored import Weights
 from ovr.lifecycle.assemble import NewModel, head_logits
+from ovr.lifecycle.calibrate import Calibrator
+from ovr.lifecycle.gate import prob_of
 from ovr.training.logistic import fit_logistic
 
 log = logging.getLogger(__name__)
@@ -91,17 +94,18 @@ class HeadFit:
         if self.folds < 2:
             raise ConfigError(f"folds is {self.folds!r}; expected at least 2")
 
-    def fit(self, rows: HeadRows, *, kind: str, held_out: HeadRows | None = None, start: Weights | None = None) -> NewModel:
-        """Return the head that is fitted on the known rows.
+    def fit(self, rows: HeadRows, *, kind: str, start: Weights | None = None) -> NewModel:
+        """Return the head that is fitted on the known rows; every fifth of them says when an MLP head is done.
 
         Args:
             kind: "linear" or "mlp".
-            held_out: rows that say when an MLP head is done; None: every fifth of `rows`, which it is then not fitted on.
             start: weights to go on from; of no effect on a linear head, whose optimum is one.
 
         Raises:
+            ConfigError: another kind.
             DataError: no row of the class, or none of another.
         """
+        check_kind(kind)
         rows = rows.of(rows.mask_N)
         if not rows.num_positives or not rows.num_negatives:
             raise DataError(
@@ -109,10 +113,8 @@ class HeadFit:
             )
         if kind == "linear":
             return self._linear(rows)
-        if held_out is None:
-            fold_N = folds_of(rows, 5, self.seed)
-            rows, held_out = rows.of(fold_N != 0), rows.of(fold_N == 0)
-        return self._mlp(rows, held_out, start)
+        fold_N = folds_of(rows, 5, self.seed)
+        return self._mlp(rows.of(fold_N != 0), rows.of(fold_N == 0), start)
 
     def _linear(self, rows: HeadRows) -> NewModel:
         target_N1, mask_N1 = rows.target_N[:, None], rows.mask_N[:, None]
@@ -140,6 +142,8 @@ class HeadFit:
             optimizer.zero_grad()
             binary_cross_entropy_with_logits(_logits(parameters, z_ND), target_N).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+        if not best:
+            raise DataError(f"the likelihood of an MLP head is {loss} from the first step on; lr={self.lr} may be too high")
         return NewModel("mlp", best)
 
     def _drawn(self, rows: HeadRows) -> Weights:
@@ -167,6 +171,24 @@ class HeadFit:
                 model = self.fit(rows.of(~held_N), kind=kind)
                 logit_N[held_N] = head_logits(model.kind, model.weights, rows.z_ND[held_N])
         return logit_N
+
+
+def check_kind(kind: str) -> None:
+    """Raise ConfigError unless there are heads of that kind."""
+    if kind not in WEIGHT_NAMES:
+        raise ConfigError(f"kind is {kind!r}; expected {' or '.join(WEIGHT_NAMES)}")
+
+
+def cross_calibrated(calibrator: Calibrator, logit_N: NDArray[np.float64], rows: HeadRows, fit: HeadFit) -> NDArray[np.float64]:
+    """Return each row's probability (N,) by a calibration that was fitted on the other folds."""
+    fold_N = folds_of(rows, fit.folds, fit.seed)
+    prob_N = np.empty(len(rows))
+    for fold in np.unique(fold_N):
+        held_N = fold_N == fold
+        others_N = ~held_N
+        (found,) = calibrator.fit(logit_N[others_N, None], rows.target_N[others_N, None], rows.mask_N[others_N, None])
+        prob_N[held_N] = prob_of(logit_N[held_N], found)
+    return prob_N
 
 
 def _logits(parameters: Mapping[str, Tensor], z_ND: Tensor) -> Tensor:

@@ -190,18 +190,19 @@ def check_passed(judged: Sequence[Judged], *, force: bool) -> list[str]:
     return [each.class_id for each in refused]
 
 
-def judge_stored(gate: Gate, source: ModelBundle, class_id: str, *, replaced: tuple[NewModel, HeadArtifact] | None) -> Judged:
+def judge_stored(gate: Gate, source: ModelBundle, spec: ClassSpec, *, replaced: tuple[NewModel, HeadArtifact] | None) -> Judged:
     """Return what the gate says of a head on the calibration rows of the bundle that it is taken from.
 
     Its calibration and threshold were fitted on these, which makes the checks milder than rows of its own would.
 
     Args:
+        spec: the class, as the bundle that it comes to describes it.
         replaced: the head that it replaces, with the same backbone; asked where `source` keeps features of the rows.
     """
     files = {name: source.path / name for name in (LOGIT, TARGET, MASK, FEATURES)}
     if not all(files[name].is_file() for name in (LOGIT, TARGET, MASK)):
-        return Judged(class_id, (Check("counts", False, f"bundle {source.path} keeps no calibration rows to judge by"),))
-    k = source.taxonomy.column(class_id)
+        return Judged(spec.id, (Check("counts", False, f"bundle {source.path} keeps no calibration rows to judge by"),))
+    k = source.taxonomy.column(spec.id)
     head = source.heads[k]
     logit_N, target_N, mask_N = (np.load(files[name], allow_pickle=False)[:, k] for name in (LOGIT, TARGET, MASK))
     before = None
@@ -210,7 +211,7 @@ def judge_stored(gate: Gate, source: ModelBundle, class_id: str, *, replaced: tu
         old_logit_N = head_logits(model.kind, model.weights, np.load(files[FEATURES], allow_pickle=False))
         before = (prob_of(old_logit_N, old.calibration), np.ones(len(old_logit_N), np.bool_), old.threshold)
     prob_N = prob_of(logit_N, head.calibration)
-    return gate.judge(source.taxonomy[k], prob_N, target_N, mask_N, threshold=head.threshold, replaced=before)
+    return gate.judge(spec, prob_N, target_N, mask_N, threshold=head.threshold, replaced=before)
 
 
 def prob_of(logit_N: NDArray[np.floating[Any]], calibration: Calibration) -> F64:

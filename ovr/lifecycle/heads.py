@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from ovr.core.artifact import Calibration, HeadArtifact
-from ovr.core.bundle import ModelBundle, check_fits
+from ovr.core.bundle import ModelBundle, check_fits, head_directory
 from ovr.core.cohorts import CohortCalibrations
+from ovr.core.files import read_json
 from ovr.core.ledger import HeadVersion
 from ovr.core.shards import npy_bytes
 from ovr.core.taxonomy import ClassSpec, Taxonomy
@@ -28,6 +29,7 @@ from ovr.export.reference import Reference, load_reference, tolerances
 from ovr.export.stored import parsed, stored_weights
 from ovr.lifecycle.assemble import (
     ABSTENTION_STATUS,
+    COHORTS_FILE,
     NewModel,
     Parts,
     Rewritten,
@@ -80,7 +82,7 @@ def put(
     Raises:
         ArtifactError: the bundle has head shards; `out` exists; a head does not fit the backbone.
     """
-    _check(bundle, out)
+    check_change(bundle, out)
     artifacts = {
         new.spec.id: HeadArtifact(
             class_id=new.spec.id,
@@ -120,20 +122,28 @@ def replace_heads(
         GateError: the gate refuses a head, and `force` is false. Nothing is written then.
         TaxonomyError: `source` has no such class.
     """
-    _check(bundle, out)
+    check_change(bundle, out)
     columns = [source.taxonomy.column(class_id) for class_id in _some(class_ids)]
     for column in columns:
         check_fits(source.heads[column], bundle.backbone_sha256)
     found = {column: NewModel(kind, weights) for column, kind, weights in stored_weights(source, columns)}
-    judged = [] if gate is None else [judge_stored(gate, source, i, replaced=_in_use(bundle, i)) for i in class_ids]
+    specs = {i: class_specs(bundle).get(i, source.taxonomy[column]) for i, column in zip(class_ids, columns, strict=True)}
+    judged = [] if gate is None else [judge_stored(gate, source, specs[i], replaced=last_head(bundle, i)) for i in class_ids]
     forced = check_passed(judged, force=force)
     heads = []
     for column in columns:
-        head, spec = source.heads[column], source.taxonomy[column]
-        known = class_specs(bundle).get(spec.id, spec)
+        head = source.heads[column]
         origin = {**head.provenance, "from_bundle_sha256": source.bundle_sha256, "from_version": head.version}
         heads.append(
-            NewHead(known, found[column], head.calibration, head.threshold, head.threshold_status, head.metrics, provenance=origin)
+            NewHead(
+                specs[head.class_id],
+                found[column],
+                head.calibration,
+                head.threshold,
+                head.threshold_status,
+                head.metrics,
+                provenance=origin,
+            )
         )
     said = {"command": "head replace", "classes": list(class_ids), "from_bundle_sha256": source.bundle_sha256, **(entry or {})}
     if gate is not None:
@@ -154,11 +164,13 @@ def _rows_of_source(bundle: ModelBundle, source: ModelBundle) -> Parts:
     return parts
 
 
-def _in_use(bundle: ModelBundle, class_id: str) -> tuple[NewModel, HeadArtifact] | None:
-    if class_id not in bundle.taxonomy.ids:
+def last_head(bundle: ModelBundle, class_id: str) -> tuple[NewModel, HeadArtifact] | None:
+    """Return the head that a class has, or had last; None where it never had one."""
+    if class_id not in class_specs(bundle):
         return None
-    ((column, kind, weights),) = stored_weights(bundle, [bundle.taxonomy.column(class_id)])
-    return NewModel(kind, weights), bundle.heads[column]
+    in_use = class_id in bundle.taxonomy.ids
+    head = bundle.head(class_id) if in_use else bundle.earlier_head(last_version(bundle, class_id))
+    return _model_of(bundle, head), head
 
 
 def rollback(
@@ -170,8 +182,9 @@ def rollback(
         ArtifactError: a version that the bundle does not keep, or that is in use.
         TaxonomyError: the bundle never had such a class.
     """
-    _check(bundle, out)
+    check_change(bundle, out)
     specs = class_specs(bundle)
+    _some([each.class_id for each in versions])
     for each in versions:
         check_kept(bundle, each)
     said = {
@@ -232,7 +245,7 @@ def retire(bundle: ModelBundle, out: Path, class_ids: Sequence[str], *, entry: M
         ArtifactError: what `put` refuses; no class would be left.
         TaxonomyError: the bundle has no such class in use.
     """
-    _check(bundle, out)
+    check_change(bundle, out)
     gone = {bundle.taxonomy.column(class_id) for class_id in _some(class_ids)}
     if len(gone) == len(bundle.heads):
         raise ArtifactError(
@@ -247,7 +260,7 @@ def retire(bundle: ModelBundle, out: Path, class_ids: Sequence[str], *, entry: M
         taxonomy=Taxonomy(bundle.taxonomy[k] for k in columns),
         heads=[bundle.heads[k] for k in columns],
         new={},
-        reference=_chosen(reference, columns, _cohort_columns(bundle.cohorts, columns)),
+        reference=_chosen(reference, columns, _cohort_columns(bundle, columns)),
         policy=bundle.policy,
         provenance=told(bundle, {**said, **_of_limit(bundle)}, num_changed=len(gone)),
         parts=calibration_parts(bundle, columns, {}, None),
@@ -262,7 +275,7 @@ def respecified(bundle: ModelBundle, out: Path, specs: Sequence[ClassSpec], *, e
         ArtifactError: what `put` refuses.
         TaxonomyError: the bundle has no such class.
     """
-    _check(bundle, out)
+    check_change(bundle, out)
     new = {bundle.taxonomy.column(spec.id): spec for spec in specs}
     taxonomy = Taxonomy(new.get(k, spec) for k, spec in enumerate(bundle.taxonomy))
     said = {"command": "head rename", "classes": [spec.id for spec in specs], **(entry or {})}
@@ -293,12 +306,17 @@ def _with_heads(
     added = [class_id for class_id in artifacts if class_id not in bundle.taxonomy.ids]
     taxonomy = Taxonomy([*(specs.get(spec.id, spec) for spec in bundle.taxonomy), *(specs[class_id] for class_id in added)])
     heads = [artifacts[i] if i in artifacts else bundle.head(i) for i in taxonomy.ids]
-    weights = {head.class_id: models.get(head.class_id) or _earlier_model(bundle, head) for head in artifacts.values()}
+    weights = {head.class_id: models.get(head.class_id) or _model_of(bundle, head) for head in artifacts.values()}
     columns = [bundle.taxonomy.column(i) if i in bundle.taxonomy.ids else None for i in taxonomy.ids]
     changed = {taxonomy.column(class_id): model for class_id, model in weights.items()}
 
+    strange = [taxonomy.column(class_id) for class_id in models]
     pooled = [head.calibration for head in heads]
-    reference = _chosen(load_reference(bundle), columns, _cohort_columns(bundle.cohorts, columns, changed=changed, pooled=pooled))
+    reference = _chosen(
+        load_reference(bundle),
+        columns,
+        _cohort_columns(bundle, columns, changed={taxonomy.column(i): head for i, head in artifacts.items()}),
+    )
     z_ND = bundle_features(bundle, reference.x)
     prob_NK, tolerance_K = reference.prob_NK, tolerances(pooled)
     for k, model in changed.items():
@@ -314,12 +332,12 @@ def _with_heads(
         reference=replace(reference, prob_NK=prob_NK, tolerance_K=tolerance_K, class_ids=taxonomy.ids),
         policy=bundle.policy,
         provenance=told(bundle, {**entry, **_of_limit(bundle)}, num_changed=len(artifacts)),
-        parts={**calibration_parts(bundle, columns, changed, rows, taxonomy=taxonomy), **(parts or {})},
+        parts={**calibration_parts(bundle, columns, changed, rows, taxonomy=taxonomy, strange=strange), **(parts or {})},
     )
     return Rewritten(made, tuple(artifacts), diffs)
 
 
-def _earlier_model(bundle: ModelBundle, head: HeadArtifact) -> NewModel:
+def _model_of(bundle: ModelBundle, head: HeadArtifact) -> NewModel:
     file = bundle.path / HeadVersion(head.class_id, head.version).directory / "model.onnx"
     kind, constants = head_constants(parsed(file.read_bytes(), what=f"head {head.class_id!r}"))
     return NewModel(kind, weights_of(constants))
@@ -335,33 +353,44 @@ def _chosen(reference: Reference, columns: Sequence[int | None], cohorts: Cohort
 
 
 def _cohort_columns(
-    cohorts: CohortCalibrations | None,
-    columns: Sequence[int | None],
-    *,
-    changed: Mapping[int, NewModel] | None = None,
-    pooled: Sequence[Calibration] = (),
+    bundle: ModelBundle, columns: Sequence[int | None], *, changed: Mapping[int, HeadArtifact] | None = None
 ) -> CohortCalibrations | None:
-    """Return the cohorts' calibrations of some columns; heads that are new or changed have their pooled one in every cohort."""
+    """Return the cohorts' calibrations of some columns.
+
+    A version that comes back has those that it had; of cohorts that it had none for, and of new heads, the pooled one.
+    """
+    cohorts = bundle.cohorts
     if cohorts is None:
         return None
-    if changed:
-        log.warning(
-            "the bundle calibrates by cohorts of %r: %d new heads have their pooled calibration in each until `ovr calibrate` fits "
-            "them again",
-            cohorts.column,
-            len(changed),
+    own = {k: _cohorts_of(bundle, head, cohorts) for k, head in (changed or {}).items()}
+    tables = {
+        name: tuple(
+            tuple(
+                own[k][c][name] if k in own else getattr(cohorts, name)[c][old]
+                for k, old in enumerate(columns)
+                if k in own or old is not None
+            )
+            for c in range(len(cohorts.names))
         )
-    tables: dict[str, tuple[tuple[Any, ...], ...]] = {}
-    for name in TABLES:
-        own = {k: {"scale": pooled[k].scale, "bias": pooled[k].bias, "status": "pooled"}.get(name, 0) for k in changed or ()}
-        tables[name] = tuple(
-            tuple(own[k] if k in own else row[old] for k, old in enumerate(columns) if k in own or old is not None)
-            for row in getattr(cohorts, name)
-        )
+        for name in TABLES
+    }
     return CohortCalibrations(cohorts.column, cohorts.names, **tables)
 
 
-def _check(bundle: ModelBundle, out: Path) -> None:
+def _cohorts_of(bundle: ModelBundle, head: HeadArtifact, cohorts: CohortCalibrations) -> list[dict[str, Any]]:
+    """Return what a head has for each cohort, by the names of the tables."""
+    pooled = {"scale": head.calibration.scale, "bias": head.calibration.bias, "status": "pooled"}
+    blank = {name: pooled.get(name, 0) for name in TABLES}
+    file = bundle.path / head_directory(head) / COHORTS_FILE
+    kept = read_json(file) if file.is_file() else {}
+    if kept.get("column") != cohorts.column:
+        log.warning("head %r has its pooled calibration in each cohort until `ovr calibrate` fits them", head.class_id)
+        kept = {}
+    return [{**blank, **kept.get("cohorts", {}).get(name, {})} for name in cohorts.names]
+
+
+def check_change(bundle: ModelBundle, out: Path) -> None:
+    """Raise ArtifactError where a head of the bundle cannot be changed, or not to `out`, before any work."""
     if bundle.shards:
         raise ArtifactError(
             f"bundle {bundle.path} keeps its {len(bundle.heads)} heads in shards; one head changes where each has a file of its own"

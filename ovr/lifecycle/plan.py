@@ -17,21 +17,19 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ovr.calibrator.apply import calibrated_prob
 from ovr.calibrator.platt import Platt
 from ovr.core.bundle import ModelBundle
-from ovr.core.calibrations import Calibrations
 from ovr.core.taxonomy import slug
 from ovr.errors import ArtifactError
 from ovr.export.stored import stored_weights
 from ovr.lifecycle.assemble import head_logits
-from ovr.lifecycle.fit import HeadFit, HeadRows, folds_of
+from ovr.lifecycle.fit import HeadFit, HeadRows, cross_calibrated
 from ovr.lifecycle.gate import prob_of
 from ovr.metric.compare import LEAST_POSITIVES, compare
 
 F64 = NDArray[np.float64]
 Need = Literal["retrain", "recalibrate", "nothing", "more rows"]
-SHOWN_COMMAND = {"retrain": "head retrain", "recalibrate": "calibrate"}
+COMMANDS = {"recalibrate": "calibrate", "retrain": "head retrain"}  # in this order: rows that a head was fitted on calibrate none
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +85,8 @@ def plan(
             retrained_N = fit.out_of_fold(of_class, kind=kind)
             probs = [
                 prob_of(logit_N, head.calibration),
-                _cross_calibrated(prob_logits(prob_of(logit_N, head.calibration)), of_class, fit),
-                _cross_calibrated(retrained_N, of_class, fit),
+                cross_calibrated(Platt(), prob_logits(prob_of(logit_N, head.calibration)), of_class, fit),
+                cross_calibrated(Platt(), retrained_N, of_class, fit),
             ]
             nll = [_nll(prob_N, of_class.target_N) for prob_N in probs]
             need = _need(probs, of_class.target_N, confidence)
@@ -112,18 +110,6 @@ def prob_logits(prob_N: F64) -> F64:
     clipped_N = np.clip(prob_N, 2.0**-25, 1 - 2.0**-25)
     logit_N: F64 = np.log(clipped_N) - np.log1p(-clipped_N)
     return logit_N
-
-
-def _cross_calibrated(logit_N: F64, rows: HeadRows, fit: HeadFit) -> F64:
-    """Return probabilities by Platt's scale and bias that were fitted on the other folds."""
-    fold_N = folds_of(rows, fit.folds, fit.seed)
-    prob_N = np.empty(len(rows))
-    for fold in np.unique(fold_N):
-        held_N = fold_N == fold
-        others = ~held_N
-        fitted = Platt().fit(logit_N[others, None], rows.target_N[others, None], rows.mask_N[others, None])
-        prob_N[held_N] = calibrated_prob(logit_N[held_N, None], Calibrations.of(fitted))[:, 0]
-    return prob_N
 
 
 def _nll(prob_N: F64, target_N: NDArray[np.bool_]) -> float:
@@ -160,7 +146,7 @@ def jobs(planned: Collection[Planned], *, bundle: str, data: Sequence[str]) -> s
     ]
     owners: dict[str, list[Planned]] = {}
     for each in planned:
-        if each.need in SHOWN_COMMAND:
+        if each.need in COMMANDS:
             owners.setdefault(each.owner, []).append(each)
     for owner, classes in owners.items():
         lines += [
@@ -172,7 +158,7 @@ def jobs(planned: Collection[Planned], *, bundle: str, data: Sequence[str]) -> s
             "      - run: pip install .",
         ]
         source, number = bundle, 0
-        for need, command in SHOWN_COMMAND.items():
+        for need, command in COMMANDS.items():
             ids = [each.class_id for each in classes if each.need == need]
             if ids:
                 number += 1

@@ -1,15 +1,15 @@
 """New heads on a bundle's own backbone: a class that is added, or heads that are trained again, on new labelled rows.
 
-Weights see the training rows of the source; MLP heads are done when its validation rows say so. Calibration and threshold are
-fitted on its calibration rows, and the gate judges on its validation rows. Where those are too few, training, validation and
-calibration rows are taken together: weights see all of them, and calibration, threshold and gate take each row's logit from a
-head that was fitted without it.
+Weights see the training rows of the source; calibration and threshold are fitted on its calibration rows, and the gate judges on
+its validation rows. Where those are too few, training, validation and calibration rows are taken together: the head is fitted on
+all of them, and calibration, threshold and gate take each row's logit from a head that was fitted without it.
 
-N = rows, D = features
+N = rows, D = features, P = rows that are all of one class
 """
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +27,20 @@ from ovr.data.leakage import U64, row_digests
 from ovr.data.overlap import CALIBRATION, TRAINING, Overlap, check_overlap, read_digests, rows_of_step
 from ovr.data.splits import SPLIT_NAMES, Splits
 from ovr.errors import ConfigError, DataError
-from ovr.export.stored import stored_weights
+from ovr.export.stored import Weights
 from ovr.lifecycle.assemble import NewModel, Rewritten, head_logits
 from ovr.lifecycle.calibrate import Calibrator
 from ovr.lifecycle.calibration_rows import AddedRows
-from ovr.lifecycle.fit import HeadFit, HeadRows
+from ovr.lifecycle.fit import HeadFit, HeadRows, check_kind, cross_calibrated
 from ovr.lifecycle.gate import Gate, Judged, check_passed, prob_of
-from ovr.lifecycle.heads import NewHead, put
+from ovr.lifecycle.heads import NewHead, check_change, last_head, put
 from ovr.lifecycle.logits import KnownLogits, bundle_features
 from ovr.threshold.fit import ThresholdRule, fit_thresholds
 from ovr.training.evaluate import evaluate
 
+log = logging.getLogger(__name__)
+
+EVERY = ("train", "val", "calib")
 MIN_HELD_OUT = 10  # rows of the class among calibration and among validation rows, below which all are taken together
 
 
@@ -49,12 +52,12 @@ class SplitRows:
     digest_N: U64
     labels: Labels
     cohorts: Mapping[str, NDArray[np.str_]]
-    known_N: NDArray[np.bool_]  # rows that the bundle, or one of its heads since, was trained or calibrated on
+    repeated_N: NDArray[np.bool_]  # rows that are in an earlier split too, and count there alone
 
     def of(self, column: int) -> HeadRows:
         """Return the rows with the labels of one class."""
         target_N1, mask_N1 = self.labels.columns(slice(column, column + 1))
-        return HeadRows(self.z_ND, target_N1[:, 0], mask_N1[:, 0], self.digest_N.astype(np.int64))
+        return HeadRows(self.z_ND, target_N1[:, 0], mask_N1[:, 0] & ~self.repeated_N, self.digest_N.astype(np.int64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +77,27 @@ def split_rows(bundle: ModelBundle, splits: Splits, *, max_overlap: float, num_t
         ConfigError: `max_overlap` is no share.
         DataError: of the validation, calibration and test rows too many are rows that the backbone was trained on.
     """
-    backbone_U = read_digests(bundle.path, TRAINING, later=False)
-    known = [each for each in (read_digests(bundle.path, kind) for kind in (TRAINING, CALIBRATION)) if each is not None]
-    found = {}
+    backbone_U = read_digests(bundle.path, TRAINING, steps=())
+    found: dict[str, SplitRows] = {}
     source = ", ".join(file.name for file in splits.origin.files) or "the source"
     for name in SPLIT_NAMES:
         rows = getattr(splits, name)
+        if not len(rows):
+            raise DataError(
+                f"{source} has no rows of {name}; heads are fitted on rows that are split into {', '.join(SPLIT_NAMES)}"
+            )
         digest_N = row_digests(rows.x)
-        if name != "train" and len(rows) and backbone_U is not None:
+        if name != "train" and backbone_U is not None:
             # Rows that an earlier head was fitted on may be held out for the next one; those of the backbone may not.
             overlap = Overlap(TRAINING, np.flatnonzero(np.isin(digest_N, backbone_U)), len(rows))
             what, numbers = f"split {name} of {source}", splits.origin.row_numbers.get(name)
             check_overlap([overlap], max_overlap=max_overlap, purpose="held out", row_numbers=numbers, source=what)
-        known_N = np.isin(digest_N, np.concatenate(known)) if known else np.zeros(len(rows), np.bool_)
-        z_ND = bundle_features(bundle, rows.x, num_threads=num_threads) if len(rows) else np.zeros((0, 0), np.float32)
-        found[name] = SplitRows(z_ND, digest_N, rows.labels, rows.cohorts, known_N)
+        earlier = [each.digest_N for each in found.values()]
+        repeated_N = np.isin(digest_N, np.concatenate(earlier)) if earlier else np.zeros(len(rows), np.bool_)
+        if repeated_N.any():
+            log.warning("%d of %d rows of %s are in an earlier split too, and are left out", repeated_N.sum(), len(rows), name)
+        z_ND = bundle_features(bundle, rows.x, num_threads=num_threads)
+        found[name] = SplitRows(z_ND, digest_N, rows.labels, rows.cohorts, repeated_N)
     return found
 
 
@@ -114,7 +123,7 @@ def train_heads(
         specs: classes that the bundle has, or new ones.
         rows: as `split_rows` gives them, with the columns of `taxonomy`.
         kind: "linear" or "mlp"; None: as the head that is replaced, or as the bundle's first one.
-        warm: start MLP heads from the weights of the version before.
+        warm: start MLP heads from the weights of the version before; the held-out rows must be new to these.
         force: let heads in that the gate refuses; the history says so.
         entry: what the history tells of this step besides, in plain values.
 
@@ -123,28 +132,25 @@ def train_heads(
         DataError: no rows of a class or of others; all rows of a class are copies of one.
         GateError: the gate refuses a head, and `force` is false. Nothing is written then.
     """
-    if wants_all_heads(calibrator):
-        raise ConfigError("the calibrator fits all heads at once; one head takes calibrator=temperature, auto or another")
+    check_change(bundle, out)
+    check_fittable(calibrator, kind)
     some = [_rows_of(rows, taxonomy.column(spec.id), spec.id) for spec in specs]
-    few = any(each[name].num_positives < MIN_HELD_OUT for each in some for name in ("val", "calib"))
     trained = []
     for spec, of_split in zip(specs, some, strict=True):
-        made = _train(bundle, spec, of_split, rows, taxonomy, fit, calibrator, threshold, gate, kind=kind, warm=warm, few=few)
-        trained.append(made)
+        few = any(of_split[name].num_positives < MIN_HELD_OUT for name in ("val", "calib"))
+        trained.append(_train(bundle, spec, of_split, taxonomy, fit, calibrator, threshold, gate, kind=kind, warm=warm, few=few))
     heads = [made for made, _ in trained]
     refused = check_passed([made.judged for made in heads], force=force)
     step = len(bundle.provenance.get("history", [])) + 1
-    held = ("train", "val", "calib") if few else ("calib",)
-    fitted = (
-        ("train", "val", "calib") if few else ("train", "val") if any(m.head.model.kind == "mlp" for m in heads) else ("train",)
-    )
+    few = any(made.cross_fitted for made in heads)
+    fitted, held = (EVERY, EVERY) if few else (("train",), ("calib",))
     used = {rows_of_step(TRAINING, step): fitted, rows_of_step(CALIBRATION, step): held}
     digests = {name: np.unique(np.concatenate([rows[split].digest_N for split in splits])) for name, splits in used.items()}
     said = {
         "classes": [spec.id for spec in specs],
         "gate": {made.judged.class_id: made.judged.to_json() for made in heads},
         "forced": refused,
-        "cross_fitted": few,
+        "cross_fitted": [made.head.spec.id for made in heads if made.cross_fitted],
         "row_digests": rows_of_step(CALIBRATION, step),
         "train_row_digests": rows_of_step(TRAINING, step),
         **(entry or {}),
@@ -154,15 +160,31 @@ def train_heads(
         out,
         [made.head for made in heads],
         entry=said,
-        rows=_added(bundle, [(spec.id, logit_N) for spec, (_, logit_N) in zip(specs, trained, strict=True)], some, rows, held),
+        rows=_added(bundle, trained, some, rows, held),
         parts={name: npy_bytes(digest_U) for name, digest_U in digests.items()},
     )
     return result, heads
 
 
+def check_fittable(calibrator: Calibrator, kind: str | None) -> None:
+    """Raise ConfigError where no head of this kind can be fitted alone and calibrated so, before any work."""
+    if wants_all_heads(calibrator):
+        raise ConfigError("the calibrator fits all heads at once; one head takes calibrator=temperature, auto or another")
+    if kind is not None:
+        check_kind(kind)
+
+
+def known_rows(bundle: ModelBundle, class_id: str) -> U64:
+    """Return digests of the rows that the backbone or any head of a class was fitted or calibrated on."""
+    history = bundle.provenance.get("history", [])
+    steps = [number for number, step in enumerate(history, start=1) if class_id in (step.get("classes") or [class_id])]
+    parts = [read_digests(bundle.path, kind, steps=steps) for kind in (TRAINING, CALIBRATION)]
+    return np.concatenate([np.zeros(0, np.uint64), *(each for each in parts if each is not None)])
+
+
 def _rows_of(rows: Mapping[str, SplitRows], column: int, class_id: str) -> dict[str, HeadRows]:
     found = {name: split.of(column) for name, split in rows.items()}
-    own = np.concatenate([each.group_N[each.target_N & each.mask_N] for each in found.values()])
+    own = np.concatenate([found[name].group_N[found[name].target_N & found[name].mask_N] for name in EVERY])
     if len(own) > 1 and len(np.unique(own)) == 1:
         raise DataError(f"the {len(own)} rows of class {class_id!r} are copies of one; expected different rows")
     return found
@@ -172,7 +194,6 @@ def _train(
     bundle: ModelBundle,
     spec: ClassSpec,
     of_split: Mapping[str, HeadRows],
-    rows: Mapping[str, SplitRows],
     taxonomy: Taxonomy,
     fit: HeadFit,
     calibrator: Calibrator,
@@ -184,25 +205,21 @@ def _train(
     few: bool,
 ) -> tuple[Trained, NDArray[np.float64] | None]:
     """Return the head, and where rows were too few the logits of all of them by heads that did not see them."""
-    column = bundle.taxonomy.column(spec.id) if spec.id in bundle.taxonomy.ids else None
-    old = None if column is None else bundle.heads[column]
-    kind = kind or (bundle.heads[0] if old is None else old).kind
+    old = last_head(bundle, spec.id)
+    kind = kind or (bundle.heads[0].kind if old is None else old[0].kind)
+    known_U = known_rows(bundle, spec.id)
     start = None
-    if column is not None:
-        ((_, old_kind, old_weights),) = stored_weights(bundle, [column])
-        start = old_weights if warm and old_kind == kind else None
+    if warm and kind == "mlp" and old is not None and old[0].kind == kind:
+        start = _warm(old[0], [of_split[name] for name in ("val", "calib")], known_U, few=few)
+    out_of_fold_N = None
     if few:
-        names: Sequence[str] = ("train", "val", "calib")
-        seen = HeadRows.joined([of_split[name] for name in names])
-        out_of_fold_N = fit.out_of_fold(seen, kind=kind)
-        model = fit.fit(seen, kind=kind, start=start)
-        calib, judged = seen, seen
-        calib_logit_N = judged_logit_N = out_of_fold_N
+        seen = calib = judged = HeadRows.joined([of_split[name] for name in EVERY])
+        model, out_of_fold_N = fit.fit(seen, kind=kind), fit.out_of_fold(seen, kind=kind)
+        calib_logit_N = out_of_fold_N
     else:
-        names = ("val",)
         seen, calib, judged = of_split["train"], of_split["calib"], of_split["val"]
-        model, out_of_fold_N = fit.fit(seen, kind=kind, held_out=judged, start=start), None
-        calib_logit_N, judged_logit_N = (head_logits(model.kind, model.weights, each.z_ND) for each in (calib, judged))
+        model = fit.fit(seen, kind=kind, start=start)
+        calib_logit_N = head_logits(model.kind, model.weights, calib.z_ND)
     (calibration,) = calibrator.fit(calib_logit_N[:, None], calib.target_N[:, None], calib.mask_N[:, None])
     prob_N1 = prob_of(calib_logit_N, calibration)[:, None].astype(np.float32)
     k = taxonomy.column(spec.id)
@@ -210,14 +227,17 @@ def _train(
         threshold, prob_N1, calib.target_N[:, None], calib.mask_N[:, None], taxonomy=taxonomy, columns=slice(k, k + 1)
     )
     number = float(chosen.threshold_K[0])
+    if out_of_fold_N is not None:  # the calibration, too, is judged by rows that it was not fitted on
+        prob_N = cross_calibrated(calibrator, out_of_fold_N, judged, fit)
+    else:
+        prob_N = prob_of(head_logits(model.kind, model.weights, judged.z_ND), calibration)
     replaced = None
     if old is not None:
-        old_logit_N = head_logits(old_kind, old_weights, judged.z_ND)
-        fair_N = ~np.concatenate([rows[name].known_N for name in names])
-        replaced = (prob_of(old_logit_N, old.calibration), fair_N, old.threshold)
-    said = gate.judge(
-        spec, prob_of(judged_logit_N, calibration), judged.target_N, judged.mask_N, threshold=number, replaced=replaced
-    )
+        old_model, old_head = old
+        old_prob_N = prob_of(head_logits(old_model.kind, old_model.weights, judged.z_ND), old_head.calibration)
+        fair_N = ~np.isin(judged.group_N.astype(np.uint64), known_U)
+        replaced = (old_prob_N, fair_N, old_head.threshold)
+    said = gate.judge(spec, prob_N, judged.target_N, judged.mask_N, threshold=number, replaced=replaced)
     head = NewHead(
         spec,
         model,
@@ -229,11 +249,31 @@ def _train(
             "num_rows": int(seen.mask_N.sum()),
             "num_positives": seen.num_positives,
             "cross_fitted": few,
-            "start": "cold" if start is None else f"version {old.version}" if old is not None else "",
+            "start": "cold" if start is None or old is None else f"version {old[1].version}",
             "gate": said.to_json(),
         },
     )
     return Trained(head, said, seen.num_positives, few), out_of_fold_N
+
+
+def _warm(old: NewModel, held_out: Sequence[HeadRows], known_U: U64, *, few: bool) -> Weights:
+    """Return the weights to start from.
+
+    Raises:
+        DataError: the rows by which the new head is calibrated and judged are rows that these were fitted on.
+    """
+    if few:
+        raise DataError(
+            f"warm=true needs {MIN_HELD_OUT} rows of the class among validation and among calibration rows; with fewer, every row "
+            "is judged by a head without it, and weights that have seen it cannot be a start"
+        )
+    num_known = sum(int(np.isin(rows.group_N.astype(np.uint64), known_U).sum()) for rows in held_out)
+    if num_known:
+        raise DataError(
+            f"warm=true starts from weights that were fitted on {num_known} of the {sum(map(len, held_out))} held-out rows; start "
+            "cold, or give rows that are new"
+        )
+    return old.weights
 
 
 def _figures(
@@ -259,48 +299,61 @@ def _figures(
 
 def _added(
     bundle: ModelBundle,
-    logits: Sequence[tuple[str, NDArray[np.float64] | None]],
+    trained: Sequence[tuple[Trained, NDArray[np.float64] | None]],
     some: Sequence[Mapping[str, HeadRows]],
     rows: Mapping[str, SplitRows],
     held: Sequence[str],
 ) -> AddedRows:
-    z_MD = np.concatenate([rows[name].z_ND for name in held])
-    labels = {}
-    for (class_id, _), of_split in zip(logits, some, strict=True):
-        joined = HeadRows.joined([of_split[name] for name in held])
-        labels[class_id] = (joined.target_N, joined.mask_N)
+    """Return the rows that each head was calibrated on, as calibration rows of the bundle."""
+    labels, logits = {}, {}
+    for (made, out_of_fold_N), of_split in zip(trained, some, strict=True):
+        own = EVERY if made.cross_fitted else ("calib",)
+        parts = [(of_split[name].target_N, of_split[name].mask_N & (name in own)) for name in held]
+        target_M, mask_M = (np.concatenate(part) for part in zip(*parts, strict=True))
+        labels[made.head.spec.id] = (target_M, mask_M)
+        if out_of_fold_N is not None:
+            logits[made.head.spec.id] = out_of_fold_N
     cohort_M = None
     if bundle.cohorts is not None and all(bundle.cohorts.column in rows[name].cohorts for name in held):
         cohort_M = np.concatenate([rows[name].cohorts[bundle.cohorts.column] for name in held])
-    known = {class_id: logit_N for class_id, logit_N in logits if logit_N is not None}
-    return AddedRows(z_MD, labels, cohort_M, known)
+    return AddedRows(np.concatenate([rows[name].z_ND for name in held]), labels, cohort_M, logits)
 
 
 def with_positives(
-    rows: Mapping[str, SplitRows], z_PD: NDArray[np.float32], digest_P: U64, column: int, *, seed: int
+    bundle: ModelBundle, rows: Mapping[str, SplitRows], z_PD: NDArray[np.float32], digest_P: U64, column: int, *, seed: int
 ) -> dict[str, SplitRows]:
     """Return the rows with some that are of class `column` and of which nothing else is known, spread over the splits by size.
 
-    Equal rows come into one split.
+    Equal rows come into one split, and those that the backbone was trained on into the training rows.
+
+    Raises:
+        DataError: there are none, or some are rows of the source too.
     """
+    if not len(digest_P):
+        raise DataError("there are no positive rows; expected at least one")
+    if num_known := int(np.isin(digest_P, np.concatenate([each.digest_N for each in rows.values()])).sum()):
+        raise DataError(
+            f"{num_known} of {len(digest_P)} positive rows are rows of the source too; leave them out of one of the two"
+        )
     sizes = np.array([len(rows[name].z_ND) for name in SPLIT_NAMES], np.float64)
     group_P = np.unique(digest_P, return_inverse=True)[1]
     drawn_G = np.random.default_rng(seed).permutation(int(group_P.max()) + 1)
     split_P = np.searchsorted(np.cumsum(sizes / sizes.sum()), (drawn_G + 0.5) / len(drawn_G))[group_P]
+    backbone_U = read_digests(bundle.path, TRAINING, steps=())
+    if backbone_U is not None:
+        split_P[np.isin(digest_P, backbone_U)] = SPLIT_NAMES.index("train")
     found = {}
     for s, name in enumerate(SPLIT_NAMES):
         here, old = split_P == s, rows[name]
+        num_more = int(here.sum())
         target_NK, mask_NK = old.labels.dense()
-        more_target, more_mask = (np.zeros((int(here.sum()), target_NK.shape[1]), np.bool_) for _ in range(2))
+        more_target, more_mask = (np.zeros((num_more, target_NK.shape[1]), np.bool_) for _ in range(2))
         more_target[:, column], more_mask[:, column] = True, True
-        labels = Labels.from_dense(np.concatenate([target_NK, more_target]), np.concatenate([mask_NK, more_mask]))
-        unknown = np.zeros(int(here.sum()), np.bool_)
-        found[name] = replace(
-            old,
-            z_ND=np.concatenate([old.z_ND, z_PD[here]]),
-            digest_N=np.concatenate([old.digest_N, digest_P[here]]),
-            labels=labels,
-            cohorts={key: np.concatenate([value, np.full(len(unknown), "", value.dtype)]) for key, value in old.cohorts.items()},
-            known_N=np.concatenate([old.known_N, unknown]),
+        found[name] = SplitRows(
+            np.concatenate([old.z_ND, z_PD[here]]),
+            np.concatenate([old.digest_N, digest_P[here]]),
+            Labels.from_dense(np.concatenate([target_NK, more_target]), np.concatenate([mask_NK, more_mask])),
+            {key: np.concatenate([value, np.full(num_more, "", value.dtype)]) for key, value in old.cohorts.items()},
+            np.concatenate([old.repeated_N, np.zeros(num_more, np.bool_)]),
         )
     return found

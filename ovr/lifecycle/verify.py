@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ovr.core.bundle import MANIFEST, ModelBundle
 from ovr.core.files import read_json
-from ovr.core.merkle import SHARED, differing, leaves, prove_changes
+from ovr.core.merkle import SHARED, differing, leaf_hash, leaf_values, prove_changes
 from ovr.errors import ArtifactError
 from ovr.export.reference import load_reference
 from ovr.lifecycle.logits import bundle_features, open_session
@@ -57,7 +57,8 @@ def verify(old: ModelBundle, new: ModelBundle, *, changed: Collection[str] | Non
         raise ArtifactError(
             f"the bundles have other backbones, {old.backbone_sha256[:12]} and {new.backbone_sha256[:12]}: every head differs"
         )
-    ours, theirs = (leaves(read_json(bundle.path / MANIFEST)) for bundle in (old, new))
+    values = [leaf_values(read_json(bundle.path / MANIFEST)) for bundle in (old, new)]
+    ours, theirs = ([leaf_hash(leaf) for leaf in each] for each in values)
     if new.ledger.class_ids[: len(old.ledger.class_ids)] != old.ledger.class_ids:
         raise ArtifactError(f"bundle {new.path} was not made of {old.path}: its classes came in another order")
     leaves_that_differ = set(differing(ours, theirs))
@@ -65,10 +66,10 @@ def verify(old: ModelBundle, new: ModelBundle, *, changed: Collection[str] | Non
     for index, class_id in enumerate(new.ledger.class_ids, start=1):
         had, has = (class_id in bundle.taxonomy.ids for bundle in (old, new))
         if had and has:
-            states[class_id] = "unchanged" if index not in leaves_that_differ else _how(old, new, class_id)
+            states[class_id] = "unchanged" if index not in leaves_that_differ else _how(values[0][index], values[1][index])
         elif had or has:
             states[class_id] = "retired" if had else "added"
-    found = Verified(states, SHARED in leaves_that_differ, _compare(old, new, states), _proof(old, new, ours, theirs))
+    found = Verified(states, SHARED in leaves_that_differ, _compare(old, new, states), _proof(old, new, values))
     if changed is not None:
         _check_expected(found, changed)
     return found
@@ -88,14 +89,8 @@ def _check_expected(found: Verified, changed: Collection[str]) -> None:
         raise ArtifactError(f"expected {told} alone to differ: {'; '.join(problems)}")
 
 
-def _how(old: ModelBundle, new: ModelBundle, class_id: str) -> State:
-    heads, cohorts = [], []
-    for bundle in (old, new):
-        k = bundle.taxonomy.column(class_id)
-        heads.append(bundle.heads[k])
-        tables = () if bundle.cohorts is None else (bundle.cohorts.scale, bundle.cohorts.bias)
-        cohorts.append([[row[k] for row in table] for table in tables])
-    return "described" if heads[0] == heads[1] and cohorts[0] == cohorts[1] else "changed"
+def _how(old: dict[str, Any], new: dict[str, Any]) -> State:
+    return "described" if all(old[name] == new[name] for name in ("version", "files", "cohorts")) else "changed"
 
 
 def _compare(old: ModelBundle, new: ModelBundle, states: dict[str, State]) -> int:
@@ -135,9 +130,8 @@ def _check_same(old_NK: NDArray[np.float32], new_NK: NDArray[np.float32], ids: l
         )
 
 
-def _proof(old: ModelBundle, new: ModelBundle, ours: list[bytes], theirs: list[bytes]) -> dict[str, Any]:
-    names = ["", *new.ledger.class_ids]
-    changes = [{"class_id": names[proof.index], **asdict(proof)} for proof in prove_changes(ours, theirs)]
+def _proof(old: ModelBundle, new: ModelBundle, values: list[list[dict[str, Any]]]) -> dict[str, Any]:
+    changes = [asdict(proof) for proof in prove_changes(*values)]
     return {"old_root": old.merkle_root, "new_root": new.merkle_root, "changes": changes}
 
 

@@ -1,9 +1,8 @@
 import hashlib
-import itertools
 
 import pytest
 
-from ovr.core.merkle import ABSENT, DEPTH, ChangeProof, differing, leaf_hash, path, prove_changes, root, root_over
+from ovr.core.merkle import ABSENT, DEPTH, ChangeProof, check_proof, leaf_hash, path, prove_changes, root, root_over
 from ovr.errors import ArtifactError
 
 
@@ -33,33 +32,57 @@ def test_every_path_leads_to_the_root_and_those_of_absent_leaves_too(size):
         assert root_over(leaf, index, path(some, index)) == root(some)
 
 
-@pytest.mark.parametrize("new", [["a", "X", "c"], ["a", "b", "c", "d"], ["X", "b", "Y", "d", "e"]])
-def test_proofs_lead_from_the_old_root_to_the_new_one_leaf_by_leaf(new):
-    old_L, new_L = leaf_list("a", "b", "c"), leaf_list(*new)
-    proofs = prove_changes(old_L, new_L)
-    assert [proof.index for proof in proofs] == differing(old_L, new_L)
-    reached = root(old_L)
-    for proof in proofs:
-        reached = proof.root_after(reached)
-    assert reached == root(new_L)
+def specs(*ids, **more):
+    return [{"class": {"id": class_id}, **more} for class_id in ids]
 
 
-def test_a_proof_of_another_change_is_refused():
-    old_L = leaf_list("a", "b", "c")
-    (proof,) = prove_changes(old_L, leaf_list("a", "X", "c"))
-    for index, leaf, beside in itertools.product((0, 1, 2), (proof.old_leaf, "0" * 64), (proof.hashes, proof.hashes[::-1])):
-        if (index, leaf, beside) != (1, proof.old_leaf, proof.hashes):
-            with pytest.raises(ArtifactError, match="the proof is of a tree with root"):
-                ChangeProof(index, leaf, proof.new_leaf, beside).root_after(root(old_L))
-    # The new leaf may be any: then the root is another.
-    assert ChangeProof(1, proof.old_leaf, "0" * 64, proof.hashes).root_after(root(old_L)) != root(leaf_list("a", "X", "c"))
+def roots(old, new):
+    return tuple(root([leaf_hash(leaf) for leaf in some]) for some in (old, new))
 
 
-@pytest.mark.parametrize(
-    "change", [{"hashes": ("0" * 64,)}, {"index": -1}, {"index": 2**DEPTH}, {"new_leaf": "x"}, {"old_leaf": 3}]
-)
+@pytest.mark.parametrize("changed", [[1], [3], [0, 2], []])
+def test_proofs_lead_from_the_old_root_to_the_new_one_leaf_by_leaf(changed):
+    old = specs("a", "b", "c")
+    new = specs("a", "b", "c", "d") if 3 in changed else list(old)
+    for index in changed:
+        new[index] = new[index] | {"version": 2}
+    first, last = roots(old, new)
+    proofs = prove_changes(old, new)
+    assert [proof.index for proof in proofs] == changed
+    said = {"old_root": first, "new_root": last, "changes": [vars_of(proof) for proof in proofs]}
+    assert check_proof(said) == tuple("abcd"[index] for index in changed)
+    if changed:
+        with pytest.raises(ArtifactError, match="the changes lead to root"):
+            check_proof(said | {"new_root": first})
+        with pytest.raises(ArtifactError, match="the proof is of a tree with root"):
+            check_proof(said | {"old_root": "0" * 64})
+
+
+def vars_of(proof):
+    return {name: getattr(proof, name) for name in ("index", "old", "new", "hashes")}
+
+
+def test_nothing_in_a_proof_can_be_another_thing():
+    old, new = specs("a", "b", "c"), specs("a", "b", "c")
+    new[1] = new[1] | {"version": 2}
+    first, last = roots(old, new)
+    (proof,) = prove_changes(old, new)
+    said = vars_of(proof)
+    other = {"index": 2, "old": specs("x")[0], "hashes": said["hashes"][::-1]}
+    for name, value in other.items():
+        with pytest.raises(ArtifactError, match="the proof is of a tree with root"):
+            ChangeProof(**said | {name: value}).root_after(first)
+    assert ChangeProof(**said | {"new": {"class": {"id": "b"}, "version": 3}}).root_after(first) != last
+    with pytest.raises(ArtifactError, match="the leaves of a proof are of one class"):
+        _ = ChangeProof(**said | {"new": specs("x")[0]}).class_id
+    assert ChangeProof(0, {"input": 1}, {"input": 2}, said["hashes"]).class_id == ""
+
+
+@pytest.mark.parametrize("change", [{"hashes": ("0" * 64,)}, {"index": -1}, {"index": 2**DEPTH}, {"hashes": ("x" * 64,) * DEPTH}])
 def test_what_is_no_proof_is_refused(change):
-    (proof,) = prove_changes(leaf_list("a"), leaf_list("b"))
-    values = {name: getattr(proof, name) for name in ("index", "old_leaf", "new_leaf", "hashes")}
-    with pytest.raises(ArtifactError, match="a proof is two leaves and 24 hashes"):
-        ChangeProof(**(values | change)).root_after(root(leaf_list("a")))
+    old, new = specs("a"), specs("a", version=2)
+    (proof,) = prove_changes(old, new)
+    with pytest.raises(ArtifactError, match="a proof has the index of a leaf and 24 hashes"):
+        ChangeProof(**(vars_of(proof) | change)).root_after(roots(old, new)[0])
+    with pytest.raises(ArtifactError, match="this is no proof of `ovr head verify`: KeyError"):
+        check_proof({"changes": [{}]})

@@ -20,6 +20,7 @@ from ovr.lifecycle.calibrate import PARTED, STALE, calibrate
 from ovr.lifecycle.cohorts import differing, merged
 from ovr.lifecycle.decide import redecide
 from ovr.lifecycle.evaluate import evaluate_bundle
+from ovr.lifecycle.heads import last_version, replace_heads, retire, rollback
 from ovr.lifecycle.logits import KnownLogits
 from ovr.lifecycle.rewrite import calibrations_of, rewritten, thresholds_of
 from ovr.lifecycle.rows import LabelledLogits, NewRows, labelled_logits
@@ -195,3 +196,18 @@ def test_cohorts_are_taken_off(trained, made, rows, tmp_path):
     assert calibrate(made.bundle, tmp_path / "own", own, calibrator=Temperature(), cohort=None).bundle.cohorts is None
     with pytest.raises(ConfigError, match="cohort=null takes the calibrations of cohorts off all heads at once; leave classes out"):
         calibrate(made.bundle, tmp_path / "some", labelled, calibrator=Temperature(), cohort=None, class_ids=["train"])
+
+
+def test_a_version_that_comes_back_has_the_calibrations_of_cohorts_that_it_had(made, rows, tmp_path):
+    bundle, x = made.bundle, rows[0]
+    gone = retire(bundle, tmp_path / "gone", [CLASS_IDS[1]]).bundle
+    assert gone.cohorts.num_heads == 3
+    back = rollback(gone, tmp_path / "back", [last_version(gone, CLASS_IDS[1])]).bundle
+    assert back.merkle_root == bundle.merkle_root
+    order = [bundle.taxonomy.column(class_id) for class_id in back.taxonomy.ids]
+    ours, theirs = (EdgePredictor(each.path).predict_proba(x, cohort=SEX) for each in (bundle, back))
+    np.testing.assert_array_equal(theirs, ours[:, order])
+    other = replace_heads(gone, tmp_path / "other", back, [CLASS_IDS[1]]).bundle  # as a new version, pooled
+    assert other.head(CLASS_IDS[1]).version == bundle.head(CLASS_IDS[1]).version + 1
+    column = other.taxonomy.column(CLASS_IDS[1])
+    assert {row[column] for row in other.cohorts.status} == {"pooled"}

@@ -78,12 +78,12 @@ def test_each_owner_has_a_job_with_the_commands_for_its_classes():
     made = yaml.safe_load(jobs(every, bundle="some where/bundle", data=["data=table", "data.path=a b.csv"]))
     assert [job["environment"] for job in made["jobs"].values()] == ["team one", "nobody"]
     first = next(iter(made["jobs"].values()))["steps"]
-    retrain, calibrate = (shlex.split(step["run"]) for step in first if str(step.get("run")).startswith("ovr"))
+    calibrate, retrain = (shlex.split(step["run"]) for step in first if str(step.get("run")).startswith("ovr"))
     assert retrain[:3] == ["ovr", "head", "retrain"]
-    assert "bundle=some where/bundle" in retrain
+    assert "bundle=some where/bundle" in calibrate
     assert "data.path=a b.csv" in retrain
     assert "classes=['a','größe']" in retrain
     assert "classes=['it\\'s, \\'b\\'']" in calibrate
-    assert f"bundle={retrain[-1].removeprefix('out=')}" in calibrate
-    assert first[-1]["with"]["path"] == calibrate[-1].removeprefix("out=")
+    assert f"bundle={calibrate[-1].removeprefix('out=')}" in retrain
+    assert first[-1]["with"]["path"] == retrain[-1].removeprefix("out=")
     assert yaml.safe_load(jobs(every[3:4], bundle="b", data=[]))["jobs"] == {}

@@ -1,7 +1,11 @@
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from ovr.calibrator.isotonic import Isotonic
 from ovr.calibrator.joint import Joint
 from ovr.calibrator.temperature import Temperature
 from ovr.core.bundle import open_bundle
@@ -9,14 +13,15 @@ from ovr.core.taxonomy import ClassSpec, Taxonomy
 from ovr.data.labels import Labels
 from ovr.data.leakage import row_digests
 from ovr.data.overlap import CALIBRATION, TRAINING, read_digests
-from ovr.data.splits import make_splits
-from ovr.errors import ConfigError, DataError, GateError
+from ovr.data.splits import ValRows, make_splits
+from ovr.errors import ArtifactError, ConfigError, DataError, GateError
 from ovr.export.stored import stored_weights
 from ovr.lifecycle.assemble import head_logits
 from ovr.lifecycle.fit import HeadFit, HeadRows
 from ovr.lifecycle.gate import Gate
+from ovr.lifecycle.heads import retire
 from ovr.lifecycle.logits import bundle_features
-from ovr.lifecycle.train_heads import split_rows, train_heads, with_positives
+from ovr.lifecycle.train_heads import known_rows, split_rows, train_heads, with_positives
 from ovr.lifecycle.verify import verify
 from ovr.runtime.predictor import EdgePredictor
 from ovr.threshold.max_f_beta import MaxFBeta
@@ -159,7 +164,7 @@ def test_rows_that_are_all_of_the_class_are_spread_over_the_splits(bundle, tmp_p
     rows = split_rows(bundle, splits_of(bundle, rare=0.0001), max_overlap=0)
     x = rows_of(50, 200)[of_class(bundle, rows_of(50, 200))][:16]
     digest_P = row_digests(x)
-    more = with_positives(rows, bundle_features(bundle, x), digest_P, 4, seed=0)
+    more = with_positives(bundle, rows, bundle_features(bundle, x), digest_P, 4, seed=0)
     found = {name: more[name].of(4).num_positives - rows[name].of(4).num_positives for name in SIZES}
     assert sum(found.values()) == 16
     assert found["train"] >= max(found.values())
@@ -174,9 +179,63 @@ def test_a_head_in_use_is_trained_again_as_another_kind(bundle, tmp_path):
     rows = split_rows(bundle, splits_of(bundle), max_overlap=0)
     out, _ = made(bundle, tmp_path / "out", rows, specs=[bundle.taxonomy[0]], kind="mlp")
     assert (out.bundle.heads[0].kind, out.bundle.heads[0].version) == ("mlp", 2)
-    again, _ = made(out.bundle, tmp_path / "again", rows, specs=[bundle.taxonomy[0]], warm=True, fit=HeadFit(max_steps=1))
+    with pytest.raises(DataError, match=r"warm=true starts from weights that were fitted on 120 of the 240 held-out rows"):
+        made(out.bundle, tmp_path / "no", rows, specs=[bundle.taxonomy[0]], warm=True)  # calibrated on them
+    new = split_rows(bundle, splits_of(bundle, seed=200), max_overlap=0)
+    one = HeadFit(max_steps=1)
+    again, _ = made(out.bundle, tmp_path / "again", new, specs=[bundle.taxonomy[0]], warm=True, fit=one)
     assert again.bundle.heads[0].provenance["start"] == "version 2"
+    for old, same in zip(stored_weights(out.bundle, [0]), stored_weights(again.bundle, [0]), strict=True):
+        np.testing.assert_array_equal(old[2]["weight"], same[2]["weight"])  # one step is where it starts
     verify(out.bundle, again.bundle, changed=[CLASS_IDS[0]])
+    few = split_rows(bundle, splits_of(bundle, rare=0.2, seed=300), max_overlap=0)
+    first, _ = made(bundle, tmp_path / "first", few, kind="mlp")
+    with pytest.raises(DataError, match="warm=true needs 10 rows of the class"):
+        made(first.bundle, tmp_path / "no", few, kind="mlp", warm=True)
+
+
+def test_a_class_that_was_retired_is_compared_with_the_head_that_it_had(bundle, tmp_path):
+    rows = split_rows(bundle, splits_of(bundle), max_overlap=0)
+    first, _ = made(bundle, tmp_path / "first", rows)
+    gone = retire(first.bundle, tmp_path / "gone", ["new"]).bundle
+    with pytest.raises(GateError, match="not worse: worse than the version before"):
+        made(gone, tmp_path / "no", rows, fit=HeadFit(C=0.01))
+    again, _ = made(gone, tmp_path / "again", rows, fit=HeadFit(C=2.0))
+    assert again.bundle.head("new").version == 2
+
+
+def test_rows_that_another_head_was_fitted_on_are_fair_to_a_head_that_was_not(bundle, tmp_path):
+    rows = split_rows(bundle, splits_of(bundle), max_overlap=0)
+    first, _ = made(bundle, tmp_path / "first", rows, specs=[bundle.taxonomy[0]])
+    assert np.isin(rows["train"].digest_N, known_rows(first.bundle, CLASS_IDS[0])).all()
+    assert not np.isin(rows["train"].digest_N, known_rows(first.bundle, CLASS_IDS[1])).any()
+    assert np.isin(row_digests(rows_of(0)), known_rows(first.bundle, CLASS_IDS[1])).all()  # the backbone's
+
+
+def test_copies_of_rows_of_an_earlier_split_do_not_count(bundle, caplog):
+    splits = splits_of(bundle)
+    copied = replace(splits, val=ValRows(splits.train.x[:120], splits.train.labels.take(np.arange(120))))
+    rows = split_rows(bundle, copied, max_overlap=0)
+    assert not rows["val"].of(4).mask_N.any()
+    assert "120 of 120 rows of val are in an earlier split too" in caplog.text
+
+
+def test_positive_rows_are_no_rows_of_the_source_nor_held_out_rows_of_the_backbone(bundle):
+    rows = split_rows(bundle, splits_of(bundle), max_overlap=0)
+    known = rows_of(0)[:60]
+    more = with_positives(bundle, rows, bundle_features(bundle, known), row_digests(known), 4, seed=0)
+    assert more["train"].of(4).num_positives == rows["train"].of(4).num_positives + 60
+    with pytest.raises(DataError, match="60 of 60 positive rows are rows of the source too"):
+        with_positives(bundle, rows, rows["train"].z_ND[:60], rows["train"].digest_N[:60], 4, seed=0)
+    with pytest.raises(DataError, match="there are no positive rows"):
+        with_positives(bundle, rows, rows["train"].z_ND[:0], rows["train"].digest_N[:0], 4, seed=0)
+
+
+def test_with_few_rows_the_gate_does_not_judge_a_calibration_by_the_rows_that_it_was_fitted_on(bundle, tmp_path):
+    rows = split_rows(bundle, splits_of(bundle, rare=0.2), max_overlap=0)
+    _, (head,) = made(bundle, tmp_path / "out", rows, calibrator=Isotonic())
+    ece = float(re.search(r"ECE ([0-9.]+)", head.judged.checks[1].said)[1])
+    assert ece > 0.005  # on its own rows, isotonic's would be 0
 
 
 def test_what_does_not_pass_is_refused_and_nothing_is_written(bundle, tmp_path):
@@ -188,13 +247,23 @@ def test_what_does_not_pass_is_refused_and_nothing_is_written(bundle, tmp_path):
     assert not out.exists()
     forced, _ = made(bundle, out, rows, gate=strict, force=True)
     assert forced.bundle.provenance["history"][-1]["forced"] == ["new"]
+    with pytest.raises(ConfigError, match="kind is 'lnear'; expected linear or mlp"):
+        made(bundle, tmp_path / "no", rows, kind="lnear")
+    with pytest.raises(ArtifactError, match="exists already"):
+        made(bundle, out, rows)
+    empty = replace(splits_of(bundle), val=ValRows(rows_of(1, 0), Labels.from_dense(np.zeros((0, 5), np.bool_))))
+    with pytest.raises(DataError, match="the source has no rows of val"):
+        split_rows(bundle, empty, max_overlap=0)
+    bad = HeadRows(np.full((9, 2), np.nan, np.float32), np.arange(9) < 4, np.ones(9, np.bool_), np.arange(9))
+    with pytest.raises(DataError, match="the likelihood of an MLP head is nan from the first step on"):
+        HeadFit().fit(bad, kind="mlp")
     with pytest.raises(ConfigError, match="fits all heads at once"):
         made(bundle, tmp_path / "no", rows, calibrator=Joint())
     no_positive = split_rows(bundle, splits_of(bundle, rare=0), max_overlap=0)
     with pytest.raises(DataError, match="a head is fitted on rows of its class and of others, got 0"):
         made(bundle, tmp_path / "no", no_positive)
     x = np.repeat(rows_of(70, 1), 5, axis=0)
-    copies = with_positives(no_positive, bundle_features(bundle, x), row_digests(x), 4, seed=0)
+    copies = with_positives(bundle, no_positive, bundle_features(bundle, x), row_digests(x), 4, seed=0)
     with pytest.raises(DataError, match="the 5 rows of class 'new' are copies of one"):
         made(bundle, tmp_path / "no", copies)
 
