@@ -20,10 +20,11 @@ from benchmarks.report import Row, cpu_seconds, main, timed  # first: it pins th
 from ovr.backbone.identity import Identity
 from ovr.core.artifact import Calibration, DecisionPolicy
 from ovr.core.bundle import ModelBundle
+from ovr.core.onnx_file import HEAD_OPS
 from ovr.core.schema import InputSchema
 from ovr.core.taxonomy import Taxonomy
 from ovr.export.bundle import export_bundle
-from ovr.export.check import HEAD_OPS, check_structure, run
+from ovr.export.check import check_structure, run
 from ovr.export.head import head_model
 from ovr.head.linear import Linear
 from ovr.model import Normalizer, OvrModel

@@ -16,7 +16,7 @@ from ovr.core.bundle_writer import write_bundle
 from ovr.core.cohorts import CohortCalibrations
 from ovr.core.files import sha256_bytes
 from ovr.core.schema import InputSchema
-from ovr.core.taxonomy import Taxonomy
+from ovr.core.taxonomy import ClassSpec, Taxonomy
 from ovr.export.fused import fused_model
 from ovr.export.head import head_metadata, head_model
 
@@ -36,6 +36,7 @@ def small_bundle(
     policy: DecisionPolicy | None = None,
     encoder: dict | None = None,
     cohorts: CohortCalibrations | None = None,
+    owners: Sequence[str] = (),
 ) -> ModelBundle:
     """Write a bundle with random weights; `seed` decides the backbone, `head_seeds` (by default the columns) each head."""
     backbone = dense_backbone(shape, num_features, seed=seed)
@@ -61,7 +62,9 @@ def small_bundle(
     }
     return write_bundle(
         path,
-        taxonomy=Taxonomy.from_ids(class_ids),
+        taxonomy=Taxonomy(ClassSpec(i, owner=o) for i, o in zip(class_ids, owners, strict=True))
+        if owners
+        else Taxonomy.from_ids(class_ids),
         heads=heads,
         input=InputSchema(shape, encoder=encoder),
         policy=policy or DecisionPolicy(mode="multilabel", abstain_below=0.2, top_k=2),

@@ -133,7 +133,7 @@ def check_yaml_files(directory: Path) -> None:
     """Check every YAML file below a user's directory before it is parsed: a few hundred bytes of aliases can hang a parser.
 
     Raises:
-        ConfigError: no such directory; a file that is above 1 MiB, has an alias, is too deeply nested or no YAML. All are
+        ConfigError: no such directory; a file that is above 1 MiB, has an alias or a tag, is too deeply nested or no YAML. All are
             named in one error.
     """
     if not directory.is_dir():
@@ -153,6 +153,8 @@ def _yaml_problem(file: Path) -> str:
         for event in yaml.parse(file.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader):
             if isinstance(event, yaml.AliasEvent):
                 return "has YAML aliases (*name), which are not read; use ${key} interpolation"
+            if getattr(event, "tag", None) is not None:
+                return f"has YAML tags ({event.tag[:60]}), which are not read: they can name objects of Python"
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_YAML_DEPTH:
                 return f"is nested deeper than {MAX_YAML_DEPTH} levels"

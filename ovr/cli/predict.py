@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, ListConfig
 
 from ovr.cli.answers import FORMATS, writer
+from ovr.cli.signatures import required_trust
 from ovr.core.artifact import ModelCard
 from ovr.core.nearest import nearest
 from ovr.core.outcomes import OUTPUTS
@@ -167,6 +168,14 @@ def _model(cfg: DictConfig, stack: ExitStack) -> tuple[ModelCard, Callable[..., 
     if (cfg.bundle is None) == (cfg.server is None):
         got = "neither" if cfg.bundle is None else "both"
         raise ConfigError(f"give bundle=PATH (a bundle or a fused ONNX file) or server=URL; got {got}")
+    trust = required_trust(cfg)
+    if trust is not None:
+        from ovr.core.bundle import open_bundle
+        from ovr.serving.signing import check_signatures
+
+        if cfg.bundle is None or not Path(cfg.bundle).is_dir():
+            raise ConfigError("require_signature=true needs bundle=DIR: neither a server nor a fused ONNX file carries signatures")
+        check_signatures(open_bundle(Path(cfg.bundle)), trust)
     if cfg.server is not None:
         from ovr.runtime.client import Client
 

@@ -4,12 +4,15 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from ovr.cli.signatures import check_bundle
+
 
 def run(cfg: DictConfig) -> None:
     """Publish and print the versions that are served now.
 
     Raises:
-        ArtifactError: the bundle cannot be used, or the repository holds this bundle or one of its versions already.
+        ArtifactError: the bundle cannot be used or is not signed as it must be, or the repository holds it or one of its versions
+            already.
         ConfigError: a setting of `serving` that cannot be used.
         ServingError: the server is not there or cannot load what was published.
     """
@@ -17,7 +20,9 @@ def run(cfg: DictConfig) -> None:
     from ovr.serving.repository import publish
 
     settings = {str(key): value for key, value in OmegaConf.to_object(cfg.serving).items()}  # type: ignore[union-attr]
-    published = publish(open_bundle(Path(cfg.bundle)), Path(cfg.repository), server=cfg.server, **settings)
+    bundle = open_bundle(Path(cfg.bundle))
+    check_bundle(bundle, cfg)
+    published = publish(bundle, Path(cfg.repository), server=cfg.server, **settings)
     for name, version in published.versions.items():
         print(f"{name} version {version}")
     print(f"published into {published.repository}" + (f" and loaded at {cfg.server}" if cfg.server else ""))

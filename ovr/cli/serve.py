@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from ovr.cli.signatures import required_trust
+
 if TYPE_CHECKING:
     from ovr.serving.server import Server
 
@@ -13,10 +15,16 @@ def run(cfg: DictConfig) -> None:
     """Start the server, print its addresses once it is ready, and stop it in order when a signal asks for it.
 
     Raises:
-        ArtifactError: the repository is missing, empty or damaged.
+        ArtifactError: the repository is missing, empty or damaged, or is not of signed bundles where it must be.
         ServingError: a port is taken, there is no server to start, or it did not get ready.
     """
     from ovr.serving.server import serve_until_signal, start
+
+    trust = required_trust(cfg)
+    if trust is not None:
+        from ovr.serving.signed_repository import check_repository
+
+        check_repository(Path(cfg.repository), trust)
 
     def begin() -> "Server":
         return start(

@@ -4,7 +4,7 @@ K = heads
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
 from typing import Any, Literal
@@ -84,9 +84,12 @@ class Calibration:
         """Return the calibration that `to_json` wrote.
 
         Raises:
-            ArtifactError: an unknown kind, or parameters that are not those of its kind.
+            ArtifactError: an unknown kind, or parameters that are not those of its kind, or not finite.
             TypeError: unknown keys, or values of another type.
         """
+        for name in ("scale", "bias", "scale_negative"):
+            if value.get(name) is not None and not math.isfinite(value[name]):
+                raise ArtifactError(f"{name} of a calibration is {value[name]}; expected a finite number")
         parts: dict[str, Any] = {name: tuple(item) if name.startswith("knot") else item for name, item in value.items()}
         return cls(**parts)
 
@@ -109,6 +112,11 @@ class HeadArtifact:
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)  # split -> figures with their counts
     provenance: dict[str, Any] = field(default_factory=dict)
     threshold_status: str = "ok"  # "no_positive", or "cannot_be_promised: ..." with the reason: the threshold is a fallback
+
+    def __post_init__(self) -> None:
+        if type(self.version) is not int or self.version < 1:
+            raise ArtifactError(f"head {self.class_id!r} has version {self.version!r}; expected a whole number of at least 1")
+        check_thresholds((self.threshold,), f"head {self.class_id!r}")
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for `head.json`."""
@@ -171,6 +179,7 @@ class ModelCard:
                 f"{len(self.taxonomy)} classes, {len(self.head_versions)} versions and {len(self.thresholds)} thresholds; "
                 "expected as many of each"
             )
+        check_thresholds(self.thresholds, "the model card")
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, with `schema_version`."""
@@ -208,6 +217,13 @@ class ModelCard:
             )
         except (KeyError, TypeError) as error:
             raise ArtifactError(f"the model card cannot be read: {error}") from None
+
+
+def check_thresholds(thresholds: Iterable[float], what: str) -> None:
+    """Raise ArtifactError unless each is a finite number of at least 0; one above 1 decides for no row."""
+    for threshold in thresholds:
+        if not isinstance(threshold, float | int) or not 0.0 <= threshold < math.inf:
+            raise ArtifactError(f"{what} has threshold {threshold!r}; expected a finite number of at least 0")
 
 
 def check_knots(logits: tuple[float, ...], probs: tuple[float, ...]) -> None:

@@ -16,6 +16,7 @@ Knows where things lie in it and how they are proven, not how ONNX or Triton wor
     data/train_rows.npy                    digests of the training rows: rows that the model was trained on are told by them
     data/calib_rows.npy                    likewise of the calibration rows; those of rows that came to it later lie beside them, in
                                            calib_rows_1.npy for the first step of the provenance's history
+    signatures/                            bundle.sig and heads.json, if it was signed; the one thing that may come later
 
 From `LARGE_K` heads on, a bundle has head shards (see `shards`) in place of a directory a head, report/classes.npz and
 data/classes.npz with figures and counts a class, and features and lists of labels in place of logits, targets and mask. A fused
@@ -33,6 +34,8 @@ from ovr.core.files import canonical_json, read_json, sha256_bytes, sha256_file
 from ovr.core.heads import HeadColumns
 from ovr.core.ledger import HeadVersion, Ledger
 from ovr.core.merkle import leaves, root
+from ovr.core.onnx_file import GRAPH_OPS, HEAD_OPS, SHARD_OPS, check_onnx_file
+from ovr.core.packed import check_arrays
 from ovr.core.schema import InputSchema
 from ovr.core.shards import FIGURES, Shard, paths, read_columns
 from ovr.core.taxonomy import Taxonomy
@@ -43,6 +46,9 @@ BACKBONE_ONNX = "backbone/model.onnx"
 BACKBONE_WEIGHTS = "backbone/weights.npz"
 FUSED_ONNX = "fused/model.onnx"
 DATA_CARD = "data/card.json"
+SIGNATURES = "signatures"
+BUNDLE_SIGNATURE = f"{SIGNATURES}/bundle.sig"
+HEAD_SIGNATURES = f"{SIGNATURES}/heads.json"
 
 
 def version_of(head: HeadArtifact) -> HeadVersion:
@@ -148,11 +154,12 @@ class ModelBundle:
 
 
 def open_bundle(path: Path) -> ModelBundle:
-    """Return the bundle at `path` after checking its version and the digest of every file, before anything is parsed.
+    """Return the bundle at `path` after checking its version, every digest and what every file is made of, before any is parsed.
 
     Raises:
         ArtifactError: it is not a bundle, of another schema version, changed, incomplete, holds a file that the manifest
-            does not name, or a head of another backbone. All damaged files are named in one error.
+            does not name, or a head of another backbone (all damaged files are named in one error); an ONNX file of more than a
+            plain graph of known operators, or arrays that are pickled or not as large as they say.
     """
     file = path / MANIFEST
     if not file.is_file():
@@ -221,20 +228,44 @@ def check_fits(head: HeadArtifact, backbone_sha256: str) -> None:
 
 
 def _check_files(root: Path, files: Mapping[str, dict[str, Any]]) -> None:
-    problems = []
+    problems: list[str] = []
     present = {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_symlink() or not p.is_dir()}
     for relative, recorded in files.items():
         file = root / relative
         if relative not in present or file.is_symlink():
             problems.append(f"{relative} is missing" if relative not in present else f"{relative} is a symbolic link")
+        elif not file.is_file():
+            problems.append(f"{relative} is no regular file")
         elif file.stat().st_size != recorded["size_bytes"] or sha256_file(file) != recorded["sha256"]:
             problems.append(f"{relative} was changed")
+    signed = {relative for relative in (BUNDLE_SIGNATURE, HEAD_SIGNATURES) if relative in present}
+    problems += [f"{relative} is no regular file" for relative in signed if (root / relative).is_symlink()]
     if (root / MANIFEST).is_symlink():
         problems.append(f"{MANIFEST} is a symbolic link")
-    problems += [f"{relative} is not named in the manifest" for relative in sorted(present - {*files, MANIFEST})]
+    problems += [f"{relative} is not named in the manifest" for relative in sorted(present - {*files, MANIFEST} - signed)]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ArtifactError(f"bundle {root} is damaged: {'; '.join(problems[:5])}{more}")
+    for relative in files:
+        _check_content(root, relative)
+
+
+def _check_content(root: Path, relative: str) -> None:
+    """Check what a file is made of before any parser sees it: its digest tells only that it is the one that was meant.
+
+    Raises:
+        ArtifactError: an ONNX file of more than a plain graph of known operators; arrays that are pickled, or not as large as they
+            say.
+    """
+    file = root / relative
+    if relative.endswith(".onnx"):
+        allowed_ops = HEAD_OPS | SHARD_OPS if relative.startswith("heads/") else GRAPH_OPS
+        check_onnx_file(file, allowed_ops=allowed_ops, what=f"{relative} of bundle {root}")
+    elif relative.endswith((".npy", ".npz")):
+        try:
+            check_arrays(file)
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"{relative} of bundle {root} is not read: {error}") from None
 
 
 def _check_earlier(path: Path, ledger: Ledger, heads: Sequence[HeadArtifact], files: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ovr.core.artifact import DecisionPolicy, HeadArtifact, ModelCard, check_cohorts, schema_version_with
-from ovr.core.bundle import BACKBONE_ONNX, FUSED_ONNX, MANIFEST, ModelBundle, check_columns, check_fits, head_directory
+from ovr.core.bundle import BACKBONE_ONNX, FUSED_ONNX, MANIFEST, SIGNATURES, ModelBundle, check_columns, check_fits, head_directory
 from ovr.core.cohorts import CohortCalibrations
 from ovr.core.files import MAX_JSON_BYTES, canonical_json, place, read_json, sha256_bytes, sha256_file, staged_directory
 from ovr.core.ledger import Ledger
@@ -114,7 +114,7 @@ def check_part_names(names: Iterable[str], *, head_directories: Collection[str] 
         if pure.is_absolute() or ".." in pure.parts or str(pure) != relative or relative == ".":
             raise ArtifactError(f"part {relative!r} must be a plain relative path")
         of_no_head = pure.name == "head.json" and str(pure.parent) not in head_directories
-        if relative in (MANIFEST, FUSED_ONNX) or of_no_head:
+        if relative in (MANIFEST, FUSED_ONNX) or of_no_head or pure.parts[0] == SIGNATURES:
             raise ArtifactError(f"part {relative!r} is written with the bundle; leave it out of the parts")
 
 

@@ -8,11 +8,13 @@ and is swept by the next writer of the same name on the same host (another host'
 import errno
 import hashlib
 import json
+import math
 import os
 import platform
 import re
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,17 +53,37 @@ def read_json(path: Path) -> Any:
     """Return the JSON value in `path`.
 
     Raises:
-        ArtifactError: the file is missing, larger than 1 GiB, or not JSON.
+        ArtifactError: the file is missing, larger than 1 GiB, or not JSON; it holds NaN or infinity, which JSON does not have, or
+            an object with one key twice, of which readers take the one or the other.
     """
     try:
         size_bytes = path.stat().st_size
         if size_bytes > MAX_JSON_BYTES:
             raise ArtifactError(f"{path} is {size_bytes} bytes; at most {MAX_JSON_BYTES} are read as JSON")
-        return json.loads(path.read_bytes())
+        return json.loads(path.read_bytes(), object_pairs_hook=_no_key_twice, parse_constant=_no_number, parse_float=_finite)
     except FileNotFoundError:
         raise ArtifactError(f"{path} does not exist") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} cannot be read as JSON: {error}") from None
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"key {twice[:60]!r} is there twice")
+    return value
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"it holds {name}")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"it holds {text[:60]}, which no float64 can hold")
+    return value
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovr.core import scale
+from ovr.core.artifact import check_thresholds
 from ovr.core.calibrations import Calibrations
 from ovr.core.files import canonical_json, sha256_bytes
 from ovr.core.heads import Figures, HeadColumns
@@ -111,6 +112,7 @@ def read_columns(root: Path, shards: Sequence[Shard], class_ids: Sequence[str], 
             statuses
         ) != shard.columns.stop:
             raise ArtifactError(f"{root / shard.heads_file} does not hold {shard.num_heads} heads")
+        check_thresholds(thresholds[-1].tolist(), f"{root / shard.heads_file}")
         if arrays["classes_sha256"].item().decode() != _classes_sha256(class_ids[shard.columns]):
             raise ArtifactError(
                 f"{root / shard.heads_file} holds heads of other classes than columns {shard.columns.start} to "

@@ -5,7 +5,6 @@ Lines are counted from 1, as editors do, and a row that spans several lines has 
 
 import codecs
 import csv
-import gzip
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TextIO
 
+from ovr.core.packed import open_gzip_text
 from ovr.errors import DataError
 from ovr.input.cells import DECIMALS
 
@@ -177,7 +177,7 @@ def _opened(path: Path, dialect: Dialect, *, errors: str = "strict") -> TextIO:
     utf_8 = codecs.lookup(dialect.encoding).name == "utf-8"
     encoding = "utf-8-sig" if utf_8 else dialect.encoding
     if path.suffix.lower() == ".gz":
-        return gzip.open(path, "rt", encoding=encoding, errors=errors, newline="")
+        return open_gzip_text(path, encoding=encoding, errors=errors, newline="")
     return path.open(encoding=encoding, errors=errors, newline="")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ovr.core.packed import check_arrays
 from ovr.core.schema import InputSchema, check_rows
 from ovr.data.cohorts import check_columns, check_names, cohort_of_cells, take
 from ovr.data.fitted import Fitted
@@ -237,6 +238,7 @@ def _array(file: Path, name: str | None) -> NDArray[Any]:
                 array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
                 return array
             content.seek(0)
+            check_arrays(file, compressed=True)
             with np.load(content, allow_pickle=False) as arrays:
                 if name not in arrays.files:
                     raise DataError(f"{file} has arrays {', '.join(arrays.files) or 'none'}; expected one named {name!r}")

@@ -1,6 +1,5 @@
 """Images and labels in IDX files (MNIST, Fashion-MNIST and their kin), gzipped or not."""
 
-import gzip
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ovr.core.packed import open_gzip
 from ovr.core.schema import InputSchema
 from ovr.core.taxonomy import ClassSpec, Taxonomy
 from ovr.data.fitted import Fitted
@@ -81,7 +81,8 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     if not file.is_file():
         raise DataError(f"{path} does not exist, nor does {file.name}")
     try:
-        data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        with open_gzip(file) if file.suffix == ".gz" else file.open("rb") as content:
+            data = content.read()
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{file} cannot be unpacked: {error}") from None
     if len(data) < 4 or data[:3] != b"\0\0\x08" or len(data) < 4 + 4 * data[3]:

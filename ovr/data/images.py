@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ovr.core.packed import check_arrays
 from ovr.data.delimited import Dialect, delimiter_of, read_header, read_rows
 from ovr.data.fitted import Fitted
 from ovr.data.label_cells import Ids, LabelRule, class_ids, labels_of
@@ -240,6 +241,7 @@ def _from_table(
 
 def _from_npz(path: Path, column: str | None, rule: LabelRule, classes: Sequence[str]) -> _Found:
     try:
+        check_arrays(path, compressed=True)
         with np.load(path, allow_pickle=False) as arrays:
             wanted = ["x", "y", *([column] if column else [])]
             if missing := [name for name in wanted if name not in arrays]:

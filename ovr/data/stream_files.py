@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovr.core.files import canonical_json, sha256_bytes, staged_file
+from ovr.core.packed import check_arrays
 from ovr.data.entries import Entries
 from ovr.data.labels import Labels
 from ovr.data.lazy import I64, LazyArray
@@ -138,6 +139,7 @@ class StreamFiles:
                 if not path.is_file():
                     make(path)
         try:
+            check_arrays(path)
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return dict(arrays)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:

@@ -16,9 +16,10 @@ from ovr.core.bundle import ModelBundle
 from ovr.core.calibrations import Calibrations, cohort_calibrations
 from ovr.core.cohorts import CohortCalibrations
 from ovr.core.heads import HeadColumns
+from ovr.core.onnx_file import GRAPH_OPS, HEAD_OPS
 from ovr.core.shards import npy_bytes
 from ovr.errors import ArtifactError
-from ovr.export.check import GRAPH_OPS, HEAD_OPS, check_structure, run
+from ovr.export.check import check_structure, run
 
 TOLERANCE = 1e-5  # of probabilities, absolute: torch and ONNX Runtime add in another order
 

@@ -9,13 +9,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from ovr.core.onnx_file import SHARD_OPS
 from ovr.errors import ArtifactError
-from ovr.export.check import AFFINE_HEAD_OPS, check_structure
+from ovr.export.check import check_structure
 from ovr.export.graph import FEATURES, IR_VERSION, OPSET, PROB
 from ovr.export.head import WEIGHT_NAMES, check_weights
 from ovr.export.heads_graph import HeadsGraph, Stack, blank
-
-SHARD_OPS = AFFINE_HEAD_OPS | {"Slice", "Reshape", "ReduceSum"}
 
 
 def shard_model(kind: str, stack: Stack, metadata: Mapping[str, str]) -> onnx.ModelProto:

@@ -16,6 +16,7 @@ from ovr.core.bundle import BACKBONE_ONNX, BACKBONE_WEIGHTS, ModelBundle
 from ovr.core.calibrations import Calibrations
 from ovr.core.files import canonical_json, sha256_bytes
 from ovr.core.heads import Figures, HeadColumns
+from ovr.core.onnx_file import GRAPH_OPS
 from ovr.core.schema import InputSchema, check_rows
 from ovr.core.sharded_bundle import write_sharded_bundle
 from ovr.core.shards import FIGURES, Shard, npy_bytes, npz_bytes, read_figures, shard_bytes, shards_of
@@ -90,7 +91,7 @@ def export_sharded_bundle(
     prob_NK = torch_prob(model, x, calibrations, [shard.columns for shard in shards])
     reference = Reference(x, prob_NK, tolerances(calibrations), taxonomy.ids)
     backbone = backbone_model(model, input)
-    backbone_data = check.check_structure(backbone, allowed_ops=check.GRAPH_OPS, what="the backbone")
+    backbone_data = check.check_structure(backbone, allowed_ops=GRAPH_OPS, what="the backbone")
     features_ND = check.run(backbone_data, x)
     heads = HeadColumns(
         taxonomy.ids,

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from ovr.core.bundle import ModelBundle
 from ovr.core.files import canonical_json, place, staged_directory
+from ovr.core.onnx_file import GRAPH_OPS
 from ovr.core.taxonomy import slug
 from ovr.errors import ArtifactError, ConfigError
-from ovr.export.check import GRAPH_OPS, check_structure, run
+from ovr.export.check import check_structure, run
 from ovr.export.fused import fused_model
 from ovr.export.reference import check_fused, check_parts, load_reference
 from ovr.export.shard import shard_file

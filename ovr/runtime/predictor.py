@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ovr.core.artifact import ModelCard
 from ovr.core.bundle import open_bundle
 from ovr.core.cohorts import COHORT
+from ovr.core.onnx_file import GRAPH_OPS, check_onnx_file
 from ovr.core.prediction import Prediction
 from ovr.core.schema import check_rows
 from ovr.decision.decide import decide
@@ -57,6 +58,8 @@ class EdgePredictor:
         options.log_severity_level = 3
         if not model_path.is_file():
             raise ArtifactError(f"{path} does not exist; expected a bundle directory or a fused ONNX file")
+        if bundle is None:
+            check_onnx_file(model_path, allowed_ops=GRAPH_OPS, what=str(model_path))
         try:
             self._session = ort.InferenceSession(model_path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no common base of their own
@@ -192,7 +195,7 @@ class EdgePredictor:
             raise ArtifactError(f"{model_path} has no {CARD_KEY} in its metadata; expected a fused ONNX file made by `ovr export`")
         try:
             value = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ArtifactError(f"the model card in {model_path} is not JSON: {error}") from None
         return ModelCard.from_json(value)
 

@@ -1,7 +1,6 @@
 """Rows for prediction from a file: CSV, TSV, JSON, JSON lines, plain lines, Parquet or XMC. Knows kinds of rows, no model."""
 
 import csv
-import gzip
 import json
 import math
 import zlib
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from ovr.core.packed import open_gzip_text
 from ovr.errors import InputError
 from ovr.input.records import TEXTS, take_column
 
@@ -175,7 +175,7 @@ def check_dropped(path: Path, drop: Sequence[str], names: Sequence[str]) -> None
 def opened(path: Path, *, newline: str | None = None) -> TextIO:
     """Return a text file, unpacked where its name ends in .gz."""
     if path.suffix.lower() == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline=newline)
+        return open_gzip_text(path, encoding="utf-8-sig", newline=newline)
     return path.open(encoding="utf-8-sig", newline=newline)
 
 

@@ -1,7 +1,7 @@
 """Publishing a bundle into a Triton model repository. Knows where things lie in it, not how a server is run.
 
     ovr_scores/<N>/model.onnx, labels.txt        raw rows -> all probabilities (the fused graph; with cohorts, see `scores_graph`)
-    ovr/<N>/model.py, card.json, ovr/...         the router, with the files of ovr that it imports
+    ovr/<N>/model.py, card.json, ovr/...         the router, with the files of ovr that it imports, the bundle's signatures
     backbone/<V>/model.onnx                      raw rows -> features              } layout per_head
     head_<slug>/<version>/model.onnx             features -> one probability       }
     ovr_heads/<N>/                               ensemble of the last two          }
@@ -24,7 +24,8 @@ from typing import Literal
 import onnx
 from tritonclient.grpc import model_config_pb2 as pb
 
-from ovr.core.bundle import ModelBundle
+from ovr.core.artifact import ModelCard
+from ovr.core.bundle import BUNDLE_SIGNATURE, HEAD_SIGNATURES, SIGNATURES, ModelBundle
 from ovr.core.cohorts import COHORT
 from ovr.core.files import canonical_json, fsync_directory, place, read_json, sha256_file, staged_directory, write_file
 from ovr.errors import ArtifactError, ConfigError, ServingError
@@ -174,12 +175,14 @@ def _models(
     if isinstance(fused, Path) and card.cohorts is not None:
         fused = with_required_cohort(fused.read_bytes())
     callees = [_Model(scores_config(card, scheduling, version=version), {"model.onnx": fused, "labels.txt": labels})]
-    router = {"model.py": ROUTER_MODEL_PY.encode(), "card.json": canonical_json(card.to_json()), **import_closure(ROUTER)}
-    if card.input.raw_kind is not None:
-        router |= import_closure(KINDS[card.input.raw_kind].rpartition(".")[0])
+    router = router_files(card)
+    signatures = [bundle.path / name for name in (BUNDLE_SIGNATURE, HEAD_SIGNATURES) if (bundle.path / name).is_file()]
+    router |= {f"{SIGNATURES}/{file.name}": file for file in signatures}
+    if signatures and isinstance(fused, bytes):
+        router[f"{SIGNATURES}/fused.onnx"] = bundle.fused_onnx  # what was signed; the scores have it changed
     callers = [_Model(router_config(card, scheduling, version=version), router)]
     if layout == "per_head":
-        num_features = _num_features(bundle.backbone_onnx)
+        num_features = num_features_of(bundle.backbone_onnx)
         backbone_version = _version_of(repository / "backbone", bundle.backbone_onnx)
         backbone = backbone_config(card, scheduling, version=backbone_version, num_features=num_features)
         callees.append(_Model(backbone, {"model.onnx": bundle.backbone_onnx}))
@@ -191,7 +194,17 @@ def _models(
     return callees, callers
 
 
-def _num_features(backbone_onnx: Path) -> int:
+def router_files(card: ModelCard) -> dict[str, bytes | Path]:
+    """Return what the router's version directory holds, signatures apart: its code is this ovr's own."""
+    files: dict[str, bytes | Path] = {"model.py": ROUTER_MODEL_PY.encode(), "card.json": canonical_json(card.to_json())}
+    files |= import_closure(ROUTER)
+    if card.input.raw_kind is not None:
+        files |= import_closure(KINDS[card.input.raw_kind].rpartition(".")[0])
+    return files
+
+
+def num_features_of(backbone_onnx: Path) -> int:
+    """Return D of a backbone's ONNX file."""
     shape = onnx.load(backbone_onnx, load_external_data=False).graph.output[0].type.tensor_type.shape
     num_features = int(shape.dim[-1].dim_value)
     if len(shape.dim) != 2 or num_features < 1:

@@ -7,6 +7,8 @@ as it goes to the disk, and what is loaded stays there until it is read.
 """
 
 import hashlib
+import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -74,13 +76,21 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     They stay what they are when the file is replaced or removed.
 
     Raises:
-        ArtifactError: the file or its sidecar is missing, or the file is not one that was written.
+        ArtifactError: the file or its sidecar is missing, the file is not one that was written, or holds what only running code
+            could read.
     """
     if not path.is_file():
         raise ArtifactError(f"checkpoint {path} does not exist")
     if sha256_file(path) not in _accepted(path):
         raise ArtifactError(f"checkpoint {path} is damaged: its digest is not one of those in {_sidecar(path).name}")
-    checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:  # torch's text goes on to say how to run the code
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"{found[1]}, which could run code" if found else "no tensors"
+        raise ArtifactError(f"checkpoint {path} is not read: it holds {what}; expected tensors and plain values alone") from None
+    except (RuntimeError, ValueError, EOFError, OSError) as error:
+        raise ArtifactError(f"checkpoint {path} is no file of tensors: {str(error).splitlines()[0]}") from None
     return checkpoint
 
 

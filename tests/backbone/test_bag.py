@@ -3,10 +3,11 @@ import pytest
 import torch
 
 from ovr.backbone.bag import Bag
+from ovr.core.onnx_file import GRAPH_OPS
 from ovr.core.schema import InputSchema
 from ovr.errors import ConfigError
 from ovr.export.backbone import backbone_model
-from ovr.export.check import GRAPH_OPS, check_structure, run
+from ovr.export.check import check_structure, run
 from ovr.head.linear import Linear
 from ovr.model import Normalizer, OvrModel
 

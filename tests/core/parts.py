@@ -11,7 +11,17 @@ from ovr.core.schema import InputSchema
 from ovr.core.taxonomy import Taxonomy
 
 CLASS_IDS = ("cat", "../é/\n", "train")
-BACKBONE = b"the backbone"
+
+
+def graph(name: bytes) -> bytes:
+    """Return an ONNX file of an empty graph; `name` stands in it as its producer."""
+    size, head = len(name), b"\x3a\x00\x12"
+    while size >= 0x80:
+        head, size = head + bytes([size & 0x7F | 0x80]), size >> 7
+    return head + bytes([size]) + name
+
+
+BACKBONE = graph(b"the backbone")
 
 
 def heads(class_ids: tuple[str, ...] = CLASS_IDS, *, backbone: bytes = BACKBONE, version: int = 1) -> list[HeadArtifact]:
@@ -25,13 +35,13 @@ def heads(class_ids: tuple[str, ...] = CLASS_IDS, *, backbone: bytes = BACKBONE,
 def parts(of: list[HeadArtifact]) -> dict[str, bytes | Path]:
     """Return the files that `write_bundle` wants."""
     return {BACKBONE_ONNX: BACKBONE, "report/metrics.json": b"{}"} | {
-        f"{head_directory(head)}/model.onnx": head.class_id.encode() for head in of
+        f"{head_directory(head)}/model.onnx": graph(head.class_id.encode()) for head in of
     }
 
 
 def fuse(card: ModelCard) -> bytes:
     """Return a fused file that holds the card, as the real one does."""
-    return b"fused " + canonical_json(card.to_json())
+    return graph(canonical_json(card.to_json()))
 
 
 def write(final: Path, **changes: Any) -> ModelBundle:

@@ -45,7 +45,7 @@ def write(final, *, fused=True, **changes):
         "parts": {BACKBONE_ONNX: small.BACKBONE, FIGURES: npz_bytes(figures)},
         "shard_parts": lambda shard: {
             shard.heads_file: shard_bytes(heads, shard, {"bias": np.zeros((shard.num_heads, 1), np.float32)}),
-            shard.onnx_file: shard.path.encode(),
+            shard.onnx_file: small.graph(shard.path.encode()),
         },
         "fuse": small.fuse if fused else lambda card: None,
     }

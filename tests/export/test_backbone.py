@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from ovr.core.onnx_file import GRAPH_OPS
 from ovr.core.schema import InputSchema
 from ovr.errors import ArtifactError
 from ovr.export.backbone import backbone_model, backbone_weights
-from ovr.export.check import GRAPH_OPS, check_structure, run
+from ovr.export.check import check_structure, run
 from ovr.head.linear import Linear
 from ovr.model import Normalizer, OvrModel
 from tests.export.sample import BACKBONES, SHAPE, sample_model, sample_rows

@@ -8,9 +8,10 @@ from onnx import numpy_helper
 from ovr.calibrator.apply import calibrated_prob, sigmoid
 from ovr.calibrator.auto import Auto
 from ovr.core.artifact import MIN_KNOT_STEP, Calibration
+from ovr.core.onnx_file import HEAD_OPS
 from ovr.errors import ArtifactError
 from ovr.export.calibrated import table
-from ovr.export.check import HEAD_OPS, check_structure, run
+from ovr.export.check import check_structure, run
 from ovr.export.fused import fused_model
 from ovr.export.head import head_constants, head_model
 from ovr.export.reference import tolerances

@@ -5,8 +5,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from ovr.core.onnx_file import GRAPH_OPS
 from ovr.errors import ArtifactError
-from ovr.export.check import GRAPH_OPS, check_structure, run
+from ovr.export.check import check_structure, run
 from ovr.export.graph import IR_VERSION, OPSET
 
 

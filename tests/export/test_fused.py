@@ -6,11 +6,12 @@ import pytest
 
 from ovr.core.artifact import DecisionPolicy, HeadArtifact, ModelCard
 from ovr.core.files import sha256_bytes
+from ovr.core.onnx_file import GRAPH_OPS
 from ovr.core.schema import InputSchema
 from ovr.core.taxonomy import Taxonomy
 from ovr.errors import ArtifactError
 from ovr.export.backbone import backbone_model
-from ovr.export.check import GRAPH_OPS, check_structure, run
+from ovr.export.check import check_structure, run
 from ovr.export.fused import fused_model
 from ovr.export.head import head_metadata, head_model
 from ovr.export.heads_graph import COLUMN_BLOCK

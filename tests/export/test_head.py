@@ -7,8 +7,9 @@ import torch
 from onnx import numpy_helper
 
 from ovr.core.artifact import Calibration, HeadArtifact
+from ovr.core.onnx_file import HEAD_OPS
 from ovr.errors import ArtifactError
-from ovr.export.check import HEAD_OPS, check_structure, run
+from ovr.export.check import check_structure, run
 from ovr.export.head import head_constants, head_metadata, head_model, metadata_of
 from ovr.head.linear import Linear
 from ovr.head.mlp import Mlp

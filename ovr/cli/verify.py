@@ -1,0 +1,37 @@
+"""`ovr verify`: who signed a bundle and its heads, and whether they are what was signed. Needs no torch."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from ovr.cli.signatures import files, trust_of
+from ovr.errors import ConfigError
+
+
+def run(cfg: DictConfig) -> None:
+    """Check every digest and signature, and print who signed what.
+
+    Raises:
+        ConfigError: neither or both of bundle and repository, or nobody is trusted.
+        ArtifactError: what is damaged, not signed, or not what was signed, naming the files and heads.
+    """
+    from ovr.core.bundle import open_bundle
+    from ovr.serving.head_signatures import signers
+    from ovr.serving.signed_repository import check_repository
+    from ovr.serving.signing import check_signatures
+
+    if (cfg.bundle is None) == (cfg.repository is None):
+        raise ConfigError("verify bundle=DIR or repository=DIR, one of them")
+    trust = trust_of(cfg)
+    if cfg.repository is not None:
+        for name, signer in check_repository(Path(cfg.repository), trust).items():
+            print(f"{name}: of a bundle signed by {signer}")
+        return
+    bundle = open_bundle(Path(cfg.bundle))
+    signer, owners = check_signatures(bundle, trust)
+    print(f"{bundle.path}: signed by {signer}")
+    keys = [*files(cfg.head_keys, "head_keys"), *trust.owner_keys.values()]
+    if keys:
+        for class_id, names in signers(bundle, list(dict.fromkeys(keys))).items():
+            owner = f" (its owner {owners[class_id]})" if class_id in owners else ""
+            print(f"head {class_id}: signed by {', '.join(names) or 'none of the keys'}{owner}")

@@ -1,0 +1,205 @@
+"""Signatures of single heads by the owners of their classes, in signatures/heads.json. Knows nothing of whole bundles' signatures.
+
+What is signed of a head is its class, version, backbone and the digests of its two files: as long as these stay, so does the
+signature, whatever becomes of the other heads. Each is ECDSA over a line of canonical JSON, with the same keys as a bundle's;
+model-signing's file a head, each with a Sigstore bundle, would take seconds for a thousand heads.
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ovr.core.artifact import check_schema_version
+from ovr.core.bundle import HEAD_SIGNATURES, MANIFEST, ModelBundle
+from ovr.core.files import canonical_json, read_json, sha256_bytes, write_file
+from ovr.core.ledger import HeadVersion
+from ovr.core.taxonomy import Taxonomy
+from ovr.errors import ArtifactError, ConfigError
+
+KIND = "ovr head 1"  # stands in what is signed, so that it can be taken for nothing else
+Signatures = dict[str, dict[str, str]]  # class id -> digest of the public key -> signature
+
+
+def sign_heads(bundle: ModelBundle, key: Path, *, password: bytes | None, class_ids: Sequence[str] | None = None) -> int:
+    """Sign heads (by default all) with a private EC key, beside the signatures that are there; return how many.
+
+    Raises:
+        ConfigError: the key cannot be used, or cryptography is not installed.
+        TaxonomyError: a class id that the bundle does not have.
+        ArtifactError: the bundle keeps its heads in shards.
+    """
+    serialization = _cryptography("serialization")
+    try:
+        private = serialization.load_pem_private_key(key.read_bytes(), password)
+        public = private.public_key()
+        algorithm = _algorithm(public)
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{key} is no private EC key that can be used: {error}") from None
+    statements = _statements(bundle)
+    chosen = bundle.taxonomy.ids if class_ids is None else [bundle.head(class_id).class_id for class_id in class_ids]
+    signatures = read_signatures(bundle)
+    for class_id in chosen:
+        made = base64.b64encode(private.sign(statements[class_id], algorithm)).decode()
+        signatures.setdefault(class_id, {})[_fingerprint(public)] = made
+    _write(bundle, signatures)
+    return len(chosen)
+
+
+def carry_signatures(old: ModelBundle, new: ModelBundle) -> int:
+    """Give the heads of `new` that are those of `old`, file by file, the signatures that they have there; return how many."""
+    before, after = _statements(old), _statements(new)
+    same = {class_id: row for class_id, row in read_signatures(old).items() if after.get(class_id) == before.get(class_id)}
+    if same:
+        signatures = read_signatures(new)
+        for class_id, row in same.items():
+            signatures[class_id] = {**row, **signatures.get(class_id, {})}
+        _write(new, signatures)
+    return len(same)
+
+
+def check_owners(bundle: ModelBundle, owner_keys: Mapping[str, Path]) -> dict[str, str]:
+    """Return the owner of each class whose head carries the signature of its owner's key.
+
+    Raises:
+        ArtifactError: a head whose owner has a key does not carry its signature; all are named.
+        ConfigError: an owner that no class has, or a key that cannot be used.
+    """
+    if not owner_keys:
+        return {}
+    return owners_of(bundle.taxonomy, _statements(bundle), read_signatures(bundle), owner_keys, what=bundle.path)
+
+
+def owners_of(
+    taxonomy: Taxonomy, statements: Mapping[str, bytes], signatures: Signatures, owner_keys: Mapping[str, Path], *, what: Path
+) -> dict[str, str]:
+    """Return the owner of each class whose statement is signed by its owner's key; see `check_owners`."""
+    owners = sorted({spec.owner for spec in taxonomy} - {""})
+    if unknown := sorted(set(owner_keys) - set(owners)):
+        raise ConfigError(f"owner_keys names {unknown[0]!r}, who owns no class; owners are {', '.join(owners) or 'none'}")
+    publics = {owner: _public_key(file) for owner, file in owner_keys.items()}
+    found, problems = {}, []
+    for spec in taxonomy:
+        if spec.owner not in publics:
+            continue
+        public = publics[spec.owner]
+        made = signatures.get(spec.id, {}).get(_fingerprint(public))
+        if made is None:
+            problems.append(f"head {spec.id!r} is not signed by its owner {spec.owner}")
+        elif not _verifies(public, made, statements[spec.id]):
+            problems.append(f"head {spec.id!r} is not the one that its owner {spec.owner} signed")
+        else:
+            found[spec.id] = spec.owner
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ArtifactError(f"{what}: {'; '.join(problems[:5])}{more}")
+    return found
+
+
+def signers(bundle: ModelBundle, keys: Sequence[Path]) -> dict[str, list[str]]:
+    """Return the files of those of `keys` that signed each head, by class id; a signature that does not verify counts as none."""
+    publics = {str(file): _public_key(file) for file in keys}
+    signatures, statements = read_signatures(bundle), _statements(bundle)
+    return {
+        class_id: [
+            name
+            for name, public in publics.items()
+            if (made := signatures.get(class_id, {}).get(_fingerprint(public))) and _verifies(public, made, statements[class_id])
+        ]
+        for class_id in bundle.taxonomy.ids
+    }
+
+
+def read_signatures(bundle: ModelBundle) -> Signatures:
+    """Return the signatures that the bundle's heads carry, unverified.
+
+    Raises:
+        ArtifactError: the file cannot be read.
+    """
+    file = bundle.path / HEAD_SIGNATURES
+    return signatures_in(file) if file.is_file() else {}
+
+
+def signatures_in(file: Path) -> Signatures:
+    """Return the signatures in a file, unverified."""
+    value = read_json(file)
+    check_schema_version(value, str(file))
+    rows = value.get("heads")
+    if not isinstance(rows, dict) or not all(
+        isinstance(row, dict) and all(isinstance(made, str) for made in row.values()) for row in rows.values()
+    ):
+        raise ArtifactError(f"{file} holds no signatures of heads; delete it and sign them again")
+    return rows
+
+
+def statement(class_id: str, version: int, backbone_sha256: str, digests: Mapping[str, str]) -> bytes:
+    """Return what is signed of a head; `digests` are those of the bundle's files.
+
+    Raises:
+        ArtifactError: the bundle has no files of this head.
+    """
+    place = HeadVersion(class_id, version).directory
+    if f"{place}/head.json" not in digests:
+        raise ArtifactError(f"head {class_id!r} has no files of its own that could be signed: the bundle keeps its heads in shards")
+    files = {name: digests[f"{place}/{name}"] for name in ("head.json", "model.onnx")}
+    signed = {"kind": KIND, "class_id": class_id, "version": version, "backbone_sha256": backbone_sha256, "files": files}
+    return canonical_json(signed)
+
+
+def _statements(bundle: ModelBundle) -> dict[str, bytes]:
+    if bundle.shards:
+        raise ArtifactError(
+            f"bundle {bundle.path} keeps its {len(bundle.heads)} heads in shards, which hold heads of many owners; sign the bundle"
+        )
+    files = read_json(bundle.path / MANIFEST)["files"]
+    digests = {name: row["sha256"] for name, row in files.items()}
+    return {head.class_id: statement(head.class_id, head.version, bundle.backbone_sha256, digests) for head in bundle.heads}
+
+
+def _write(bundle: ModelBundle, signatures: Signatures) -> None:
+    target = bundle.path / HEAD_SIGNATURES
+    target.parent.mkdir(exist_ok=True)
+    write_file(target, canonical_json({"schema_version": 1, "heads": signatures}))
+
+
+def _public_key(file: Path) -> Any:
+    try:
+        public = _cryptography("serialization").load_pem_public_key(file.read_bytes())
+        _algorithm(public)
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{file} is no public EC key that can be used: {error}") from None
+    return public
+
+
+def _verifies(public: Any, made: str, data: bytes) -> bool:
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        public.verify(base64.b64decode(made, validate=True), data, _algorithm(public))
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def _algorithm(public: Any) -> Any:
+    """Return ECDSA with the digest that goes with the curve."""
+    ec, hashes = _cryptography("asymmetric.ec"), _cryptography("hashes")
+    digests = {"secp256r1": hashes.SHA256, "secp384r1": hashes.SHA384, "secp521r1": hashes.SHA512}
+    if not isinstance(public, ec.EllipticCurvePublicKey) or public.curve.name not in digests:
+        raise ValueError("expected a key of P-256, P-384 or P-521")
+    return ec.ECDSA(digests[public.curve.name]())
+
+
+def _fingerprint(public: Any) -> str:
+    serialization = _cryptography("serialization")
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return sha256_bytes(public.public_bytes(serialization.Encoding.DER, form))
+
+
+def _cryptography(module: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(f"cryptography.hazmat.primitives.{module}")
+    except ImportError as error:
+        raise ConfigError(f"signatures need cryptography, which is not installed ({error}); pip install 'ovr[sign]'") from None

@@ -1,0 +1,542 @@
+"""Run as a script: build artifacts that mean harm, load each as ovr does, and say how each was refused.
+
+    python -m tests.hostile DIRECTORY
+
+Prints a JSON object a line: name, error (type and message), seconds of CPU (those of the clock depend on who else computes). Once
+everything is imported, the process may take 512 MiB of address space more than it has. Each entry of `ATTACKS` builds its artifact
+in a directory of its own and returns what loads it.
+"""
+
+import gzip
+import io
+import json
+import os
+import pickle
+import re
+import resource
+import shutil
+import struct
+import sys
+import tarfile
+import time
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from ovr import EdgePredictor
+from ovr.cli.instantiate import build
+from ovr.cli.rundir import resumed
+from ovr.core.bundle import MANIFEST, head_directory, open_bundle
+from ovr.core.files import canonical_json, sha256_bytes, sha256_file
+from ovr.core.schema import InputSchema
+from ovr.data.delimited import Dialect, read_rows
+from ovr.data.features import _array
+from ovr.data.idx import read_idx
+from ovr.data.images import _from_npz
+from ovr.errors import OvrError
+from ovr.runtime.record_files import read_placed_records
+from ovr.runtime.rows import read_rows as read_input
+from ovr.training.checkpoint import read_checkpoint
+from tests.bundles import small_bundle
+
+MORE_BYTES = 512 << 20
+ATTACKS: dict[str, Callable[[Path], Callable[[], Any]]] = {}
+MIB = bytes(1 << 20)
+Change = Callable[[dict[str, Any]], Any]
+
+
+def nothing(manifest: dict[str, Any]) -> None:
+    """Leave the manifest as it is."""
+
+
+class RunsCode:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = str(file)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path(self.file),))
+
+
+def attack(name: str) -> Callable[[Callable[[Path], Callable[[], Any]]], None]:
+    def register(make: Callable[[Path], Callable[[], Any]]) -> None:
+        ATTACKS[name] = make
+
+    return register
+
+
+def onnx_attack(name: str, make: Callable[[], onnx.ModelProto | bytes]) -> None:
+    """Register a fused file."""
+
+    def write(folder: Path) -> Callable[[], Any]:
+        made = make()
+        (folder / "fused.onnx").write_bytes(made if isinstance(made, bytes) else made.SerializeToString())
+        return lambda: EdgePredictor(folder / "fused.onnx").predict(np.zeros((1, 2)))
+
+    ATTACKS[name] = write
+
+
+def model(*nodes: onnx.NodeProto, weights: tuple[onnx.TensorProto, ...] = (), **more: Any) -> onnx.ModelProto:
+    """Return a model x (B, 2) -> prob (B, 2)."""
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 2]) for name in ("x", "prob")]
+    graph = helper.make_graph(list(nodes), "g", values[:1], values[1:], list(weights))
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10, **more)
+
+
+def whole(name: str, *numbers: int) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.array(numbers, np.int64), name)
+
+
+def node(op: str, *inputs: str, **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(op, list(inputs), ["prob"], **attributes)
+
+
+def body() -> onnx.GraphProto:
+    flag = helper.make_tensor_value_info("go", TensorProto.BOOL, [])
+    step = helper.make_tensor_value_info("step", TensorProto.INT64, [])
+    again = helper.make_tensor_value_info("again", TensorProto.BOOL, [])
+    return helper.make_graph([helper.make_node("Identity", ["go"], ["again"])], "body", [step, flag], [again])
+
+
+def external(location: str) -> onnx.ModelProto:
+    tensor = numpy_helper.from_array(np.ones(2, np.float32), "w")
+    onnx.external_data_helper.set_external_data(tensor, location=location)
+    tensor.ClearField("raw_data")
+    return model(node("Mul", "x", "w"), weights=(tensor,))
+
+
+def claims(*dims: int) -> onnx.ModelProto:
+    return model(node("Mul", "x", "w"), weights=(TensorProto(name="w", data_type=TensorProto.FLOAT, dims=dims, raw_data=b"1234"),))
+
+
+def with_function() -> onnx.ModelProto:
+    inner = [helper.make_node("Exp", ["a"], ["b"])]
+    function = helper.make_function("local", "Relu", ["a"], ["b"], inner, [helper.make_opsetid("", 18)])
+    return model(node("Relu", "x"), functions=[function])
+
+
+def with_subgraph() -> onnx.ModelProto:
+    relu = node("Relu", "x")
+    relu.attribute.append(helper.make_attribute("body", body()))
+    return model(relu)
+
+
+def with_sparse() -> onnx.ModelProto:
+    made = model(node("Mul", "x", "w"))
+    sparse = made.graph.sparse_initializer.add(dims=[1 << 40])
+    sparse.values.CopyFrom(numpy_helper.from_array(np.ones(1, np.float32), "w"))
+    return made
+
+
+def with_training() -> onnx.ModelProto:
+    made = model(node("Relu", "x"))
+    made.training_info.add().algorithm.CopyFrom(made.graph)
+    return made
+
+
+def with_card(text: str) -> onnx.ModelProto:
+    made = model(node("Sigmoid", "x"))
+    made.metadata_props.add(key="ovr.card", value=text)
+    return made
+
+
+def zipped(**members: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name.replace("__", "/"), data)
+    return buffer.getvalue()
+
+
+def tarred(name: str) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        info = tarfile.TarInfo(name)
+        info.size = 4
+        archive.addfile(info, io.BytesIO(b"evil"))
+    return buffer.getvalue()
+
+
+ENDLESS = node("Loop", "m", "go")
+ENDLESS.attribute.append(helper.make_attribute("body", body()))
+BRANCH = node("If", "go")
+BRANCH.attribute.extend([helper.make_attribute("then_branch", body()), helper.make_attribute("else_branch", body())])
+SCAN = node("Scan", "x", num_scan_inputs=1)
+SCAN.attribute.append(helper.make_attribute("body", body()))
+YES = numpy_helper.from_array(np.array(True), "go")
+SHAPE = helper.make_node("Constant", [], ["s"], value_ints=[1 << 18, 1 << 18])
+RANGE = (whole("a", 0), whole("b", 1 << 40), whole("c", 1))
+PLAIN = model(node("Sigmoid", "x")).SerializeToString()
+
+onnx_attack("Loop that never ends", lambda: model(ENDLESS, weights=(whole("m", 2**62), YES)))
+onnx_attack("If", lambda: model(BRANCH, weights=(YES,)))
+onnx_attack("Scan", lambda: model(SCAN))
+onnx_attack("ConstantOfShape of 64 GiB", lambda: model(node("ConstantOfShape", "s"), weights=(whole("s", 1 << 34),)))
+onnx_attack("ConstantOfShape of a node's constant", lambda: model(SHAPE, node("ConstantOfShape", "s")))
+onnx_attack("Expand of 64 GiB", lambda: model(node("Expand", "x", "s"), weights=(whole("s", 1 << 17, 1 << 17),)))
+onnx_attack(
+    "Range of 2**40 numbers",
+    lambda: model(node("Range", "a", "b", "c"), weights=RANGE),
+)
+onnx_attack("Tile of 2**40 copies", lambda: model(node("Tile", "x", "s"), weights=(whole("s", 1 << 20, 1 << 20),)))
+onnx_attack("operator of another domain", lambda: model(node("Inverse", "x", domain="com.microsoft")))
+onnx_attack("imports of another domain", lambda: imports())
+onnx_attack("function of the model", with_function)
+onnx_attack("subgraph in a plain operator", with_subgraph)
+onnx_attack("sparse weights", with_sparse)
+onnx_attack("training graph", with_training)
+onnx_attack("weights in /etc/passwd", lambda: external("/etc/passwd"))
+onnx_attack("weights in ../../secret", lambda: external("../../secret"))
+onnx_attack("tensor that claims 2**36 values", lambda: claims(1 << 36))
+onnx_attack("tensor of negative size", lambda: claims(-1, 5))
+onnx_attack("length beyond the file", lambda: b"\x3a\xff\xff\xff\xff\x07" + PLAIN)
+onnx_attack("length of 2**34", lambda: b"\x3a\x80\x80\x80\x80\x40" + PLAIN)
+onnx_attack("number that does not end", lambda: b"\x08" + b"\xff" * 64)
+onnx_attack("group", lambda: PLAIN + b"\x3b\x3c")
+onnx_attack("two graphs", lambda: PLAIN + PLAIN)
+onnx_attack("file cut short", lambda: PLAIN[: len(PLAIN) // 2])
+onnx_attack("empty file", lambda: b"")
+onnx_attack("3000 nodes", lambda: model(*[helper.make_node("Relu", [f"v{i}"], [f"v{i + 1}"]) for i in range(3000)]))
+onnx_attack("a million fields", lambda: PLAIN + b"\x28\x00" * 1_000_000)
+onnx_attack("card nested 100,000 deep", lambda: with_card("[" * 100_000))
+onnx_attack("card without end of digits", lambda: with_card('{"schema_version":' + "1" * 1_000_000 + "}"))
+onnx_attack("tar with ../../escaped", lambda: tarred("../../escaped"))
+onnx_attack("zip with ../../escaped", lambda: zipped(**{"..__..__escaped": b"evil"}))
+
+
+def imports() -> onnx.ModelProto:
+    made = model(node("Relu", "x"))
+    made.opset_import.add(domain="evil.ops", version=1)
+    return made
+
+
+@attack("weights in a hard link")
+def _(folder: Path) -> Callable[[], Any]:
+    (folder / "secret").write_bytes(bytes(8))
+    os.link(folder / "secret", folder / "weights.bin")
+    (folder / "fused.onnx").write_bytes(external("weights.bin").SerializeToString())
+    return lambda: EdgePredictor(folder / "fused.onnx")
+
+
+def forged(folder: Path, files: dict[str, bytes], change: Change = nothing) -> Path:
+    """Return a copy of a bundle with other files and every digest right, as its maker could write it."""
+    path = folder / "bundle"
+    shutil.copytree(folder.parent / "good", path)
+    for relative, data in files.items():
+        (path / relative).parent.mkdir(parents=True, exist_ok=True)
+        (path / relative).write_bytes(data)
+    manifest = json.loads((path / MANIFEST).read_bytes())
+    derived = manifest.pop("derived")
+    del manifest["bundle_sha256"]
+    for relative, data in files.items():
+        entry = {"sha256": sha256_bytes(data), "size_bytes": len(data)}
+        (derived if relative in derived else manifest["files"])[relative] = entry
+    change(manifest)
+    digest = sha256_bytes(canonical_json(manifest))
+    (path / MANIFEST).write_bytes(canonical_json({**manifest, "bundle_sha256": digest, "derived": derived}))
+    return path
+
+
+def bundle_attack(
+    name: str, files: Callable[[Path], dict[str, bytes]], change: Callable[[dict[str, Any]], Any] = lambda m: None
+) -> None:
+    def write(folder: Path) -> Callable[[], Any]:
+        path = forged(folder, files(folder), change)
+        return lambda: open_bundle(path)
+
+    ATTACKS[name] = write
+
+
+def changed_bundle(name: str) -> Callable[[Callable[[Path, Path], Any]], None]:
+    """Register a bundle that a function changes on the disk."""
+
+    def register(change: Callable[[Path, Path], Any]) -> None:
+        def write(folder: Path) -> Callable[[], Any]:
+            path = forged(folder, {})
+            change(path, folder)
+            return lambda: open_bundle(path)
+
+        ATTACKS[name] = write
+
+    return register
+
+
+def named(file: str) -> Callable[[dict[str, Any]], Any]:
+    return lambda manifest: manifest["files"].update({file: manifest["files"]["backbone/model.onnx"]})
+
+
+HEADS = [f"heads/{name}/1" for name in ("cat", "dog")]
+
+
+def head_json(key: str, new: str) -> Callable[[Path], dict[str, bytes]]:
+    def files(folder: Path) -> dict[str, bytes]:
+        relative = f"{HEADS[0]}/head.json"
+        text, count = re.subn(rf'"{key}":[^,}}]+', new, (folder.parent / "good" / relative).read_text())
+        assert count == 1
+        return {relative: text.encode()}
+
+    return files
+
+
+def npy(array: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=True)
+    return buffer.getvalue()
+
+
+def npy_header(shape: tuple[int, ...]) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
+
+
+def pickled(folder: Path) -> bytes:
+    return npy(np.array([RunsCode(folder / "ran")], dtype=object))
+
+
+def npz_bomb(name: str, num_mib: int) -> bytes:
+    """Return an .npz file of some MiB that unpacks to `num_mib`."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    head = npy_header((num_mib << 18,))
+    data = packer.compress(head) + packer.flush(zlib.Z_FULL_FLUSH)
+    data += (packer.compress(MIB) + packer.flush(zlib.Z_FULL_FLUSH)) * num_mib + packer.flush()
+    size = len(head) + (num_mib << 20)
+    fields = struct.pack("<HHHIIIHH", 8, 0, 33, 0, len(data), size, len(name), 0)
+    local = b"PK\x03\x04" + struct.pack("<HH", 20, 0) + fields + name.encode()
+    central = b"PK\x01\x02" + struct.pack("<HHH", 20, 20, 0) + fields + struct.pack("<HHHII", 0, 0, 0, 0, 0) + name.encode()
+    end = b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, 1, 1, len(central), len(local) + len(data), 0)
+    return local + data + central + end
+
+
+def overlapping() -> bytes:
+    """Return a zip file of 1000 arrays that are all the same 1 MiB."""
+    data = npy_header((1 << 18,)) + MIB
+    fields = struct.pack("<HHHIIIHH", 0, 0, 33, zlib.crc32(data), len(data), len(data), 8, 0)
+    local = b"PK\x03\x04" + struct.pack("<HH", 20, 0) + fields + b"0000.npy"
+    central = b"".join(
+        b"PK\x01\x02" + struct.pack("<HHH", 20, 20, 0) + fields + struct.pack("<HHHII", 0, 0, 0, 0, 0) + f"{k:04d}.npy".encode()
+        for k in range(1000)
+    )
+    end = b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, 1000, 1000, len(central), len(local) + len(data), 0)
+    return local + data + central + end
+
+
+WEIGHTS = "backbone/weights.npz"
+bundle_attack("bundle with Loop in its backbone", lambda f: {"backbone/model.onnx": model(ENDLESS).SerializeToString()})
+bundle_attack("bundle with If in its fused graph", lambda f: {"fused/model.onnx": model(BRANCH).SerializeToString()})
+bundle_attack(
+    "head with ConstantOfShape", lambda f: {f"{HEADS[0]}/model.onnx": model(node("ConstantOfShape", "x")).SerializeToString()}
+)
+bundle_attack("head with external weights", lambda f: {f"{HEADS[0]}/model.onnx": external("../../../../x").SerializeToString()})
+bundle_attack("head with a threshold of NaN", head_json("threshold", '"threshold":NaN'))
+bundle_attack("head with a threshold of 1e999", head_json("threshold", '"threshold":1e999'))
+bundle_attack("head with a threshold of -1", head_json("threshold", '"threshold":-1'))
+bundle_attack("head with two thresholds", head_json("threshold", '"threshold":0.5,"threshold":0.1'))
+bundle_attack("head of version -1", head_json("version", '"version":-1'))
+bundle_attack("head.json nested deep", lambda f: {f"{HEADS[0]}/head.json": b"[" * 1_000_000})
+bundle_attack("pickle as .npy", lambda f: {"reference/x.npy": pickled(f)})
+bundle_attack("pickle in .npz", lambda f: {WEIGHTS: zipped(**{"w.npy": pickled(f)})})
+bundle_attack("pickle itself as weights", lambda f: {WEIGHTS: pickle.dumps(RunsCode(f / "ran"))})
+bundle_attack("npz bomb as weights", lambda f: {WEIGHTS: npz_bomb("w.npy", 4095)})
+bundle_attack("npz of 1000 arrays in one place", lambda f: {WEIGHTS: overlapping()})
+bundle_attack("npz with ../../escaped", lambda f: {WEIGHTS: zipped(**{"..__..__escaped.npy": npy(np.ones(2))})})
+bundle_attack("npz that claims 2**40 values", lambda f: {WEIGHTS: zipped(**{"w.npy": npy_header((1 << 40,)) + b"12"})})
+bundle_attack("npz cut short", lambda f: {WEIGHTS: zipped(**{"w.npy": npy(np.ones(99))})[:-40]})
+bundle_attack("npy that claims 2**40 values", lambda f: {"calibration/logit.npy": npy_header((1 << 40,))})
+bundle_attack("npy header of brackets", lambda f: {"calibration/logit.npy": b"\x93NUMPY\x01\x00\x10\x27" + b"(" * 10_000})
+bundle_attack(
+    "manifest that names ../../secret",
+    lambda f: {},
+    lambda m: m["files"].update({"../../secret": m["files"]["backbone/model.onnx"]}),
+)
+bundle_attack(
+    "manifest that names /etc/passwd", lambda f: {}, lambda m: m["files"].update({"/etc/passwd": m["files"]["backbone/model.onnx"]})
+)
+bundle_attack("head in ../elsewhere", lambda f: {}, lambda m: m["heads"][0].update(path="../elsewhere"))
+bundle_attack("input of shape -1", lambda f: {}, lambda m: m["input"].update(shape=[-1]))
+
+
+@changed_bundle("manifest with one key twice")
+def _(path: Path, folder: Path) -> None:
+    text = (path / MANIFEST).read_text()
+    (path / MANIFEST).write_text('{"policy":{},' + text[1:])
+
+
+@changed_bundle("manifest nested deep")
+def _(path: Path, folder: Path) -> None:
+    (path / MANIFEST).write_text('{"schema_version":1,"files":' + '{"a":' * 500_000)
+
+
+@changed_bundle("manifest of more than 1 GiB")
+def _(path: Path, folder: Path) -> None:
+    os.truncate(path / MANIFEST, (1 << 30) + 1)
+
+
+@changed_bundle("digests of two heads swapped")
+def _(path: Path, folder: Path) -> None:
+    first, second = (path / head / "model.onnx" for head in HEADS)
+    shutil.move(first, folder / "first")
+    shutil.move(second, first)
+    shutil.move(folder / "first", second)
+
+
+@changed_bundle("symbolic link to a file")
+def _(path: Path, folder: Path) -> None:
+    shutil.move(path / "fused/model.onnx", folder / "fused.onnx")
+    (path / "fused/model.onnx").symlink_to(folder / "fused.onnx")
+
+
+@changed_bundle("symbolic link to a folder")
+def _(path: Path, folder: Path) -> None:
+    shutil.move(path / "heads", folder / "heads")
+    (path / "heads").symlink_to(folder / "heads", target_is_directory=True)
+
+
+@changed_bundle("symbolic link to /etc/passwd")
+def _(path: Path, folder: Path) -> None:
+    (path / "notes").symlink_to("/etc/passwd")
+
+
+@changed_bundle("hard link to a foreign file")
+def _(path: Path, folder: Path) -> None:
+    (folder / "secret").write_bytes(b"secret")
+    os.link(folder / "secret", path / "reference.txt")
+
+
+@changed_bundle("hard link that another wrote through")
+def _(path: Path, folder: Path) -> None:
+    os.link(path / "fused/model.onnx", folder / "outside.onnx")
+    with (folder / "outside.onnx").open("r+b") as file:
+        file.seek(40)
+        file.write(b"evil")
+
+
+@changed_bundle("pipe in place of a file")
+def _(path: Path, folder: Path) -> None:
+    (path / "fused/model.onnx").unlink()
+    os.mkfifo(path / "fused/model.onnx")
+
+
+def checkpoint_attack(name: str, data: Callable[[Path], bytes]) -> None:
+    """Register a checkpoint whose digest is right."""
+
+    def write(folder: Path) -> Callable[[], Any]:
+        (folder / "last.ckpt").write_bytes(data(folder))
+        (folder / "last.ckpt.sha256").write_text(sha256_file(folder / "last.ckpt"))
+        return lambda: read_checkpoint(folder / "last.ckpt")
+
+    ATTACKS[name] = write
+
+
+def saved(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+checkpoint_attack("checkpoint that runs code", lambda f: saved({"state_dict": RunsCode(f / "ran")}))
+checkpoint_attack("pickle as checkpoint", lambda f: pickle.dumps(RunsCode(f / "ran")))
+checkpoint_attack("checkpoint cut short", lambda f: saved({"w": torch.ones(9999)})[:-5000])
+checkpoint_attack("tar as checkpoint", lambda f: tarred("../../escaped"))
+checkpoint_attack("zip with ../../escaped as checkpoint", lambda f: zipped(**{"..__..__data.pkl": b"evil"}))
+
+
+def data_attack(name: str, file: str, data: Callable[[Path], bytes], load: Callable[[Path], Any]) -> None:
+    def write(folder: Path) -> Callable[[], Any]:
+        (folder / file).write_bytes(data(folder))
+        return lambda: load(folder / file)
+
+    ATTACKS[name] = write
+
+
+def gzip_bomb(folder: Path) -> bytes:
+    return gzip.compress(MIB) * 2048
+
+
+NO_RULE: Any = None  # nothing gets so far
+
+
+def all_of(rows: Any) -> list[Any]:
+    return list(rows)
+
+
+data_attack("npz bomb as features", "x.npz", lambda f: npz_bomb("x.npy", 4095), lambda p: _array(p, "x"))
+data_attack("pickle as features", "x.npz", lambda f: zipped(**{"x.npy": pickled(f)}), lambda p: _array(p, "x"))
+data_attack("pickle as rows to predict", "x.npy", pickled, lambda p: read_input(p, InputSchema((2,))))
+data_attack("npy of 2**40 rows to predict", "x.npy", lambda f: npy_header((1 << 40, 2)), lambda p: read_input(p, InputSchema((2,))))
+data_attack("npz bomb as images", "x.npz", lambda f: npz_bomb("x.npy", 4095), lambda p: _from_npz(p, None, NO_RULE, ()))
+data_attack("gzip bomb as a table", "x.csv.gz", gzip_bomb, lambda p: all_of(read_rows(p, Dialect(delimiter=","))))
+data_attack("gzip bomb as IDX", "x.gz", gzip_bomb, lambda p: read_idx(p.with_suffix("")))
+data_attack("gzip bomb as texts", "x.jsonl.gz", gzip_bomb, lambda p: all_of(read_placed_records(p, "text")))
+
+
+def yaml_attack(name: str, text: Callable[[Path], str]) -> None:
+    """Register the configuration of a run that is to be resumed."""
+
+    def write(folder: Path) -> Callable[[], Any]:
+        (folder / "run/.hydra").mkdir(parents=True)
+        (folder / "run/.hydra/config.yaml").write_text(text(folder))
+        return lambda: resumed([f"resume={folder / 'run'}"])
+
+    ATTACKS[name] = write
+
+
+BILLION = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(f"a{k + 1}: &a{k + 1} [{','.join([f'*a{k}'] * 10)}]\n" for k in range(9))
+yaml_attack("YAML of a billion aliases", lambda f: BILLION)
+yaml_attack("YAML that contains itself", lambda f: "a: &a [*a]\n")
+yaml_attack("YAML nested deep", lambda f: "[" * 100_000)
+yaml_attack("YAML with an object of Python", lambda f: f"a: !!python/object/apply:os.mkdir ['{f / 'ran'}']\n")
+yaml_attack("YAML of 2 MiB", lambda f: "a: " + "x" * (2 << 20))
+
+
+@attack("target that removes files")
+def _(folder: Path) -> Callable[[], Any]:
+    (folder / "kept").touch()
+    return lambda: build({"_target_": "pathlib.Path.unlink", "_args_": [str(folder / "kept")]})
+
+
+@attack("target by way of a module of ovr")
+def _(folder: Path) -> Callable[[], Any]:
+    return lambda: build({"_target_": "ovr.core.files.os.mkdir", "path": str(folder / "ran")})
+
+
+def main(root: Path) -> None:
+    """Build every artifact under `root` and load it."""
+    small_bundle(root / "good", ("cat", "dog", "owl"), shape=(2,))
+    assert [head_directory(head) for head in open_bundle(root / "good").heads[:2]] == HEADS
+    EdgePredictor(root / "good").predict(np.zeros((1, 2)))
+    loads = {}
+    for number, (name, make) in enumerate(ATTACKS.items()):
+        folder = root / f"{number:02d}"
+        folder.mkdir()
+        loads[name] = (folder, make(folder))
+    taken_kib = int(
+        next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmSize")).split()[1]
+    )
+    limit = (taken_kib << 10) + MORE_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    for name, (folder, load) in loads.items():
+        start = time.process_time()
+        try:
+            load()
+            error = "none: it was loaded"
+        except OvrError as refused:
+            error = f"{type(refused).__name__}: {refused}"
+        except BaseException as other:
+            error = f"not an error of ovr: {type(other).__name__}: {other}"
+        seconds = time.process_time() - start
+        if (folder / "ran").exists():
+            error = f"it ran code; {error}"
+        print(json.dumps({"name": name, "error": error[:400], "seconds": seconds}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
