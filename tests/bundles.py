@@ -62,9 +62,7 @@ def small_bundle(
     }
     return write_bundle(
         path,
-        taxonomy=Taxonomy(ClassSpec(i, owner=o) for i, o in zip(class_ids, owners, strict=True))
-        if owners
-        else Taxonomy.from_ids(class_ids),
+        taxonomy=Taxonomy(ClassSpec(i, owner=o) for i, o in zip(class_ids, owners or [""] * len(class_ids), strict=True)),
         heads=heads,
         input=InputSchema(shape, encoder=encoder),
         policy=policy or DecisionPolicy(mode="multilabel", abstain_below=0.2, top_k=2),

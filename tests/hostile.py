@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
 
 from ovr import EdgePredictor
 from ovr.cli.instantiate import build
@@ -45,6 +44,7 @@ from ovr.runtime.record_files import read_placed_records
 from ovr.runtime.rows import read_rows as read_input
 from ovr.training.checkpoint import read_checkpoint
 from tests.bundles import small_bundle
+from tests.hostile_models import BRANCH, ENDLESS, MODELS, external, model, node
 
 MORE_BYTES = 512 << 20
 ATTACKS: dict[str, Callable[[Path], Callable[[], Any]]] = {}
@@ -84,70 +84,6 @@ def onnx_attack(name: str, make: Callable[[], onnx.ModelProto | bytes]) -> None:
     ATTACKS[name] = write
 
 
-def model(*nodes: onnx.NodeProto, weights: tuple[onnx.TensorProto, ...] = (), **more: Any) -> onnx.ModelProto:
-    """Return a model x (B, 2) -> prob (B, 2)."""
-    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 2]) for name in ("x", "prob")]
-    graph = helper.make_graph(list(nodes), "g", values[:1], values[1:], list(weights))
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10, **more)
-
-
-def whole(name: str, *numbers: int) -> onnx.TensorProto:
-    return numpy_helper.from_array(np.array(numbers, np.int64), name)
-
-
-def node(op: str, *inputs: str, **attributes: Any) -> onnx.NodeProto:
-    return helper.make_node(op, list(inputs), ["prob"], **attributes)
-
-
-def body() -> onnx.GraphProto:
-    flag = helper.make_tensor_value_info("go", TensorProto.BOOL, [])
-    step = helper.make_tensor_value_info("step", TensorProto.INT64, [])
-    again = helper.make_tensor_value_info("again", TensorProto.BOOL, [])
-    return helper.make_graph([helper.make_node("Identity", ["go"], ["again"])], "body", [step, flag], [again])
-
-
-def external(location: str) -> onnx.ModelProto:
-    tensor = numpy_helper.from_array(np.ones(2, np.float32), "w")
-    onnx.external_data_helper.set_external_data(tensor, location=location)
-    tensor.ClearField("raw_data")
-    return model(node("Mul", "x", "w"), weights=(tensor,))
-
-
-def claims(*dims: int) -> onnx.ModelProto:
-    return model(node("Mul", "x", "w"), weights=(TensorProto(name="w", data_type=TensorProto.FLOAT, dims=dims, raw_data=b"1234"),))
-
-
-def with_function() -> onnx.ModelProto:
-    inner = [helper.make_node("Exp", ["a"], ["b"])]
-    function = helper.make_function("local", "Relu", ["a"], ["b"], inner, [helper.make_opsetid("", 18)])
-    return model(node("Relu", "x"), functions=[function])
-
-
-def with_subgraph() -> onnx.ModelProto:
-    relu = node("Relu", "x")
-    relu.attribute.append(helper.make_attribute("body", body()))
-    return model(relu)
-
-
-def with_sparse() -> onnx.ModelProto:
-    made = model(node("Mul", "x", "w"))
-    sparse = made.graph.sparse_initializer.add(dims=[1 << 40])
-    sparse.values.CopyFrom(numpy_helper.from_array(np.ones(1, np.float32), "w"))
-    return made
-
-
-def with_training() -> onnx.ModelProto:
-    made = model(node("Relu", "x"))
-    made.training_info.add().algorithm.CopyFrom(made.graph)
-    return made
-
-
-def with_card(text: str) -> onnx.ModelProto:
-    made = model(node("Sigmoid", "x"))
-    made.metadata_props.add(key="ovr.card", value=text)
-    return made
-
-
 def zipped(**members: bytes) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -165,57 +101,10 @@ def tarred(name: str) -> bytes:
     return buffer.getvalue()
 
 
-ENDLESS = node("Loop", "m", "go")
-ENDLESS.attribute.append(helper.make_attribute("body", body()))
-BRANCH = node("If", "go")
-BRANCH.attribute.extend([helper.make_attribute("then_branch", body()), helper.make_attribute("else_branch", body())])
-SCAN = node("Scan", "x", num_scan_inputs=1)
-SCAN.attribute.append(helper.make_attribute("body", body()))
-YES = numpy_helper.from_array(np.array(True), "go")
-SHAPE = helper.make_node("Constant", [], ["s"], value_ints=[1 << 18, 1 << 18])
-RANGE = (whole("a", 0), whole("b", 1 << 40), whole("c", 1))
-PLAIN = model(node("Sigmoid", "x")).SerializeToString()
-
-onnx_attack("Loop that never ends", lambda: model(ENDLESS, weights=(whole("m", 2**62), YES)))
-onnx_attack("If", lambda: model(BRANCH, weights=(YES,)))
-onnx_attack("Scan", lambda: model(SCAN))
-onnx_attack("ConstantOfShape of 64 GiB", lambda: model(node("ConstantOfShape", "s"), weights=(whole("s", 1 << 34),)))
-onnx_attack("ConstantOfShape of a node's constant", lambda: model(SHAPE, node("ConstantOfShape", "s")))
-onnx_attack("Expand of 64 GiB", lambda: model(node("Expand", "x", "s"), weights=(whole("s", 1 << 17, 1 << 17),)))
-onnx_attack(
-    "Range of 2**40 numbers",
-    lambda: model(node("Range", "a", "b", "c"), weights=RANGE),
-)
-onnx_attack("Tile of 2**40 copies", lambda: model(node("Tile", "x", "s"), weights=(whole("s", 1 << 20, 1 << 20),)))
-onnx_attack("operator of another domain", lambda: model(node("Inverse", "x", domain="com.microsoft")))
-onnx_attack("imports of another domain", lambda: imports())
-onnx_attack("function of the model", with_function)
-onnx_attack("subgraph in a plain operator", with_subgraph)
-onnx_attack("sparse weights", with_sparse)
-onnx_attack("training graph", with_training)
-onnx_attack("weights in /etc/passwd", lambda: external("/etc/passwd"))
-onnx_attack("weights in ../../secret", lambda: external("../../secret"))
-onnx_attack("tensor that claims 2**36 values", lambda: claims(1 << 36))
-onnx_attack("tensor of negative size", lambda: claims(-1, 5))
-onnx_attack("length beyond the file", lambda: b"\x3a\xff\xff\xff\xff\x07" + PLAIN)
-onnx_attack("length of 2**34", lambda: b"\x3a\x80\x80\x80\x80\x40" + PLAIN)
-onnx_attack("number that does not end", lambda: b"\x08" + b"\xff" * 64)
-onnx_attack("group", lambda: PLAIN + b"\x3b\x3c")
-onnx_attack("two graphs", lambda: PLAIN + PLAIN)
-onnx_attack("file cut short", lambda: PLAIN[: len(PLAIN) // 2])
-onnx_attack("empty file", lambda: b"")
-onnx_attack("3000 nodes", lambda: model(*[helper.make_node("Relu", [f"v{i}"], [f"v{i + 1}"]) for i in range(3000)]))
-onnx_attack("a million fields", lambda: PLAIN + b"\x28\x00" * 1_000_000)
-onnx_attack("card nested 100,000 deep", lambda: with_card("[" * 100_000))
-onnx_attack("card without end of digits", lambda: with_card('{"schema_version":' + "1" * 1_000_000 + "}"))
+for _name, _make in MODELS.items():
+    onnx_attack(_name, _make)
 onnx_attack("tar with ../../escaped", lambda: tarred("../../escaped"))
 onnx_attack("zip with ../../escaped", lambda: zipped(**{"..__..__escaped": b"evil"}))
-
-
-def imports() -> onnx.ModelProto:
-    made = model(node("Relu", "x"))
-    made.opset_import.add(domain="evil.ops", version=1)
-    return made
 
 
 @attack("weights in a hard link")

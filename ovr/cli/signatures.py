@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from ovr.errors import ConfigError
 
@@ -21,7 +21,7 @@ def trust_of(cfg: DictConfig) -> "Trust":
         certificates=files(cfg.trusted_certificates, "trusted_certificates"),
         sigstore_identity=cfg.get("sigstore_identity"),
         sigstore_issuer=cfg.get("sigstore_issuer"),
-        owner_keys={str(owner): Path(file) for owner, file in cfg.owner_keys.items()},
+        owner_keys=_owner_keys(cfg),
     )
 
 
@@ -49,6 +49,12 @@ def check_bundle(bundle: "ModelBundle", cfg: DictConfig) -> None:
         from ovr.serving.signing import check_signatures
 
         check_signatures(bundle, trust)
+
+
+def _owner_keys(cfg: DictConfig) -> dict[str, Path]:
+    if isinstance(cfg.owner_keys, str | list | ListConfig):
+        raise ConfigError(f"owner_keys={cfg.owner_keys} must name a key for each owner: owner_keys={{OWNER: FILE}}")
+    return {str(owner): Path(str(file)) for owner, file in (cfg.owner_keys or {}).items()}
 
 
 def files(value: object, key: str) -> tuple[Path, ...]:

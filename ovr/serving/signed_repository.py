@@ -150,11 +150,11 @@ def _present(repository: Path) -> list[str]:
     """Return the files of all served versions, and all outside of version directories; old versions are not loaded."""
     found = []
     for model in sorted(repository.iterdir()):
-        if not model.is_dir() or model.is_symlink():
+        config = None if model.is_symlink() or not model.is_dir() else read_config(repository, model.name)
+        if config is None:
             found.append(model.name)
             continue
-        config = read_config(repository, model.name)
-        served = {str(version) for version in config.version_policy.specific.versions} if config is not None else set()
+        served = {str(version) for version in config.version_policy.specific.versions}
         for entry in sorted(model.iterdir()):
             if entry.name.isdecimal() and entry.name not in served and not entry.is_symlink():
                 continue
