@@ -3,18 +3,20 @@
 D = features, K = heads
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ovr.core.artifact import Calibration, DecisionPolicy, HeadArtifact
-from ovr.core.bundle import ModelBundle, head_directory
+from ovr.core.bundle import MANIFEST, ModelBundle, head_directory
 from ovr.core.bundle_writer import write_bundle
 from ovr.core.cohorts import CohortCalibrations
-from ovr.core.files import sha256_bytes
+from ovr.core.files import canonical_json, sha256_bytes
 from ovr.core.schema import InputSchema
 from ovr.core.taxonomy import ClassSpec, Taxonomy
 from ovr.export.fused import fused_model
@@ -71,6 +73,24 @@ def small_bundle(
         fuse=lambda card: fused_model(backbone, models, card).SerializeToString(deterministic=True),
         cohorts=cohorts,
     )
+
+
+def forge(path: Path, files: Mapping[str, bytes], change: Callable[[dict[str, Any]], Any] = lambda manifest: None) -> None:
+    """Put other files into a bundle, change its manifest, and make every digest right, as one who may write to it can."""
+    for relative, data in files.items():
+        (path / relative).parent.mkdir(parents=True, exist_ok=True)
+        (path / relative).unlink(missing_ok=True)
+        (path / relative).write_bytes(data)
+    manifest = json.loads((path / MANIFEST).read_bytes())
+    derived = manifest.pop("derived")
+    del manifest["bundle_sha256"]
+    manifest.pop("merkle_root", None)  # as bundles of earlier versions have none
+    for relative, data in files.items():
+        entry = {"sha256": sha256_bytes(data), "size_bytes": len(data)}
+        (derived if relative in derived else manifest["files"])[relative] = entry
+    change(manifest)
+    digest = sha256_bytes(canonical_json(manifest))
+    (path / MANIFEST).write_bytes(canonical_json({**manifest, "bundle_sha256": digest, "derived": derived}))
 
 
 def dense_backbone(shape: tuple[int, ...], num_features: int, *, seed: int) -> onnx.ModelProto:

@@ -33,7 +33,7 @@ from ovr import EdgePredictor
 from ovr.cli.instantiate import build
 from ovr.cli.rundir import resumed
 from ovr.core.bundle import MANIFEST, head_directory, open_bundle
-from ovr.core.files import canonical_json, sha256_bytes, sha256_file
+from ovr.core.files import sha256_file
 from ovr.core.schema import InputSchema
 from ovr.data.delimited import Dialect, read_rows
 from ovr.data.features import _array
@@ -43,7 +43,7 @@ from ovr.errors import OvrError
 from ovr.runtime.record_files import read_placed_records
 from ovr.runtime.rows import read_rows as read_input
 from ovr.training.checkpoint import read_checkpoint
-from tests.bundles import small_bundle
+from tests.bundles import forge, small_bundle
 from tests.hostile_models import BRANCH, ENDLESS, MODELS, external, model, node
 
 MORE_BYTES = 512 << 20
@@ -119,18 +119,7 @@ def forged(folder: Path, files: dict[str, bytes], change: Change = nothing) -> P
     """Return a copy of a bundle with other files and every digest right, as its maker could write it."""
     path = folder / "bundle"
     shutil.copytree(folder.parent / "good", path)
-    for relative, data in files.items():
-        (path / relative).parent.mkdir(parents=True, exist_ok=True)
-        (path / relative).write_bytes(data)
-    manifest = json.loads((path / MANIFEST).read_bytes())
-    derived = manifest.pop("derived")
-    del manifest["bundle_sha256"]
-    for relative, data in files.items():
-        entry = {"sha256": sha256_bytes(data), "size_bytes": len(data)}
-        (derived if relative in derived else manifest["files"])[relative] = entry
-    change(manifest)
-    digest = sha256_bytes(canonical_json(manifest))
-    (path / MANIFEST).write_bytes(canonical_json({**manifest, "bundle_sha256": digest, "derived": derived}))
+    forge(path, files, change)
     return path
 
 

@@ -13,8 +13,8 @@ from tritonclient.grpc import model_config_pb2 as pb
 from ovr.core.artifact import ModelCard
 from ovr.core.bundle import BACKBONE_ONNX, BUNDLE_SIGNATURE, FUSED_ONNX, HEAD_SIGNATURES, SIGNATURES
 from ovr.core.files import sha256_bytes, sha256_file
-from ovr.core.onnx_file import GRAPH_OPS, check_onnx_file, onnx_metadata
 from ovr.core.ledger import HeadVersion
+from ovr.core.onnx_file import GRAPH_OPS, check_onnx_file, onnx_metadata
 from ovr.errors import ArtifactError, ConfigError
 from ovr.runtime.predictor import CARD_KEY
 from ovr.serving.contents import model_names, read_config

@@ -127,6 +127,9 @@ def test_a_bundle_with_one_byte_changed_is_refused(tmp_path):
 
 def test_what_is_no_onnx_file_is_refused(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"no model")
+    with pytest.raises(ArtifactError, match=r"model\.onnx is not a valid ONNX model"):
+        EdgePredictor(tmp_path / "model.onnx")
+    (tmp_path / "model.onnx").write_bytes(b"\x3a\x00")  # an empty graph, of no version
     with pytest.raises(ArtifactError, match="cannot be opened as an ONNX model"):
         EdgePredictor(tmp_path / "model.onnx")
 

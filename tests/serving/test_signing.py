@@ -16,13 +16,13 @@ from ovr.cli.main import main
 from ovr.cli.signatures import required_trust
 from ovr.core import scale
 from ovr.core.bundle import BUNDLE_SIGNATURE, HEAD_SIGNATURES, MANIFEST, open_bundle
-from ovr.core.files import canonical_json, sha256_bytes
+from ovr.core.files import canonical_json
 from ovr.errors import ArtifactError, ConfigError, TaxonomyError
 from ovr.serving.head_signatures import carry_signatures, check_owners, sign_heads, signers
 from ovr.serving.repository import publish
 from ovr.serving.signed_repository import check_repository
 from ovr.serving.signing import Trust, check_signatures, sign_bundle
-from tests.bundles import small_bundle
+from tests.bundles import forge, small_bundle
 from tests.cohorts import some_cohorts
 from tests.core import test_sharded_bundle
 
@@ -75,16 +75,9 @@ def trust(keys):
     return Trust(keys=(keys / "ann.pub",))
 
 
-def forge(bundle, relative, data):
-    """Change a file and make every digest right again, as one who may write into the bundle can."""
-    (bundle.path / relative).write_bytes(data)
-    manifest = json.loads((bundle.path / MANIFEST).read_bytes())
-    derived = manifest.pop("derived")
-    del manifest["bundle_sha256"]
-    rows = derived if relative in derived else manifest["files"]
-    rows[relative] = {"sha256": sha256_bytes(data), "size_bytes": len(data)}
-    digest = sha256_bytes(canonical_json(manifest))
-    (bundle.path / MANIFEST).write_bytes(canonical_json({**manifest, "bundle_sha256": digest, "derived": derived}))
+def forged(bundle, relative, data):
+    """Return the bundle with another file in it, and every digest right."""
+    forge(bundle.path, {relative: data})
     return open_bundle(bundle.path)
 
 
@@ -110,34 +103,30 @@ def test_a_byte_changed_in_any_file_is_found_and_the_file_named_though_every_dig
         place = data.index(b"graph") if b"graph" in data else data.index(b"backbone") if b"backbone" in data else len(data) // 2
         data[place] ^= 1
         try:
-            forged = forge(replace(made, path=tmp_path / str(number)), relative, bytes(data))
+            changed = forged(replace(made, path=tmp_path / str(number)), relative, bytes(data))
         except ArtifactError:  # another backbone fits no head
             assert relative == "backbone/model.onnx"
             continue
         with pytest.raises(ArtifactError, match=rf"is not what .*ann\.pub signed: .*{relative} is not the one that was signed"):
-            check_signatures(forged, trust)
+            check_signatures(changed, trust)
 
 
 def test_a_manifest_that_is_not_the_signed_one_is_found(bundle, trust):
-    text = (bundle.path / MANIFEST).read_bytes()
-    forged = forge(
-        bundle, "heads/cat/1/head.json", (bundle.path / "heads/cat/1/head.json").read_bytes().replace(b'"ok"', b'"no_rows"')
-    )
-    with pytest.raises(ArtifactError, match=r"heads/cat/1/head\.json is not the one .*; manifest\.json is not the one"):
-        check_signatures(forged, trust)
-    (bundle.path / MANIFEST).write_bytes(text)
+    name = "heads/cat/1/head.json"
+    changed = forged(bundle, name, (bundle.path / name).read_bytes().replace(b'"ok"', b'"no_rows"'))
+    with pytest.raises(ArtifactError, match=rf"{name} is not the one .*; manifest\.json is not the one"):
+        check_signatures(changed, trust)
 
 
-def test_files_more_or_less_than_were_signed_are_named(bundle, trust):
+def test_files_more_or_less_than_were_signed_are_named(bundle, keys, trust):
+    more = forged(bundle, "notes.txt", b"")
     with pytest.raises(ArtifactError, match=r"notes\.txt is not signed"):
-        check_signatures(forge(bundle, "notes.txt", b""), trust)
-    manifest = json.loads((bundle.path / MANIFEST).read_bytes())
+        check_signatures(more, trust)
+    sign_bundle(more, key=keys / "ann.pem")
     (bundle.path / "notes.txt").unlink()
-    del manifest["files"]["notes.txt"], manifest["bundle_sha256"]
-    derived = manifest.pop("derived")
-    sign = {"bundle_sha256": sha256_bytes(canonical_json(manifest)), "derived": derived}
-    (bundle.path / MANIFEST).write_bytes(canonical_json({**manifest, **sign}))
-    check_signatures(open_bundle(bundle.path), trust)
+    forge(bundle.path, {}, lambda manifest: manifest["files"].pop("notes.txt"))
+    with pytest.raises(ArtifactError, match=r"notes\.txt is signed and is not there"):
+        check_signatures(open_bundle(bundle.path), trust)
 
 
 def test_a_signature_that_does_not_count_says_why(bundle, keys, trust):
