@@ -25,6 +25,7 @@ from ovr.serving.signing import Trust, check_signatures, sign_bundle
 from tests.bundles import forge, small_bundle
 from tests.cohorts import some_cohorts
 from tests.core import test_sharded_bundle
+from tests.hostile_models import PLAIN
 
 pytest.importorskip("model_signing")
 
@@ -367,6 +368,20 @@ def test_a_repository_of_what_is_not_signed_is_refused(tmp_path, trust):
     config.write_text(config.read_text().replace("versions: 1", "versions: 1\n    versions: 2"))
     with pytest.raises(ArtifactError, match="a publication is not finished"):
         check_repository(tmp_path / "repository", trust)
+
+
+def test_a_repository_that_cannot_be_followed_is_told(tmp_path, keys, trust):
+    bundle = small_bundle(tmp_path / "bundle", shape=(2,))
+    changed = forged(bundle, "fused/model.onnx", PLAIN)
+    sign_bundle(changed, key=keys / "ann.pem")
+    publish(changed, tmp_path / "repository")
+    with pytest.raises(ArtifactError, match=r"ovr_scores/1/model\.onnx has no model card that can be read"):
+        check_repository(tmp_path / "repository", trust)
+    sign_bundle(bundle := small_bundle(tmp_path / "other"), key=keys / "ann.pem")
+    publish(bundle, tmp_path / "more")
+    (tmp_path / "more/ovr_scores/config.pbtxt").write_text('name: "ovr_scores"')
+    with pytest.raises(ArtifactError, match=r"ovr_scores/config\.pbtxt is none that `ovr publish` writes"):
+        check_repository(tmp_path / "more", trust)
 
 
 def test_the_commands_sign_verify_and_refuse(tmp_path, keys, capsys):
