@@ -252,7 +252,7 @@ def test_an_npz_with_many_labels_a_row(tmp_path, arrays):
         ({"x": np.zeros((16, 3, 4, 6), np.uint8)}, r"x is uint8 \(16, 3, 4, 6\); expected .*channels last"),
         ({"x": np.zeros((15, 4, 6), np.uint8)}, r"x has 15 rows, y 16"),
         ({"y": np.zeros((16, 2))}, r"y is float64 \(16, 2\); expected \(N,\) of integers or text"),
-        ({"y": np.array([{}] * 16)}, r"cannot be read as npz: Object arrays cannot be loaded"),
+        ({"y": np.array([{}] * 16)}, r"cannot be read as npz: it holds pickled objects"),
         ({"y": None}, r"holds arrays \['part', 'x'\]; missing y"),
     ],
 )
