@@ -32,6 +32,7 @@ import torch
 from ovr import EdgePredictor
 from ovr.cli.instantiate import build
 from ovr.cli.rundir import resumed
+from ovr.cli.train import _import_lightning
 from ovr.core.bundle import MANIFEST, head_directory, open_bundle
 from ovr.core.files import sha256_file
 from ovr.core.schema import InputSchema
@@ -42,7 +43,6 @@ from ovr.data.images import _from_npz
 from ovr.errors import OvrError
 from ovr.runtime.record_files import read_placed_records
 from ovr.runtime.rows import read_rows as read_input
-from ovr.training.checkpoint import read_checkpoint
 from tests.bundles import forge, small_bundle
 from tests.hostile_models import BRANCH, ENDLESS, MODELS, external, model, node
 
@@ -307,6 +307,8 @@ def checkpoint_attack(name: str, data: Callable[[Path], bytes]) -> None:
     """Register a checkpoint whose digest is right."""
 
     def write(folder: Path) -> Callable[[], Any]:
+        from ovr.training.checkpoint import read_checkpoint
+
         (folder / "last.ckpt").write_bytes(data(folder))
         (folder / "last.ckpt.sha256").write_text(sha256_file(folder / "last.ckpt"))
         return lambda: read_checkpoint(folder / "last.ckpt")
@@ -388,6 +390,7 @@ def _(folder: Path) -> Callable[[], Any]:
 
 def main(root: Path) -> None:
     """Build every artifact under `root` and load it."""
+    _import_lightning()  # the quick way
     small_bundle(root / "good", ("cat", "dog", "owl"), shape=(2,))
     assert [head_directory(head) for head in open_bundle(root / "good").heads[:2]] == HEADS
     EdgePredictor(root / "good").predict(np.zeros((1, 2)))
