@@ -6,6 +6,7 @@ graph, the router by the code of the ovr that checks it, the configurations by w
 """
 
 import json
+import shutil
 from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2 as pb
@@ -39,6 +40,8 @@ from ovr.serving.signing import Trust, signed_files
 def check_repository(repository: Path, trust: Trust) -> dict[str, str]:
     """Return who signed the bundle of each model that the repository serves, by the model's name.
 
+    Compiled Python that servers left beside the router's code is removed: it would be run in place of that code, and is made again.
+
     Raises:
         ArtifactError: the repository is missing or empty, a publication into it is not finished, its bundle was not signed by one
             who is trusted, or a file that is served is not what follows from the bundle. All such files are named.
@@ -49,6 +52,9 @@ def check_repository(repository: Path, trust: Trust) -> dict[str, str]:
     version = _served(repository, "ovr")
     router = repository / "ovr" / str(version)
     what = f"version {version} of {repository}"
+    for cache in sorted(router.rglob("__pycache__")):
+        if cache.is_dir() and cache.resolve().is_relative_to(repository.resolve()):  # no link leads elsewhere
+            shutil.rmtree(cache)
     signer, digests = signed_files(router / BUNDLE_SIGNATURE, trust, what=what)
     fused, problems = _fused(repository, router, version, digests)
     if problems:

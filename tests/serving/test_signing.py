@@ -331,6 +331,11 @@ def test_a_repository_of_a_signed_bundle_is_vouched_for_and_every_change_in_it_i
         with pytest.raises(ArtifactError, match=named):
             check_repository(repository, trust)
         file.write_bytes(good)
+    cache = repository / "ovr/1/__pycache__"
+    cache.mkdir()
+    (cache / "model.cpython-311.pyc").write_bytes(b"evil")
+    assert check_repository(repository, trust)
+    assert not cache.exists()
     evil = 'name: "evil"\nversion_policy { specific { versions: 1 } }'
     for relative in ("evil/config.pbtxt", "evil/1/model.py", "ovr/1/evil.py", "ovr/2.py", "evil.py"):
         file = repository / relative
