@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ovr.calibrator.apply import calibrated_prob
 from ovr.core.artifact import DecisionPolicy, HeadArtifact, ModelCard
-from ovr.core.bundle import FUSED_ONNX, MANIFEST, ModelBundle, head_directory, version_of
+from ovr.core.bundle import FUSED_ONNX, MANIFEST, SIGNATURES, ModelBundle, head_directory, version_of
 from ovr.core.bundle_writer import write_bundle
 from ovr.core.calibrations import Calibrations
 from ovr.core.commit import git_state
@@ -33,6 +33,7 @@ from ovr.export.head import head_metadata, head_model
 from ovr.export.reference import Reference, check_fused, check_parts
 from ovr.export.stored import Weights, parsed
 from ovr.lifecycle.cohorts import TABLES
+from ovr.serving.head_signatures import carry_signatures
 
 ABSTENTION_STATUS = "abstention_status"  # of the provenance, and of a step that changes it
 COHORTS_FILE = "cohorts.json"  # of a head that is kept and not in use
@@ -126,6 +127,7 @@ def assembled(
         cohorts=reference.cohorts,
         ledger=successor(bundle.ledger, old, taxonomy, now, class_specs(bundle)),
     )
+    carry_signatures(bundle, made_bundle)  # of heads that stay; the bundle itself is another, and not signed
     return made_bundle, diffs
 
 
@@ -195,6 +197,7 @@ def unchanged(bundle: ModelBundle, name: str, content: bytes) -> bytes | Path:
 
 
 def kept(bundle: ModelBundle) -> Parts:
-    """Return all files of a bundle but the two that are written with every bundle."""
+    """Return all files of a bundle but its signatures, and the two that are written with every bundle."""
     files = {path.relative_to(bundle.path).as_posix(): path for path in bundle.path.rglob("*") if path.is_file()}
-    return {name: path for name, path in files.items() if name not in (MANIFEST, FUSED_ONNX)}
+    own = (MANIFEST, FUSED_ONNX)
+    return {name: path for name, path in files.items() if name not in own and not name.startswith(f"{SIGNATURES}/")}

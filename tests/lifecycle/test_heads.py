@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 from ovr.calibrator.temperature import Temperature
 from ovr.core.artifact import Calibration
-from ovr.core.bundle import FUSED_ONNX, MANIFEST, head_directory, open_bundle
+from ovr.core.bundle import BUNDLE_SIGNATURE, FUSED_ONNX, MANIFEST, head_directory, open_bundle
 from ovr.core.files import canonical_json, sha256_bytes
 from ovr.core.ledger import HeadVersion
 from ovr.core.taxonomy import ClassSpec
@@ -23,6 +23,7 @@ from ovr.lifecycle.logits import bundle_features
 from ovr.lifecycle.rows import labelled_logits
 from ovr.lifecycle.verify import verify
 from ovr.runtime.predictor import EdgePredictor
+from ovr.serving.head_signatures import sign_heads, signers
 from tests.bundles import small_bundle
 from tests.lifecycle.conftest import CLASS_IDS, rows_of
 
@@ -193,6 +194,24 @@ def test_rows_join_the_calibration_rows_with_the_logits_of_all_heads(bundle, tmp
     np.testing.assert_allclose(1 / (1 + np.exp(-(scale * logit_NK + bias))), prob_NK, atol=1e-5)
     again = calibrate(made, tmp_path / "again", labelled_logits(made, None), calibrator=Temperature(), class_ids=["new"]).bundle
     assert again.head("new").calibration.num_rows == 6
+
+
+def test_heads_that_stay_keep_their_signatures_and_the_bundle_s_own_is_not_carried_over(bundle, tmp_path):
+    pytest.importorskip("cryptography", reason="signatures need pip install '.[sign]'")
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    private = ec.generate_private_key(ec.SECP256R1())
+    pem, none = serialization.Encoding.PEM, serialization.NoEncryption()
+    (tmp_path / "key.pem").write_bytes(private.private_bytes(pem, serialization.PrivateFormat.PKCS8, none))
+    public = private.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "key.pub").write_bytes(public)
+    signed = put(bundle, tmp_path / "signed", [new_head("new", bundle)], entry={}).bundle
+    assert sign_heads(signed, tmp_path / "key.pem", password=None) == 5
+    (signed.path / BUNDLE_SIGNATURE).write_bytes(b"{}")
+    made = retire(open_bundle(signed.path), tmp_path / "out", ["new"]).bundle
+    assert set(signers(open_bundle(made.path), [tmp_path / "key.pub"])) == set(CLASS_IDS)
+    assert not (made.path / BUNDLE_SIGNATURE).exists()
 
 
 def test_a_limit_of_abstention_is_stale_once_heads_are_others(tmp_path, bundle, caplog):
