@@ -18,6 +18,7 @@ from ovr.core.bundle_writer import write_bundle
 from ovr.core.cohorts import CohortCalibrations
 from ovr.core.files import canonical_json, sha256_bytes
 from ovr.core.schema import InputSchema
+from ovr.core.shards import npy_bytes
 from ovr.core.taxonomy import ClassSpec, Taxonomy
 from ovr.export.fused import fused_model
 from ovr.export.head import head_metadata, head_model
@@ -43,7 +44,7 @@ def small_bundle(
     """Write a bundle with random weights; `seed` decides the backbone, `head_seeds` (by default the columns) each head."""
     backbone = dense_backbone(shape, num_features, seed=seed)
     data = backbone.SerializeToString(deterministic=True)
-    heads, models = [], []
+    heads, models, weights_K = [], [], []
     for column, class_id in enumerate(class_ids):
         rng = np.random.default_rng(head_seeds[column] if head_seeds is not None else column)
         calibration = Calibration(scale=float(rng.uniform(0.5, 2.0)), status="ok", num_rows=9, num_positives=3)
@@ -57,11 +58,13 @@ def small_bundle(
         )
         weights = {"weight": normal(rng, 1, num_features), "bias": normal(rng, 1)}
         heads.append(head)
+        weights_K.append(weights)
         models.append(head_model("linear", weights, calibration, head_metadata(head)))
     parts: dict[str, bytes | Path] = {"backbone/model.onnx": data}
     parts |= {
         f"{head_directory(h)}/model.onnx": m.SerializeToString(deterministic=True) for h, m in zip(heads, models, strict=True)
     }
+    parts |= reference_parts(backbone, heads, weights_K, shape, with_logits=cohorts is not None)
     return write_bundle(
         path,
         taxonomy=Taxonomy(ClassSpec(i, owner=o) for i, o in zip(class_ids, owners or [""] * len(class_ids), strict=True)),
@@ -91,6 +94,25 @@ def forge(path: Path, files: Mapping[str, bytes], change: Callable[[dict[str, An
     change(manifest)
     digest = sha256_bytes(canonical_json(manifest))
     (path / MANIFEST).write_bytes(canonical_json({**manifest, "bundle_sha256": digest, "derived": derived}))
+
+
+def reference_parts(
+    backbone: onnx.ModelProto,
+    heads: Sequence[HeadArtifact],
+    weights_K: Sequence[dict[str, np.ndarray]],
+    shape: tuple[int, ...],
+    *,
+    with_logits: bool,
+) -> dict[str, bytes | Path]:
+    """Return the reference rows of a bundle and the answers for them, in numpy."""
+    x = normal(np.random.default_rng(5), 4, *shape)
+    w, b = (numpy_helper.to_array(tensor) for tensor in backbone.graph.initializer)
+    z_ND = np.maximum(x.reshape(len(x), -1).astype(np.float64) @ w + b, 0)
+    logit_NK = np.concatenate([z_ND @ weights["weight"].T + weights["bias"] for weights in weights_K], axis=1)
+    scale_K, bias_K = (np.array([getattr(head.calibration, name) for head in heads]) for name in ("scale", "bias"))
+    prob_NK = 1 / (1 + np.exp(-(scale_K * logit_NK + bias_K)))
+    arrays = {"x": x, "prob": prob_NK, **({"logit": logit_NK.astype(np.float32)} if with_logits else {})}
+    return {f"reference/{name}.npy": npy_bytes(array) for name, array in arrays.items()}
 
 
 def dense_backbone(shape: tuple[int, ...], num_features: int, *, seed: int) -> onnx.ModelProto:

@@ -147,6 +147,18 @@ def staged_directory(final: Path, *, beside: Path | None = None) -> Iterator[Pat
         raise
 
 
+def discard(path: Path, *, beside: Path) -> None:
+    """Remove the directory `path`, if there is one: it vanishes at once, by a rename into `beside` on the same file system."""
+    sweep(beside / path.name)
+    staging = _staging_name(beside / path.name)
+    try:
+        os.rename(path, staging)
+    except FileNotFoundError:
+        return
+    fsync_directory(path.parent)
+    shutil.rmtree(staging)
+
+
 def place(staging: Path, parts: Mapping[str, bytes | Path]) -> None:
     """Put `parts` (relative POSIX path -> content, or an existing file to share by hard link) under `staging`."""
     for relative, content in parts.items():

@@ -26,9 +26,10 @@ from ovr.errors import ArtifactError
 from ovr.export.backbone import backbone_model, backbone_weights
 from ovr.export.fused import fused_model
 from ovr.export.head import head_metadata, head_model
-from ovr.export.reference import Reference, check_fused, check_parts, tolerances
+from ovr.export.reference import check_fused, check_parts
 from ovr.head import EVERY
 from ovr.model import OvrModel
+from ovr.runtime.reference import Reference, tolerances
 
 log = logging.getLogger(__name__)
 

@@ -27,9 +27,10 @@ from ovr.export.backbone import backbone_model, backbone_weights
 from ovr.export.bundle import torch_prob
 from ovr.export.fused import fused_model_of_stack
 from ovr.export.heads_graph import Stack, blank, folded
-from ovr.export.reference import Reference, check_fused, tolerances
+from ovr.export.reference import check_fused
 from ovr.export.shard import check_stack, shard_file, shard_metadata, shard_model
 from ovr.model import OvrModel
+from ovr.runtime.reference import Reference, tolerances
 
 log = logging.getLogger(__name__)
 

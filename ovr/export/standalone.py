@@ -19,9 +19,10 @@ from ovr.core.taxonomy import slug
 from ovr.errors import ArtifactError, ConfigError
 from ovr.export.check import check_structure, run
 from ovr.export.fused import fused_model
-from ovr.export.reference import check_fused, check_parts, load_reference
+from ovr.export.reference import check_fused, check_parts
 from ovr.export.shard import shard_file
 from ovr.export.stored import parsed, stored_models
+from ovr.runtime.reference import load_reference
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,9 +30,10 @@ from ovr.core.taxonomy import ClassSpec, Taxonomy
 from ovr.errors import ArtifactError
 from ovr.export.fused import fused_model
 from ovr.export.head import head_metadata, head_model
-from ovr.export.reference import Reference, check_fused, check_parts
+from ovr.export.reference import check_fused, check_parts
 from ovr.export.stored import Weights, parsed
 from ovr.lifecycle.cohorts import TABLES
+from ovr.runtime.reference import Reference
 from ovr.serving.head_signatures import carry_signatures
 
 ABSTENTION_STATUS = "abstention_status"  # of the provenance, and of a step that changes it

@@ -25,7 +25,6 @@ from ovr.data.cohorts import Cohorts
 from ovr.data.labels import Labels
 from ovr.data.lazy import blocks
 from ovr.errors import DataError
-from ovr.export.reference import TOLERANCE, tolerances
 from ovr.lifecycle.cohorts import cohort_of_rows, numbers_of_rows
 from ovr.lifecycle.logits import Logits, StoredLogits, bundle_features
 from ovr.lifecycle.rewrite import calibrations_of, thresholds_of
@@ -34,6 +33,7 @@ from ovr.metric.at_k import Propensity
 from ovr.metric.tables import csv_text, lines, tables
 from ovr.report.files import TABLES
 from ovr.runtime.predictor import EdgePredictor
+from ovr.runtime.reference import TOLERANCE, tolerances
 from ovr.training.evaluate import evaluate
 from ovr.training.report_parts import write_bundle_report
 

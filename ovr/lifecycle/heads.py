@@ -25,7 +25,6 @@ from ovr.data.overlap import FILES, read_digests, rows_of_step
 from ovr.errors import ArtifactError, ConfigError, TaxonomyError
 from ovr.export.calibrated import weights_of
 from ovr.export.head import head_constants
-from ovr.export.reference import Reference, load_reference, tolerances
 from ovr.export.stored import parsed, stored_weights
 from ovr.lifecycle.assemble import (
     ABSTENTION_STATUS,
@@ -44,6 +43,7 @@ from ovr.lifecycle.calibration_rows import AddedRows, calibration_parts, columns
 from ovr.lifecycle.cohorts import TABLES
 from ovr.lifecycle.gate import Gate, check_passed, judge_stored
 from ovr.lifecycle.logits import bundle_features
+from ovr.runtime.reference import Reference, load_reference, tolerances
 
 log = logging.getLogger(__name__)
 

@@ -30,7 +30,7 @@ from ovr.errors import ArtifactError
 from ovr.export.check import run
 from ovr.export.fused import fused_model_of_stack
 from ovr.export.heads_graph import blank, folded
-from ovr.export.reference import Reference, check_fused, load_reference, tolerances
+from ovr.export.reference import check_fused
 from ovr.export.shard import shard_file, shard_metadata, shard_model
 from ovr.export.stored import parsed, stored_weights
 from ovr.lifecycle.assemble import (
@@ -47,6 +47,7 @@ from ovr.lifecycle.assemble import (
 )
 from ovr.lifecycle.cohorts import differing
 from ovr.lifecycle.logits import StoredLogits, bundle_features
+from ovr.runtime.reference import Reference, load_reference, tolerances
 
 
 def calibrations_of(bundle: ModelBundle) -> Calibrations:

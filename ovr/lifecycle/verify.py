@@ -18,8 +18,8 @@ from ovr.core.bundle import MANIFEST, ModelBundle
 from ovr.core.files import read_json
 from ovr.core.merkle import SHARED, differing, leaf_hash, leaf_values, prove_changes
 from ovr.errors import ArtifactError
-from ovr.export.reference import load_reference
 from ovr.lifecycle.logits import bundle_features, open_session
+from ovr.runtime.reference import load_reference
 
 State = Literal["unchanged", "described", "changed", "added", "retired"]
 SAME: tuple[State, ...] = ("unchanged", "described")

@@ -26,6 +26,39 @@ def load_model(url: str, name: str, *, timeout_s: float = LOAD_TIMEOUT_S) -> Non
     _request(f"{_base(url)}/v2/repository/models/{quote(name, safe='')}/load", body=b"{}", timeout_s=timeout_s)
 
 
+def unload_model(url: str, name: str, *, timeout_s: float = UNLOAD_TIMEOUT_S) -> None:
+    """Unload model `name`, if the server has it, and return once it is gone.
+
+    Raises:
+        ServingError: the server is not there, does not allow model control, or still has the model after `timeout_s`.
+    """
+    _request(f"{_base(url)}/v2/repository/models/{quote(name, safe='')}/unload", body=b"{}", timeout_s=timeout_s)
+    wait_until_alone(url, name, None, timeout_s=timeout_s)
+
+
+def ready_versions(url: str) -> dict[str, set[int]]:
+    """Return which versions of which models the server serves now.
+
+    Raises:
+        ServingError: the server is not there.
+    """
+    ready: dict[str, set[int]] = {}
+    for row in _index(url):
+        if row.get("state") == "READY":
+            ready.setdefault(row["name"], set()).add(int(row["version"]))
+    return ready
+
+
+def failed_versions(url: str, name: str) -> list[int]:
+    """Return the versions of a model that the server could not load: while there are any it says that it is not ready.
+
+    Raises:
+        ServingError: the server is not there.
+    """
+    rows = [row for row in _index(url) if row["name"] == name and row.get("state") == "UNAVAILABLE"]
+    return [int(row["version"]) for row in rows if row.get("reason", "unloaded") != "unloaded" and row.get("version")]
+
+
 def model_parameters(url: str, name: str) -> dict[str, str] | None:
     """Return the parameters in the configuration of model `name`, or None where the server does not serve it now.
 
@@ -38,8 +71,11 @@ def model_parameters(url: str, name: str) -> dict[str, str] | None:
     return {key: value.get("string_value", "") for key, value in config.get("parameters", {}).items()}
 
 
-def wait_until_alone(url: str, name: str, version: int, *, timeout_s: float = UNLOAD_TIMEOUT_S) -> None:
+def wait_until_alone(url: str, name: str, version: int | None, *, timeout_s: float = UNLOAD_TIMEOUT_S) -> None:
     """Return once no other version of model `name` is at work: loading answers before the old version has done its last request.
+
+    Args:
+        version: None waits until there is none at all.
 
     Raises:
         ServingError: the server is not there, or another version is still there after `timeout_s`.
@@ -47,10 +83,9 @@ def wait_until_alone(url: str, name: str, version: int, *, timeout_s: float = UN
     deadline = time.monotonic() + timeout_s
     while others := [v for v in _live_versions(url, name) if v != version]:
         if time.monotonic() > deadline:
-            raise ServingError(
-                f"the server still has version {others[0]} of {name!r} at work {timeout_s:g} s after version {version} came"
-            )
-        time.sleep(0.05)
+            since = "it was unloaded" if version is None else f"version {version} came"
+            raise ServingError(f"the server still has version {others[0]} of {name!r} at work {timeout_s:g} s after {since}")
+        time.sleep(0.02)
 
 
 def _live_versions(url: str, name: str) -> list[int]:

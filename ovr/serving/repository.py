@@ -8,64 +8,31 @@
 
 Every version directory is staged beside the repository, renamed, and never changed. What is served is said by the configurations
 alone: each names its versions, and the router and the ensemble name those that they call. A change goes through a state in which
-the callees serve the old and the new version, so that at every moment, and after a crash at any, the callers find theirs.
+the callees serve the old and the new version, so that at every moment, and after a crash at any, the callers find theirs. In a
+running server new callees give the bundle's recorded answers before the callers go over, and so do these before the old callees go.
 """
 
 import fcntl
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import onnx
-from tritonclient.grpc import model_config_pb2 as pb
-
-from ovr.core.artifact import ModelCard
-from ovr.core.bundle import BUNDLE_SIGNATURE, HEAD_SIGNATURES, SIGNATURES, ModelBundle
+from ovr.core.bundle import ModelBundle
 from ovr.core.cohorts import COHORT
-from ovr.core.files import canonical_json, fsync_directory, place, read_json, sha256_file, staged_directory, write_file
-from ovr.errors import ArtifactError, ConfigError, ServingError
-from ovr.input.encoder import KINDS
+from ovr.core.files import fsync_directory, read_json
+from ovr.errors import ArtifactError, ConfigError, OvrError, ServingError
 from ovr.serving import control
-from ovr.serving.contents import model_names, read_config, versions_of
-from ovr.serving.labels import labels_file
-from ovr.serving.pbtxt import (
-    CARD,
-    VERSION,
-    InstanceKind,
-    Scheduling,
-    backbone_config,
-    both_versions,
-    ensemble_config,
-    head_config,
-    router_config,
-    router_input,
-    scores_config,
-    to_text,
-)
-from ovr.serving.scores_graph import with_required_cohort
-from ovr.serving.vendored import import_closure
+from ovr.serving.contents import read_config, versions_of
+from ovr.serving.models import Layout, models_of
+from ovr.serving.pbtxt import CARD, VERSION, InstanceKind, Scheduling, head_model_name, router_input
+from ovr.serving.recorded_answers import RecordedAnswers
+from ovr.serving.transition import Model, Transition, is_same
 
 log = logging.getLogger(__name__)
-
-Layout = Literal["fused", "per_head"]
-ROUTER = "ovr.runtime.triton.router"
-ROUTER_MODEL_PY = f"""\"\"\"The router: {ROUTER} from the copy of ovr in this directory.\"\"\"
-
-import sys
-from pathlib import Path
-
-sys.dont_write_bytecode = True  # the stub does not heed the environment variable
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from {ROUTER} import TritonPythonModel  # noqa: E402
-
-__all__ = ["TritonPythonModel"]
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +43,6 @@ class Published:
     layout: Layout
     bundle_sha256: str
     versions: dict[str, int]  # Triton model -> the version that it serves now, callees before their callers
-
-
-@dataclass(frozen=True, slots=True)
-class _Model:
-    """One model of a publication: its configuration and the files of its version directory."""
-
-    config: pb.ModelConfig
-    parts: Mapping[str, bytes | Path]
-
-    @property
-    def version(self) -> int:
-        return int(self.config.version_policy.specific.versions[0])
 
 
 def publish(
@@ -105,6 +60,9 @@ def publish(
 ) -> Published:
     """Publish `bundle` into the Triton repository at `repository` and return what is served now.
 
+    A bundle that the repository holds as an earlier version is served as that version again. Whatever goes wrong once something
+    was written is taken back, and what was served is served on; a publication that was killed is finished by the next.
+
     Args:
         bundle: as `open_bundle` returned it.
         repository: made if missing; its parent must be on the same file system.
@@ -116,12 +74,13 @@ def publish(
         server: HTTP address of a running server on this repository, which loads each change when it is written.
 
     Raises:
-        ArtifactError: the bundle is published there already, another head has this head's version, or the repository serves
+        ArtifactError: the bundle is served there already, another head has this head's version, or the repository serves
             another input or layout, or cohorts where this bundle has none, or none where it has; the bundle has no fused graph, or
-            head shards or cohorts with layout per_head. Nothing has been written then.
+            head shards or cohorts with layout per_head; another process is publishing. Nothing has been written then. Or the disk
+            cannot be written: all was taken back.
         ConfigError: a value that cannot be used.
-        ServingError: `server` is not there or serves another repository (nothing has been written), or cannot load what was
-            published.
+        ServingError: `server` is not there or serves another repository (nothing has been written), or cannot load the models, or
+            they do not give the bundle's recorded answers: all was taken back.
     """
     if layout not in ("fused", "per_head"):
         raise ConfigError(f"layout is {layout!r}; expected 'fused' or 'per_head'")
@@ -139,77 +98,77 @@ def publish(
     repository = repository.absolute()
     if repository.resolve().is_relative_to(bundle.path.resolve()):
         raise ArtifactError(f"{repository} lies within the bundle {bundle.path}, which is never changed; choose another place")
-    on_change: Callable[[str], None] = lambda name: None  # noqa: E731
     if server is not None:
         control.check_live(server)
-        url = server
-        on_change = lambda name: control.load_model(url, name)  # noqa: E731
     with _locked(repository):
         if server is not None:
             _check_serves(server, repository)
         _check_same_use(repository, bundle, layout)
-        version = _next_version(repository, bundle, layout)
-        callees, callers = _models(repository, bundle, layout, scheduling, version)
+        version = _version_to_serve(repository, bundle)
+        callees, callers = models_of(repository, bundle, layout, scheduling, version)
+        retired = _retired(repository, bundle, layout)
         _check_versions(repository, [*callees, *callers])
-        for model in (*callees, *callers):
-            _write_version(repository, model, on_change)
-        _configure(repository, _overlap(repository, callees), on_change)
-        _configure(repository, [model.config for model in callers], on_change)
-        if server is not None:
-            # What the old callers still work on needs the old callees.
-            for model in callers:
-                control.wait_until_alone(server, model.config.name, model.version)
-        _configure(repository, [model.config for model in callees], on_change)
-    versions = {model.config.name: model.version for model in (*callees, *callers)}
+        if not retired and _is_served(repository, server, [*callees, *callers]):
+            raise ArtifactError(f"{repository} serves this bundle ({bundle.bundle_sha256[:12]}) already, as version {version}")
+        answers = None if server is None else RecordedAnswers(bundle, server, max_batch_size=max_batch_size)
+        transition = Transition(repository, server)
+        try:
+            _switch(transition, callees, callers, answers)
+        except BaseException as error:
+            _take_back(transition, error)
+            raise
+        try:
+            for name in retired:
+                transition.retire(name)
+            transition.settle(callees)
+        except (OSError, OvrError) as error:
+            raise _also(error, f"version {version} is served; publish it again to finish", repository) from None
+    versions = {model.name: model.version for model in (*callees, *callers)}
     log.info("published bundle %s as version %d in %s (%s)", bundle.bundle_sha256[:12], version, repository, layout)
     return Published(repository, layout, bundle.bundle_sha256, versions)
 
 
-def _models(
-    repository: Path, bundle: ModelBundle, layout: Layout, scheduling: Scheduling, version: int
-) -> tuple[list[_Model], list[_Model]]:
-    """Return the models that others call, and those that call them."""
-    card = bundle.card
-    labels = labels_file(card.taxonomy)
-    fused: bytes | Path = bundle.fused_onnx
-    if isinstance(fused, Path) and card.cohorts is not None:
-        fused = with_required_cohort(fused.read_bytes())
-    callees = [_Model(scores_config(card, scheduling, version=version), {"model.onnx": fused, "labels.txt": labels})]
-    router = router_files(card)
-    signatures = [bundle.path / name for name in (BUNDLE_SIGNATURE, HEAD_SIGNATURES) if (bundle.path / name).is_file()]
-    router |= {f"{SIGNATURES}/{file.name}": file for file in signatures}
-    if signatures and isinstance(fused, bytes):
-        router[f"{SIGNATURES}/fused.onnx"] = bundle.fused_onnx  # what was signed; the scores have it changed
-    callers = [_Model(router_config(card, scheduling, version=version), router)]
-    if layout == "per_head":
-        num_features = num_features_of(bundle.backbone_onnx)
-        backbone_version = _version_of(repository / "backbone", bundle.backbone_onnx)
-        backbone = backbone_config(card, scheduling, version=backbone_version, num_features=num_features)
-        callees.append(_Model(backbone, {"model.onnx": bundle.backbone_onnx}))
-        for head in bundle.heads:
-            config = head_config(head.class_id, scheduling, version=head.version, num_features=num_features)
-            callees.append(_Model(config, {"model.onnx": bundle.head_onnx(head)}))
-        ensemble = ensemble_config(card, scheduling, version=version, backbone_version=backbone_version)
-        callers.insert(0, _Model(ensemble, {}))
-    return callees, callers
+def _switch(transition: Transition, callees: list[Model], callers: list[Model], answers: RecordedAnswers | None) -> None:
+    """Go over to these models: the callees serve old and new versions until the callers serve the new and answer as they should."""
+    for model in (*callees, *callers):
+        transition.write(model)
+    changed = [model for model in callees if transition.overlap(model)]
+    if answers is not None:
+        _check_callees(answers, callees, changed)
+    for model in callers:
+        transition.configure(model.config)
+    if answers is not None:
+        for model in callers:
+            (answers.check_router if model.name == "ovr" else answers.check_ensemble)(model.version)
+    for model in callees:
+        transition.configure(model.config)
 
 
-def router_files(card: ModelCard) -> dict[str, bytes | Path]:
-    """Return what the router's version directory holds, signatures apart: its code is this ovr's own."""
-    files: dict[str, bytes | Path] = {"model.py": ROUTER_MODEL_PY.encode(), "card.json": canonical_json(card.to_json())}
-    files |= import_closure(ROUTER)
-    if card.input.raw_kind is not None:
-        files |= import_closure(KINDS[card.input.raw_kind].rpartition(".")[0])
-    return files
+def _check_callees(answers: RecordedAnswers, callees: list[Model], changed: list[Model]) -> None:
+    version_of = {model.name: model.version for model in callees}
+    if "ovr_scores" in {model.name for model in changed}:
+        answers.check_scores(version_of["ovr_scores"])
+    names = {model.name for model in changed}
+    if class_ids := [i for i in answers.bundle.taxonomy.ids if names & {"backbone", head_model_name(i)}]:
+        answers.check_heads(version_of["backbone"], class_ids)
 
 
-def num_features_of(backbone_onnx: Path) -> int:
-    """Return D of a backbone's ONNX file."""
-    shape = onnx.load(backbone_onnx, load_external_data=False).graph.output[0].type.tensor_type.shape
-    num_features = int(shape.dim[-1].dim_value)
-    if len(shape.dim) != 2 or num_features < 1:
-        raise ArtifactError(f"{backbone_onnx} must return features of a fixed size (B, D), got {len(shape.dim)} axes")
-    return num_features
+def _take_back(transition: Transition, error: BaseException) -> None:
+    """Undo the transition, and raise what is wrong as an error that says what is served."""
+    problems = transition.undo()
+    if not isinstance(error, OSError | OvrError):
+        return
+    served = read_config(transition.repository, "ovr")
+    what = "nothing is published" if served is None else f"version {served.parameters[VERSION].string_value} is served as before"
+    if problems:
+        what = f"not all could be put back: {'; '.join(problems)}"
+    raise _also(error, what, transition.repository) from None
+
+
+def _also(error: OSError | OvrError, what: str, repository: Path) -> OvrError:
+    if isinstance(error, OSError):
+        return ArtifactError(f"{error.filename or repository} cannot be written: {error.strerror or error}; {what}")
+    return type(error)(f"{error}; {what}")
 
 
 def _check_serves(server: str, repository: Path) -> None:
@@ -249,87 +208,50 @@ def _check_same_use(repository: Path, bundle: ModelBundle, layout: Layout) -> No
         raise ArtifactError(f"{repository} has layout per_head and its heads would stay behind; publish with layout per_head")
 
 
-def _next_version(repository: Path, bundle: ModelBundle, layout: Layout) -> int:
-    """Return the version to publish as: the next free one, or that of this bundle where a publication was not finished."""
-    served = read_config(repository, "ovr")
-    last = int(served.parameters[VERSION].string_value) if served is not None else 0
-    for version in versions_of(repository / "ovr"):
-        card = repository / "ovr" / str(version) / "card.json"
-        if read_json(card)["bundle_sha256"] != bundle.bundle_sha256:
-            continue
-        unfinished = version > last or (version == last and _is_unfinished(repository, layout, version))
-        if not unfinished:
-            raise ArtifactError(f"{repository} holds this bundle ({bundle.bundle_sha256[:12]}) already, as version {version}")
-        return version
+def _version_to_serve(repository: Path, bundle: ModelBundle) -> int:
+    """Return the version that the repository holds this bundle as, or else the next free one."""
+    for version in reversed(versions_of(repository / "ovr")):
+        if read_json(repository / "ovr" / str(version) / "card.json")["bundle_sha256"] == bundle.bundle_sha256:
+            return version
     return 1 + max(v for name in ("ovr_scores", "ovr", "ovr_heads") for v in (0, *versions_of(repository / name)))
 
 
-def _is_unfinished(repository: Path, layout: Layout, version: int) -> bool:
-    """Return whether the version that is served lacks the layout's ensemble, or the one before it was not put out of service."""
-    if layout == "per_head" and version not in versions_of(repository / "ovr_heads"):
-        return True
-    configs = (read_config(repository, name) for name in model_names(repository))
-    return any(config is not None and len(config.version_policy.specific.versions) > 1 for config in configs)
+def _retired(repository: Path, bundle: ModelBundle, layout: Layout) -> list[str]:
+    """Return the models in the repository of heads that this bundle does not have."""
+    if layout == "fused":
+        return []
+    kept = {head_model_name(class_id) for class_id in bundle.taxonomy.ids}
+    return sorted(path.parent.name for path in repository.glob("head_*/config.pbtxt") if path.parent.name not in kept)
 
 
-def _version_of(model: Path, content: Path) -> int:
-    """Return the version of `model` that holds `content`, or else the next free one."""
-    versions = versions_of(model)
-    return next((v for v in versions if _same(model / str(v) / "model.onnx", content)), 1 + max(versions, default=0))
+def _is_served(repository: Path, server: str | None, models: list[Model]) -> bool:
+    """Return whether each of the models is there and serves its version alone, in the server too."""
+    ready = None if server is None else control.ready_versions(server)
+    for model in models:
+        config = read_config(repository, model.name)
+        if config is None or list(config.version_policy.specific.versions) != [model.version]:
+            return False
+        if not (repository / model.name / str(model.version)).is_dir():
+            return False
+        if ready is not None and ready.get(model.name) != {model.version}:
+            return False
+    return True
 
 
-def _check_versions(repository: Path, models: list[_Model]) -> None:
+def _check_versions(repository: Path, models: list[Model]) -> None:
     """Raise ArtifactError where a version directory that this publication needs is there with another content."""
     clashes = []
     for model in models:
-        directory = repository / model.config.name / str(model.version)
+        directory = repository / model.name / str(model.version)
         onnx_file = model.parts.get("model.onnx")
-        if isinstance(onnx_file, Path) and directory.exists() and not _same(directory / "model.onnx", onnx_file):
-            clashes.append(f"{model.config.name} version {model.version}")
+        if isinstance(onnx_file, Path) and directory.exists() and not is_same(directory / "model.onnx", onnx_file):
+            clashes.append(f"{model.name} version {model.version}")
     if clashes:
         more = f" and {len(clashes) - 5} more" if len(clashes) > 5 else ""
         raise ArtifactError(
             f"{repository} has {', '.join(clashes[:5])}{more} with other weights; a version is never overwritten: "
             "give the new heads a higher version (`ovr train version=...`)"
         )
-
-
-def _write_version(repository: Path, model: _Model, on_change: Callable[[str], None]) -> None:
-    """Write the version directory if it is missing; a new model appears with its configuration in one rename."""
-    directory = repository / model.config.name
-    # Within the repository's root a staged directory would look like a model.
-    if not directory.exists():
-        with staged_directory(directory, beside=repository.parent) as staging:
-            (staging / str(model.version)).mkdir()
-            place(staging / str(model.version), model.parts)
-            (staging / "config.pbtxt").write_text(to_text(model.config), encoding="utf-8")
-        on_change(model.config.name)
-    elif not (directory / str(model.version)).exists():
-        with staged_directory(directory / str(model.version), beside=repository.parent) as staging:
-            place(staging, model.parts)
-
-
-def _overlap(repository: Path, callees: list[_Model]) -> list[pb.ModelConfig]:
-    """Return the configurations by which those that change serve the old and the new version."""
-    configs = []
-    for model in callees:
-        old = read_config(repository, model.config.name)
-        if old is not None and list(old.version_policy.specific.versions) != [model.version]:
-            configs.append(both_versions(old, model.config))
-    return configs
-
-
-def _configure(repository: Path, configs: Sequence[pb.ModelConfig], on_change: Callable[[str], None]) -> None:
-    """Write each configuration that differs from the one that is there."""
-    for config in configs:
-        path = repository / config.name / "config.pbtxt"
-        if path.read_text(encoding="utf-8") != (text := to_text(config)):
-            write_file(path, text.encode())
-            on_change(config.name)
-
-
-def _same(path: Path, other: Path) -> bool:
-    return path.is_file() and path.stat().st_size == other.stat().st_size and sha256_file(path) == sha256_file(other)
 
 
 @contextmanager

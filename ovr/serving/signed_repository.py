@@ -21,6 +21,7 @@ from ovr.runtime.predictor import CARD_KEY
 from ovr.serving.contents import model_names, read_config
 from ovr.serving.head_signatures import owners_of, signatures_in, statement
 from ovr.serving.labels import labels_file
+from ovr.serving.models import num_features_of, router_files
 from ovr.serving.pbtxt import (
     InstanceKind,
     Scheduling,
@@ -32,7 +33,6 @@ from ovr.serving.pbtxt import (
     scores_config,
     to_text,
 )
-from ovr.serving.repository import num_features_of, router_files
 from ovr.serving.scores_graph import with_required_cohort
 from ovr.serving.signing import Trust, signed_files
 

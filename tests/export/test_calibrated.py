@@ -14,7 +14,7 @@ from ovr.export.calibrated import table
 from ovr.export.check import check_structure, run
 from ovr.export.fused import fused_model
 from ovr.export.head import head_constants, head_model
-from ovr.export.reference import tolerances
+from ovr.runtime.reference import tolerances
 from tests.bundles import dense_backbone
 from tests.export.sample import HEADS, sample_bundle, sample_model, sample_rows
 from tests.export.test_fused import card, head_protos, serialised

@@ -14,8 +14,9 @@ from ovr.errors import ArtifactError
 from ovr.export.bundle import torch_logits
 from ovr.export.check import run
 from ovr.export.fused import fused_model_of_stack
-from ovr.export.reference import check_fused, load_reference
+from ovr.export.reference import check_fused
 from ovr.export.standalone import export_onnx
+from ovr.runtime.reference import load_reference
 from tests.cohorts import some_cohorts
 from tests.export.sample import SHAPE, sample_bundle, sample_calibrations, sample_model, sample_rows
 

@@ -87,13 +87,48 @@ def test_nothing_is_left_beside_the_repository(bundles, tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["fused", "per_head"])
-def test_the_same_bundle_is_not_published_twice(bundles, tmp_path, layout):
+def test_an_earlier_bundle_is_served_again_as_the_version_that_it_was(bundles, tmp_path, layout):
+    """And the one that is served is not published twice."""
     repository = tmp_path / "repo"
-    publish(bundles[0], repository, layout=layout)
-    publish(bundles[1], repository, layout=layout)
-    for bundle, version in zip(bundles, (1, 2), strict=True):
-        with pytest.raises(ArtifactError, match=f"holds this bundle .* already, as version {version}"):
+    before = [publish(bundle, repository, layout=layout).versions for bundle in bundles]
+    written = {path: path.stat().st_mtime_ns for path in repository.rglob("*") if path.parent.name != "repo"}
+    for bundle, version in ((bundles[0], 1), (bundles[1], 2)):
+        assert publish(bundle, repository, layout=layout).versions == before[version - 1]
+        assert check_repository(repository) == version
+        config = read_config(repository, "ovr")
+        assert config.parameters["ovr.version"].string_value == str(version)
+        assert json.loads(config.parameters["ovr.card"].string_value)["bundle_sha256"] == bundle.bundle_sha256
+        with pytest.raises(ArtifactError, match=f"serves this bundle .* already, as version {version}"):
             publish(bundle, repository, layout=layout)
+    after = {path: path.stat().st_mtime_ns for path in repository.rglob("*") if path.parent.name != "repo"}
+    assert [path for path in written if path.name != "config.pbtxt" and after.get(path) != written[path]] == []
+    assert set(after) == set(written)
+
+
+def test_a_retired_class_takes_its_model_and_comes_back_with_it(bundles, tmp_path):
+    repository, fewer = tmp_path / "repo", small_bundle(tmp_path / "fewer", ODD_IDS[1:], head_seeds=range(1, len(ODD_IDS)))
+    first = publish(bundles[0], repository, layout="per_head")
+    published = publish(fewer, repository, layout="per_head")
+    assert sorted(published.versions) == sorted(model_names(repository))
+    assert set(first.versions) - set(published.versions) == {f"head_{slug(ODD_IDS[0])}"}
+    assert not (repository / f"head_{slug(ODD_IDS[0])}").exists()
+    assert f"prob_{slug(ODD_IDS[0])}" not in {tensor.name for tensor in read_config(repository, "ovr_heads").output}
+    check_repository(repository)
+    assert publish(bundles[0], repository, layout="per_head").versions == first.versions
+    check_repository(repository)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_files_that_stay_the_same_are_shared_with_the_version_before(bundles, tmp_path):
+    for bundle in bundles:
+        publish(bundle, tmp_path / "repo")
+    old, new = (
+        {path.relative_to(root): path.stat().st_ino for path in root.rglob("*") if path.is_file()}
+        for root in (tmp_path / "repo/ovr/1", tmp_path / "repo/ovr/2")
+    )
+    assert {path.as_posix() for path in new if new[path] != old[path]} == {"card.json"}
+    assert (tmp_path / "repo/ovr_scores/2/labels.txt").samefile(tmp_path / "repo/ovr_scores/1/labels.txt")
+    assert (tmp_path / "repo/ovr_scores/2/model.onnx").samefile(bundles[1].fused_onnx)
 
 
 def test_a_head_version_with_other_weights_is_refused_before_anything_is_written(bundles, tmp_path):

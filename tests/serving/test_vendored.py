@@ -1,7 +1,7 @@
 import subprocess
 import sys
 
-from ovr.serving.repository import ROUTER
+from ovr.serving.models import ROUTER
 from ovr.serving.vendored import PACKAGE_ROOT, import_closure
 
 

@@ -3,7 +3,7 @@ import pytest
 
 from ovr.core.artifact import Calibration
 from ovr.errors import ArtifactError
-from ovr.export.reference import Reference, load_reference, tolerances
+from ovr.runtime.reference import Reference, load_reference, tolerances
 from tests.export.sample import sample_bundle, sample_model, sample_rows
 
 
