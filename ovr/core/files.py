@@ -149,7 +149,6 @@ def staged_directory(final: Path, *, beside: Path | None = None) -> Iterator[Pat
 
 def discard(path: Path, *, beside: Path) -> None:
     """Remove the directory `path`, if there is one: it vanishes at once, by a rename into `beside` on the same file system."""
-    sweep(beside / path.name)
     staging = _staging_name(beside / path.name)
     try:
         os.rename(path, staging)
@@ -175,10 +174,19 @@ def place(staging: Path, parts: Mapping[str, bytes | Path]) -> None:
 
 def sweep(path: Path) -> None:
     """Remove what writers of `path` that are no longer alive have left beside it."""
-    pattern = re.compile(re.escape(f".{path.name}.tmp-{_host()}-") + r"(\d{1,9})-[0-9a-f]{8}")
-    if not path.parent.is_dir():
+    _sweep(path.parent, re.escape(path.name))
+
+
+def sweep_all(directory: Path) -> None:
+    """Remove what writers of anything in `directory` that are no longer alive have left there."""
+    _sweep(directory, ".+")
+
+
+def _sweep(directory: Path, name: str) -> None:
+    pattern = re.compile(rf"\.{name}\.tmp-{_host()}-(\d{{1,9}})-[0-9a-f]{{8}}")
+    if not directory.is_dir():
         return
-    for entry in os.scandir(path.parent):
+    for entry in os.scandir(directory):
         match = pattern.fullmatch(entry.name)
         if match is None or _is_alive(int(match[1])):
             continue

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from ovr.core.bundle import ModelBundle
 from ovr.core.cohorts import COHORT
-from ovr.core.files import fsync_directory, read_json
+from ovr.core.files import fsync_directory, read_json, sweep_all
 from ovr.errors import ArtifactError, ConfigError, OvrError, ServingError
 from ovr.serving import control
 from ovr.serving.contents import read_config, versions_of
@@ -161,7 +161,7 @@ def _take_back(transition: Transition, error: BaseException) -> None:
     served = read_config(transition.repository, "ovr")
     what = "nothing is published" if served is None else f"version {served.parameters[VERSION].string_value} is served as before"
     if problems:
-        what = f"not all could be put back: {'; '.join(problems)}"
+        what = f"what could not be taken back: {'; '.join(problems)}"
     raise _also(error, what, transition.repository) from None
 
 
@@ -272,8 +272,9 @@ def _locked(repository: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ArtifactError(f"another process is publishing into {repository}") from None
-        yield
         fsync_directory(repository.parent)
+        sweep_all(repository.parent)
+        yield
     finally:
         os.close(descriptor)
         if not existed and not any(repository.iterdir()):

@@ -100,8 +100,8 @@ class Transition:
         path = self.repository / name / "config.pbtxt"
         before = path.read_text(encoding="utf-8")
         if before != text:
-            write_file(path, text.encode())
             self._changes.append((name, before))
+            write_file(path, text.encode())
         elif self.server is None or self._ready.get(name) == versions:
             return
         self._load(name, versions)
@@ -119,7 +119,7 @@ class Transition:
                 control.wait_until_alone(self.server, model.name, model.version)
 
     def undo(self) -> list[str]:
-        """Take all back, last first, and return what could not be.
+        """Take all back, last first, and return what could not be: the next transition to the same models goes on from there.
 
         Version directories that no server has served are removed; those that one has keep their number and their content.
         """
@@ -129,6 +129,10 @@ class Transition:
                 _try(problems, self._discard, path)
         for name, before in reversed(self._changes):
             _try(problems, self._put_back, name, before)
+        if problems:  # what is served may be of this transition
+            return problems
+        for name, before in self._changes:
+            _try(problems, self._settle_again, name, before)
         for path in reversed(self._created):
             _try(problems, self._withdraw, path)
         for name in dict.fromkeys(self._refused):
@@ -159,7 +163,11 @@ class Transition:
     def _put_back(self, name: str, before: str) -> None:
         write_file(self.repository / name / "config.pbtxt", before.encode())
         if name in self._told:
-            self._load(name, set(from_text(before, name).version_policy.specific.versions))
+            self._load(name, _versions(before))
+
+    def _settle_again(self, name: str, before: str) -> None:
+        if self.server is not None and name in self._told and len(versions := _versions(before)) == 1:
+            control.wait_until_alone(self.server, name, min(versions))
 
     def _withdraw(self, path: Path) -> None:
         """Remove what this transition made, but for versions that were served."""
@@ -209,6 +217,10 @@ def _shared(model: Path, parts: Mapping[str, bytes | Path]) -> dict[str, bytes |
     """Return `parts` with each that the model's last version holds with the same bytes as that version's file."""
     last = model / str(max(versions_of(model), default=0))
     return {name: last / name if is_same(last / name, content) else content for name, content in parts.items()}
+
+
+def _versions(text: str) -> set[int]:
+    return set(from_text(text, "the configuration before").version_policy.specific.versions)
 
 
 def is_same(path: Path, content: bytes | Path) -> bool:

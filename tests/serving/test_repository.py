@@ -233,62 +233,17 @@ def test_a_mounted_directory_cannot_be_the_repository_itself(bundles):
         publish(bundles[0], Path("/dev/shm"))
 
 
-CRASHES = """
-import os, shutil, sys
-from pathlib import Path
-from ovr.core.bundle import open_bundle
-from ovr.serving.repository import publish
-from tests.serving.consistency import check_repository
-
-first, second, root = map(Path, sys.argv[1:4])
-layout, first_time = sys.argv[4], sys.argv[5] == "True"
-old, new = open_bundle(first), open_bundle(second)
-if not first_time:
-    publish(old, root / "start", layout=layout)
-
-def killed_at(event_number, repository):
-    pid = os.fork()
-    if pid:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    seen = 0
-    def hook(event, args):
-        nonlocal seen
-        if event in ("os.rename", "os.mkdir", "os.link") or (event == "open" and args[1] and set(args[1]) & set("wx")):
-            seen += 1
-            if seen == event_number:
-                os._exit(9)
-    sys.addaudithook(hook)
-    publish(new, repository, layout=layout)
-    os._exit(0)
-
-number, outcomes = 0, []
-while not outcomes or outcomes[-1] == 9:
-    number += 1
-    repository = root / f"run{number}" / "repo"
-    repository.parent.mkdir()
-    if not first_time:
-        shutil.copytree(root / "start", repository)
-    outcomes.append(killed_at(number, repository))
-    if repository.exists():
-        check_repository(repository)
-    if outcomes[-1] == 9:
-        again = publish(new, repository, layout=layout)
-        assert check_repository(repository) == again.versions["ovr"]
-    shutil.rmtree(repository.parent)
-assert outcomes[-1] == 0, outcomes
-print(number)
-"""
-
-
-@pytest.mark.parametrize("first_time", [True, False])
+@pytest.mark.parametrize("fault", ["kill", "error", "full"])
 @pytest.mark.parametrize("layout", ["fused", "per_head"])
-def test_a_publisher_killed_at_any_write_leaves_a_whole_repository_and_can_be_repeated(tmp_path, layout, first_time):
+def test_a_publisher_that_is_stopped_at_any_step_leaves_a_whole_repository_and_can_be_repeated(tmp_path, layout, fault):
+    """Killed, with one call that fails, on a disk that stays full: at each step in turn, beside a server that runs on."""
     small_bundle(tmp_path / "first", ("/", ".."))
-    small_bundle(tmp_path / "second", ("/", ".."), seed=1, version=2, head_seeds=[7, 8])
-    arguments = [str(tmp_path / "first"), str(tmp_path / "second"), str(tmp_path), layout, str(first_time)]
-    done = subprocess.run([sys.executable, "-c", CRASHES, *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 10
+    small_bundle(tmp_path / "second", ("/", "A"), seed=1, version=2, head_seeds=[7, 8])
+    command = [sys.executable, "-m", "tests.serving.stopped_publishers", str(tmp_path), layout, fault]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(int(line.rpartition(" ")[2]) > 10 for line in done.stdout.splitlines()), done.stdout
+    assert len(done.stdout.splitlines()) == 3
 
 
 def test_the_bundle_is_whole_after_it_was_published(bundles, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from ovr import Client, EdgePredictor
 from ovr.errors import ServingError
-from ovr.serving.control import load_model, wait_until_alone
+from ovr.serving.control import load_model, ready_versions, wait_until_alone
 from ovr.serving.repository import publish
 from tests.bundles import small_bundle
 
@@ -46,6 +46,13 @@ def test_no_request_is_lost_or_answered_by_a_mixture_while_a_bundle_is_replaced(
         publish(bundles[1], tmp_path / "repo", layout=layout, server=server.http_url)
         with Client(server.http_url) as client:
             assert client.predict(x).card == bundles[1].card
+        # and back, by which class c is retired
+        publish(bundles[0], tmp_path / "repo", layout=layout, server=server.http_url)
+        assert server.is_ready()
+        assert "head_c" not in ready_versions(server.http_url)
+        assert set(map(len, ready_versions(server.http_url).values())) == {1}
+        with Client(server.http_url) as client:
+            assert client.predict(x).card == bundles[0].card
     finally:
         finished.set()
         for thread in threads:
@@ -89,8 +96,11 @@ def test_a_model_that_the_server_cannot_load_is_told_with_its_reason(tmp_path, s
         load_model(server.http_url, "nothing")
     broken = small_bundle(tmp_path / "second", seed=1)
     broken.fused_onnx.write_bytes(b"changed after the bundle was opened")
-    with pytest.raises(ServingError, match=r"the server refused .*/ovr_scores/load: .*'ovr_scores'.*INVALID_PROTOBUF"):
+    refused = r"(?s)the server refused .*/ovr_scores/load: .*'ovr_scores'.*INVALID_PROTOBUF.*; version 1 is served as before"
+    with pytest.raises(ServingError, match=refused):
         publish(broken, tmp_path / "repo", server=server.http_url)
+    assert server.is_ready()
+    assert [path.name for path in (tmp_path / "repo/ovr_scores").glob("[0-9]*")] == ["1"]
     with Client(server.http_url) as client:
         assert len(client.predict(rng.normal(size=(2, 6)))) == 2
 
