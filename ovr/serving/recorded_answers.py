@@ -120,10 +120,8 @@ class RecordedAnswers:
                 return connection.infer(model, tensors, **options)
             except InferenceServerException as error:
                 if "maximum queue size" not in str(error) or time.monotonic() > deadline:
-                    what = f"{model} version {options['model_version']}"
-                    raise ServingError(
-                        f"the server does not answer the bundle's reference rows: {what}: {error.message()}"
-                    ) from None
+                    what = f"{model} version {options['model_version']} does not answer the bundle's reference rows"
+                    raise ServingError(f"{what}: {error.message()}") from None
             except (OSError, ValueError) as error:
                 raise ServingError(f"no Triton server answers at {self._server}: {error}") from None
             time.sleep(0.05)

@@ -2,7 +2,7 @@
 
     python -m tests.serving.stopped_publishers DIRECTORY fused|per_head kill|error|full
 
-DIRECTORY holds the bundles `first` and `second`. The first publication, that of the second bundle over the first, and the way back
+DIRECTORY holds the bundles `first` and `second`. The first publication (with layout fused), that of the second bundle over the first, and the way back
 are each stopped: by SIGKILL, by one call that fails, or by a disk on which from then on nothing can be written. A server that runs
 on is stood in for by a record of what was loaded, which must be consistent after every load. Without fsync, which is for power
 failures and takes most of the time.
@@ -191,7 +191,8 @@ def main(root: Path, layout: str, fault: str) -> None:
     os.fsync = lambda descriptor: None  # type: ignore[assignment]
     models.import_closure = lambda module: {"ovr/__init__.py": b"", "ovr/router.py": b"router"}  # type: ignore[assignment]
     first, second = open_bundle(root / "first"), open_bundle(root / "second")
-    print("first", at_each_step(root, None, first, second, fault, layout))
+    if layout == "fused":  # the other adds steps of the same kind
+        print("first", at_each_step(root, None, first, second, fault, layout))
     publish(first, root / "one" / "repo", layout=layout)  # type: ignore[arg-type]
     print("next", at_each_step(root, root / "one" / "repo", second, first, fault, layout))
     shutil.copytree(root / "one", root / "two")
