@@ -8,13 +8,13 @@ from ovr.cli.signatures import check_bundle
 
 
 def run(cfg: DictConfig) -> None:
-    """Publish and print the versions that are served now.
+    """Publish and print the versions that are served now: of a bundle that the repository holds already, its earlier ones.
 
     Raises:
-        ArtifactError: the bundle cannot be used or is not signed as it must be, or the repository holds it or one of its versions
-            already.
+        ArtifactError: the bundle cannot be used or is not signed as it must be, or the repository serves it already or holds
+            other heads of its versions.
         ConfigError: a setting of `serving` that cannot be used.
-        ServingError: the server is not there or cannot load what was published.
+        ServingError: the server is not there, cannot load what was published, or does not give the bundle's recorded answers.
     """
     from ovr.core.bundle import open_bundle
     from ovr.serving.repository import publish

@@ -140,6 +140,7 @@ def _switch(transition: Transition, callees: list[Model], callers: list[Model], 
     if answers is not None:
         for model in callers:
             (answers.check_router if model.name == "ovr" else answers.check_ensemble)(model.version)
+    transition.settle(callers)  # what the old ones still work on needs the old callees
     for model in callees:
         transition.configure(model.config)
 

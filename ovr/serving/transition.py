@@ -94,7 +94,7 @@ class Transition:
         """Write the configuration and load the model, where the repository or the server have another.
 
         Raises:
-            ServingError: the server cannot load it, or a caller's version before is still at work; it serves what it served.
+            ServingError: the server cannot load it; it serves what it served.
         """
         name, text, versions = config.name, to_text(config), set(config.version_policy.specific.versions)
         path = self.repository / name / "config.pbtxt"
@@ -113,7 +113,11 @@ class Transition:
         self._discard(self.repository / name)
 
     def settle(self, models: list[Model]) -> None:
-        """Return once the server has no other version of the models: until then it says that it is not ready."""
+        """Return once the server has no other version of the models: until then that is at work, and the server not ready.
+
+        Raises:
+            ServingError: another version is still there after a minute.
+        """
         if self.server is not None:
             for model in models:
                 control.wait_until_alone(self.server, model.name, model.version)
@@ -150,8 +154,6 @@ class Transition:
         self._told.add(name)
         self._loaded |= {self.repository / name / str(version) for version in versions}
         self._ready[name] = versions
-        if name in CALLERS and len(versions) == 1:
-            control.wait_until_alone(self.server, name, min(versions))
 
     def _is_named(self, path: Path) -> bool:
         """Return whether a version directory is one that its model's configuration names, or a whole model."""
@@ -164,6 +166,8 @@ class Transition:
         write_file(self.repository / name / "config.pbtxt", before.encode())
         if name in self._told:
             self._load(name, _versions(before))
+            if name in CALLERS:  # what they call is taken back next
+                self._settle_again(name, before)
 
     def _settle_again(self, name: str, before: str) -> None:
         if self.server is not None and name in self._told and len(versions := _versions(before)) == 1:

@@ -2,10 +2,10 @@
 
     python -m tests.serving.stopped_publishers DIRECTORY fused|per_head kill|error|full
 
-DIRECTORY holds the bundles `first` and `second`. The first publication (with layout fused), that of the second bundle over the first, and the way back
-are each stopped: by SIGKILL, by one call that fails, or by a disk on which from then on nothing can be written. A server that runs
-on is stood in for by a record of what was loaded, which must be consistent after every load. Without fsync, which is for power
-failures and takes most of the time.
+DIRECTORY holds the bundles `first` and `second`. The first publication (with layout fused), that of the second bundle over the
+first, and the way back are each stopped: by SIGKILL, by one call that fails, or by a disk on which from then on nothing can be
+written. A server that runs on is stood in for by a record of what was loaded, which must be consistent after every load. Without
+fsync, which is for power failures and takes most of the time.
 """
 
 import errno

@@ -46,13 +46,13 @@ def test_no_request_is_lost_or_answered_by_a_mixture_while_a_bundle_is_replaced(
         publish(bundles[1], tmp_path / "repo", layout=layout, server=server.http_url)
         with Client(server.http_url) as client:
             assert client.predict(x).card == bundles[1].card
-        # and back, by which class c is retired
-        publish(bundles[0], tmp_path / "repo", layout=layout, server=server.http_url)
-        assert server.is_ready()
-        assert "head_c" not in ready_versions(server.http_url)
-        assert set(map(len, ready_versions(server.http_url).values())) == {1}
-        with Client(server.http_url) as client:
-            assert client.predict(x).card == bundles[0].card
+        if layout == "per_head":  # and back, by which class c is retired
+            publish(bundles[0], tmp_path / "repo", layout=layout, server=server.http_url)
+            assert server.is_ready()
+            assert "head_c" not in ready_versions(server.http_url)
+            assert set(map(len, ready_versions(server.http_url).values())) == {1}
+            with Client(server.http_url) as client:
+                assert client.predict(x).card == bundles[0].card
     finally:
         finished.set()
         for thread in threads:

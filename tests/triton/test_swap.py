@@ -76,24 +76,21 @@ def test_a_router_that_does_not_answer_as_recorded_is_replaced_by_the_one_before
     serves(server, repository, bundles[0], 1)
     # that version has answered: its number stays this bundle's
     assert publish(bundles[1], repository, server=server.http_url).versions["ovr"] == checked[0] > 1
-    publish(bundles[0], repository, server=server.http_url)
-    serves(server, repository, bundles[0], 1)
+    serves(server, repository, bundles[1], checked[0])
 
 
 def test_every_answer_is_of_one_bundle_while_they_are_swapped(bundles, repository, server):
-    load = swap.under_load(server, repository, bundles, num_clients=8, num_swaps=4, seconds=0)
+    """To a bundle that is new to the repository, and back to the first."""
+    second, third, first = bundles[1], bundles[2], bundles[0]
+    load = swap.under_load(server, repository, [second, third, first], num_clients=8, num_swaps=2, seconds=0)
     assert load.failures == []
     assert len(load.answers) == 3, "each bundle has answered"
-    assert len(load.swaps_s) == 4
-    (version,) = read_config(repository, "ovr").version_policy.specific.versions
-    serves(server, repository, bundles[1], version)
+    serves(server, repository, first, 1)
 
 
 def test_a_server_that_is_killed_on_the_way_is_told_and_the_next_serves_what_it_served(
     bundles, server, repository, monkeypatch, started
 ):
-    (before,) = read_config(repository, "ovr").version_policy.specific.versions
-
     def check(answers, version):
         server.process.kill()
         server.process.wait()
@@ -103,8 +100,4 @@ def test_a_server_that_is_killed_on_the_way_is_told_and_the_next_serves_what_it_
         patch.setattr(RecordedAnswers, "check_scores", check)
         with pytest.raises(ServingError, match=r"no Triton server answers at .*what could not be taken back: no Triton server"):
             publish(bundles[2], repository, server=server.http_url)
-    assert list(read_config(repository, "ovr").version_policy.specific.versions) == [before]
-    again = started(repository)
-    serves(again, repository, bundles[1], before)
-    version = publish(bundles[2], repository, server=again.http_url).versions["ovr"]
-    serves(again, repository, bundles[2], version)
+    serves(started(repository), repository, bundles[0], 1)
