@@ -25,7 +25,7 @@ from ovr import EdgePredictor
 from ovr.core.artifact import Calibration
 from ovr.core.bundle import ModelBundle
 from ovr.lifecycle.assemble import NewModel
-from ovr.lifecycle.heads import NewHead, put
+from ovr.lifecycle.put import NewHead, put
 from ovr.serving import embedded
 from ovr.serving.repository import publish
 from ovr.serving.server import Server, start

@@ -97,7 +97,7 @@ def _fit(cfg: DictConfig, bundle: "ModelBundle", specs: Sequence["ClassSpec"], *
 
 def check_before(cfg: DictConfig, bundle: "ModelBundle", specs: Sequence["ClassSpec"]) -> None:
     """Refuse what cannot be done before any row is read."""
-    from ovr.lifecycle.heads import check_change
+    from ovr.lifecycle.put import check_change
 
     if cfg.out is not None:
         check_change(bundle, Path(cfg.out))

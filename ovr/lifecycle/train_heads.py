@@ -33,8 +33,9 @@ from ovr.lifecycle.calibrate import Calibrator
 from ovr.lifecycle.calibration_rows import AddedRows
 from ovr.lifecycle.fit import HeadFit, HeadRows, check_kind, cross_calibrated
 from ovr.lifecycle.gate import Gate, Judged, check_passed, prob_of
-from ovr.lifecycle.heads import NewHead, check_change, last_head, put
+from ovr.lifecycle.heads import last_head
 from ovr.lifecycle.logits import KnownLogits, bundle_features
+from ovr.lifecycle.put import NewHead, check_change, put
 from ovr.threshold.fit import ThresholdRule, fit_thresholds
 from ovr.training.evaluate import evaluate
 

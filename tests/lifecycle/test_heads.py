@@ -18,8 +18,9 @@ from ovr.lifecycle.assemble import NewModel
 from ovr.lifecycle.calibrate import calibrate
 from ovr.lifecycle.calibration_rows import AddedRows
 from ovr.lifecycle.decide import redecide
-from ovr.lifecycle.heads import NewHead, last_version, put, replace_heads, respecified, retire, rollback
+from ovr.lifecycle.heads import last_version, replace_heads, respecified, retire, rollback
 from ovr.lifecycle.logits import bundle_features
+from ovr.lifecycle.put import NewHead, put
 from ovr.lifecycle.rows import labelled_logits
 from ovr.lifecycle.verify import verify
 from ovr.runtime.predictor import EdgePredictor

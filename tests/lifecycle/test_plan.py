@@ -9,9 +9,9 @@ from ovr.core.taxonomy import ClassSpec
 from ovr.errors import ArtifactError
 from ovr.lifecycle.assemble import NewModel
 from ovr.lifecycle.fit import HeadFit, HeadRows
-from ovr.lifecycle.heads import NewHead, put
 from ovr.lifecycle.logits import bundle_features
 from ovr.lifecycle.plan import Planned, jobs, plan
+from ovr.lifecycle.put import NewHead, put
 from tests.lifecycle.conftest import rows_of
 
 
