@@ -62,6 +62,7 @@ NOT_PLUG_INS = {
     "threshold/cuts",
     "threshold/fit",
     "abstention/fit",
+    "abstention/promises",
     "registry/aliases",
     "registry/entries",
     "registry/lineage",

@@ -44,10 +44,12 @@ def fit_abstention(
     num_rows: int,
     threshold_K: NDArray[np.float64],
     policy: DecisionPolicy,
+    doubt: str | None = None,
 ) -> tuple[DecisionPolicy, str]:
     """Return the policy with the limit that the rule finds for what is decided without one, and the limit's status.
 
-    A row is right if all its classes are known and each is decided rightly.
+    A row is right if all its classes are known and each is decided rightly. `doubt` is said of a limit in place of `OK`: see
+    `limit_in_doubt`.
     """
     top, rows = RunningTop(num_rows), RowAccuracy(num_rows)
     for columns, prob_NC in blocks:
@@ -64,5 +66,6 @@ def fit_abstention(
         rows.update(label_NC, *labels.columns(columns))
     found = Thresholds.of(rule.fit(top.score_N, *rows.rows()))
     limit, status = float(found.threshold_K[0]), found.status_K[0]
+    status = doubt if doubt is not None and status == OK else status
     log.log(logging.INFO if status == OK else logging.WARNING, "abstain_below=%.4f: %s", limit, status)
     return replace(policy, abstain_below=limit), status

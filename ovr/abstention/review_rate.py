@@ -17,10 +17,14 @@ from ovr.threshold.recall_at_least import lowest_positive_thresholds
 class ReviewRate:
     """Plug-in: the highest limit below which at most `rate` of future rows fall, with probability 1 - delta.
 
-    Future rows are thought to be drawn as the calibration rows were; rows of another kind come on top of that share. Of n
-    calibration rows the limit is the j-th lowest confidence, with the largest j for which P(Binomial(n, rate) <= j - 1) <= delta:
-    the exact tolerance limit of Wilks (1941). No label is looked at.
+    Future rows are thought to be drawn as the rows given were; rows of another kind come on top of that share. Of n rows the limit
+    is the j-th lowest confidence, with the largest j for which P(Binomial(n, rate) <= j - 1) <= delta: the exact tolerance limit of
+    Wilks (1941), for confidences that were settled before these rows were seen. The rule looks at no label, but a calibration that
+    was fitted on the labels of the same rows does, so the promise is made on other rows (`ovr.abstention.promises`).
     """
+
+    promises = True
+    looks_at_labels = False
 
     def __init__(self, *, rate: float, delta: float = 0.05, fallback: float = 0.0) -> None:
         """Take the share of rows that can be reviewed, how often more may come, and the limit where the rows are too few.

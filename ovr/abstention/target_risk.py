@@ -17,8 +17,12 @@ class TargetRisk:
     probability 1 - delta (selection with guaranteed risk; Geifman & El-Yaniv 2017).
 
     A row is right if every class of it is decided rightly. It is `precision_thresholds` with right rows as positives, which tells
-    of the exact binomial test and of what is assumed.
+    of the exact binomial test and of what is assumed. Probabilities and decisions must have been settled without the labels of
+    these rows: neither calibrations nor thresholds that decide may have been fitted on them (`ovr.abstention.promises`).
     """
+
+    promises = True
+    looks_at_labels = True
 
     def __init__(self, *, risk: float, delta: float = 0.05, fallback: float = 1.0) -> None:
         """Take the share of wrong decisions, how often there may be more, and the limit where that cannot be promised.

@@ -72,7 +72,7 @@ class Explainer:
         self.reference_rows = reference_rows
 
     def explain(
-        self, record: Any, *, method: str, steps: int = 64, baseline: str = "mean", window: int | None = None
+        self, record: Any, *, method: str, steps: int = 128, baseline: str = "mean", window: int | None = None
     ) -> Explanation:
         """Return the explanation of one row.
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ovr.abstention.fit import CONSTANT, AbstentionRule, fit_abstention
+from ovr.abstention.promises import heads_in_doubt, limit_in_doubt, without_promise
 from ovr.calibrator.blocks import Probs
 from ovr.core.artifact import DecisionPolicy
 from ovr.core.bundle import ModelBundle
@@ -21,6 +22,8 @@ from ovr.lifecycle.cohorts import numbers_of_rows
 from ovr.lifecycle.rewrite import calibrations_of, rewritten, thresholds_of
 from ovr.lifecycle.rows import LabelledLogits
 from ovr.threshold.fit import ThresholdRule, fit_thresholds, warn_of_fallbacks
+
+STALE = "stale: chosen for what other thresholds decide"
 
 
 def redecide(
@@ -36,9 +39,13 @@ def redecide(
 ) -> Rewritten:
     """Write the bundle with `policy` and with thresholds that are chosen on `rows` to `out`; what is None stays as it is.
 
+    A rule that promises something chooses on rows that the bundle was calibrated on too, but the status says that nothing is
+    promised where such rows cannot bear it (`ovr.abstention.promises`).
+
     Args:
         policy: counts as a whole, its limit of abstention too.
-        abstention: chooses the policy's limit on `rows`, given the thresholds; None: the policy's own.
+        abstention: chooses the policy's limit on `rows`, given the thresholds; None: the policy's own, which is stale if a rule
+            chose it for decisions that new thresholds change.
         class_ids: whose thresholds are chosen again; by default all. The policy is that of the whole bundle.
         settings: what the provenance tells of this step, in plain values.
 
@@ -54,11 +61,14 @@ def redecide(
     calibrations = calibrations_of(bundle)
     threshold_K = np.array(bundle.card.thresholds, np.float64)
     status_K = list(thresholds_of(bundle).status_K)
+    are: dict[str, Any] = {"kinds": calibrations.columns["kind"], "cohorts": bundle.cohorts is not None}
+    doubt_K = heads_in_doubt(threshold, **are) & rows.calibrated_on
     blocks = Probs(rows.logits, calibrations, bundle.cohorts, numbers_of_rows(bundle.cohorts, rows.cohorts))
     for block, prob_NC in blocks if threshold is not None else ():
         assert threshold is not None
         target_NC, mask_NC = rows.labels.columns(block)
         found = fit_thresholds(threshold, prob_NC, target_NC, mask_NC, taxonomy=bundle.taxonomy, columns=block)
+        found = without_promise(found, doubt_K[block])
         for k, number, said in zip(range(block.start, block.stop), found.threshold_K, found.status_K, strict=True):
             if columns is None or k in columns:
                 threshold_K[k], status_K[k] = number, said
@@ -66,11 +76,16 @@ def redecide(
     warn_of_fallbacks(thresholds, bundle.taxonomy.ids)
     entry = {"command": "decide", "data": rows.record, **(settings or {})}
     abstention_status = None if policy is None else CONSTANT
+    ruled = bundle.policy.abstain_below > 0 and bundle.provenance.get("abstention_status") != CONSTANT
+    if policy is None and ruled and bundle.policy.mode == "multilabel" and (threshold_K != bundle.card.thresholds).any():
+        abstention_status = STALE
     policy = bundle.policy if policy is None else policy
     if abstention is not None:
         num_rows = len(rows.logits)
+        chosen = threshold is not None or rows.calibrated_on
+        doubt = limit_in_doubt(abstention, policy, **are, calibrated=rows.calibrated_on, chosen=chosen)
         policy, abstention_status = fit_abstention(
-            abstention, blocks, rows.labels, num_rows=num_rows, threshold_K=threshold_K, policy=policy
+            abstention, blocks, rows.labels, num_rows=num_rows, threshold_K=threshold_K, policy=policy, doubt=doubt
         )
     return rewritten(
         bundle,

@@ -47,6 +47,11 @@ class LabelledLogits:
     cohorts: Cohorts = field(default_factory=dict)
     digest_N: U64 | None = None
 
+    @property
+    def calibrated_on(self) -> bool:
+        """Whether the bundle is known to have been calibrated on any of these rows, as on all that it keeps."""
+        return self.digest_N is None or bool(self.record.get("num_calibrated_on"))
+
 
 def check_which(which: str) -> None:
     """Raise ConfigError unless `which` is "all" or the name of a split."""
@@ -61,7 +66,8 @@ def new_rows(bundle: ModelBundle, splits: Splits, which: str, *, max_overlap: fl
         splits: read with `Fitted(..., whole=which == "all")`.
         max_overlap: the share of the rows that it may have been made from.
         purpose: what the rows are for: "calibrated on", say.
-        unseen: whether rows count that it was calibrated on, and not those alone that it was trained on.
+        unseen: whether rows are refused that it was calibrated on, and not those alone that it was trained on; the record counts
+            both.
 
     Raises:
         ConfigError: another `which`, or `max_overlap` is no share.
@@ -75,10 +81,11 @@ def new_rows(bundle: ModelBundle, splits: Splits, which: str, *, max_overlap: fl
     record: dict[str, Any] = {"rows": which, "num_rows": len(rows), **splits.origin.to_json()}
     digest_N, overlaps = row_digests(rows.x), []
     for kind, told in ((TRAINING, "num_trained_on"), (CALIBRATION, "num_calibrated_on")):
-        known_U = read_digests(bundle.path, kind) if unseen or kind == TRAINING else None
-        if known_U is not None:
-            overlaps.append(Overlap(kind, np.flatnonzero(np.isin(digest_N, known_U)), len(rows)))
-        record[told] = None if known_U is None else len(overlaps[-1].row_P)
+        known_U = read_digests(bundle.path, kind)
+        found = None if known_U is None else Overlap(kind, np.flatnonzero(np.isin(digest_N, known_U)), len(rows))
+        record[told] = None if found is None else len(found.row_P)
+        if found is not None and (unseen or kind == TRAINING):
+            overlaps.append(found)
     source = ", ".join(file.name for file in splits.origin.files) or "the source"
     numbers = splits.origin.row_numbers.get(name)
     check_overlap(overlaps, max_overlap=max_overlap, purpose=purpose, row_numbers=numbers, source=source)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ovr.core.outcomes import log_odds, out_of_scope_score, prob_normalized
 from ovr.core.targets import check_scores
 from ovr.errors import DataError
+from ovr.metric.ranking import rank_figures
 
 F64 = NDArray[np.float64]
 
@@ -55,11 +56,9 @@ def auroc(in_scope_N: Any, out_of_scope_N: Any) -> float:
     Raises:
         DataError: scores that are not finite, or no row of either kind.
     """
-    inside_N, outside_N = (
-        check_scores(np.asarray(values)[:, None], score_name="score")[:, 0] for values in (in_scope_N, out_of_scope_N)
-    )
-    if not len(inside_N) or not len(outside_N):
-        raise DataError(f"{len(inside_N)} rows in scope and {len(outside_N)} out of scope; expected one of each at least")
-    sorted_N = np.sort(outside_N)
-    below, up_to = (np.searchsorted(sorted_N, inside_N, side=side) for side in ("left", "right"))
-    return float((0.5 * (below + up_to)).mean() / len(outside_N))
+    scores = [check_scores(np.asarray(values)[:, None], score_name="score") for values in (in_scope_N, out_of_scope_N)]
+    num_rows = [len(score_N1) for score_N1 in scores]
+    if not all(num_rows):
+        raise DataError(f"{num_rows[0]} rows in scope and {num_rows[1]} out of scope; expected one of each at least")
+    score_N1, inside_N1 = np.concatenate(scores), np.repeat([True, False], num_rows)[:, None]
+    return float(rank_figures(score_N1, inside_N1, np.ones_like(inside_N1)).roc_auc_K[0])

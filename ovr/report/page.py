@@ -26,7 +26,7 @@ TILES = (
 )  # fmt: skip
 MAX_FILES = 3  # that are named below the title
 REMARKS = {
-    "cannot_be_promised": " (the rule's fallback stands in place of the promise)",
+    "cannot_be_promised": " (the promise asked for is not kept up: too few rows, or rows that cannot bear it)",
     "no_positive": " (the rule's fallback stands)",
 }
 SEVERAL = " A row on which several other classes are wrong counts for each of them."

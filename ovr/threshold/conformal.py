@@ -19,7 +19,8 @@ def conformal_thresholds(prob_NK: Any, target_NK: Any, mask_NK: Any, *, coverage
     The label-conditional (Mondrian) conformal predictor of Vovk (2012, "Conditional validity of inductive conformal predictors"),
     with 1 - prob as nonconformity: of n positives the floor((1 - coverage) (n + 1))-th lowest probability. The classes at or above
     their thresholds are the prediction set of a row. The probability is over calibration rows and row together, both drawn alike;
-    for these very calibration rows it may be less, see `recall_thresholds` for a promise that excludes that. Only ranks count.
+    for these very calibration rows it may be less, see `recall_thresholds` for a promise that excludes that. Only ranks count, as
+    there.
     With fewer than coverage / (1 - coverage) positives a class belongs in every set: `fallback`.
 
     Raises:
@@ -42,6 +43,8 @@ def _check(coverage: float, fallback: float) -> None:
 
 class Conformal:
     """Plug-in: `conformal_thresholds`; with decision=multilabel the decided classes are the prediction set."""
+
+    promises = True
 
     def __init__(self, *, coverage: float, fallback: float = 0.0) -> None:
         """Take the share of each class's rows whose set holds it, and the threshold of classes with too few positives.

@@ -53,7 +53,7 @@ def fit_thresholds(
 
 
 def warn_of_fallbacks(thresholds: Thresholds, class_ids: Sequence[str]) -> None:
-    """Log which heads have a threshold without the promise that was asked for."""
+    """Log which heads have a threshold without the promise that was asked for: a fallback, or one chosen on the wrong rows."""
     if without := thresholds.columns_without_promise():
         shown = "; ".join(f"{class_ids[k]!r} {thresholds.status_K[k]}" for k in without[:3])
-        log.warning("%d of %d thresholds are fallbacks without the promise: %s", len(without), len(thresholds), shown)
+        log.warning("%d of %d thresholds are without the promise asked for: %s", len(without), len(thresholds), shown)

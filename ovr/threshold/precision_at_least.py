@@ -44,7 +44,8 @@ def precision_thresholds(
     any cut is passed wrongly is at most delta / num_claims, and the largest that passes may be chosen.
 
     Assumed: future rows are drawn as the calibration rows were, and among rows of lower probability positives are not more common.
-    Only ranks count: a calibrator that keeps the order of a head's rows may have been fitted on the same rows.
+    Only ranks count: a calibrator that keeps the order of a head's rows (strictly rising, the same for all of them) may have been
+    fitted on the same rows.
 
     A head for which no cut passes keeps `fallback`, and its status says what is lacking: positives, or how far the cut that came
     nearest (of the least p-value, in shares of what it was allowed) is from passing.
@@ -126,6 +127,8 @@ def _largest_cuts(
 
 class PrecisionAtLeast:
     """Plug-in: `precision_thresholds`, the promise over all classes together or over each by itself."""
+
+    promises = True
 
     def __init__(self, *, precision: float, delta: float = 0.05, over: str = "all", fallback: float = 1.0) -> None:
         """Take the promised precision, how often it may be broken, and the threshold of heads that it cannot be promised for.

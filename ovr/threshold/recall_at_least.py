@@ -26,8 +26,8 @@ def recall_thresholds(
     j-th lowest probability is the threshold, with the largest j for which P(Binomial(n, 1 - recall) <= j - 1) is at most
     delta / num_claims. As recall falls when the threshold rises, this is fixed-sequence testing along all of them (Angelopoulos et
     al. 2021, "Learn then Test"), and the exact tolerance limit of Wilks (1941). Only ranks count: a calibrator that keeps the order
-    of a head's rows may have been fitted on the same rows. With fewer than log(delta / num_claims) / log(recall) positives there is
-    none: the head keeps `fallback` and its status says so.
+    of a head's rows (strictly rising, the same for all of them) may have been fitted on the same rows. With fewer than
+    log(delta / num_claims) / log(recall) positives there is none: the head keeps `fallback` and its status says so.
 
     Args:
         num_claims: classes for which the promises are to hold together (Bonferroni).
@@ -78,6 +78,8 @@ def _at_rank(ranked: Ranked, rank_C: NDArray[np.int64]) -> NDArray[np.float32]:
 
 class RecallAtLeast:
     """Plug-in: `recall_thresholds`, the promise over all classes together or over each by itself."""
+
+    promises = True
 
     def __init__(self, *, recall: float, delta: float = 0.05, over: str = "all", fallback: float = 0.0) -> None:
         """Take the promised recall, how often it may be broken, and the threshold of heads that it cannot be promised for.

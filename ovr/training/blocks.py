@@ -31,6 +31,10 @@ class LogitBlocks:
             logits = [self._logits(slice(columns.start + part.start, columns.start + part.stop)) for part in parts]
             yield columns, logits[0] if len(logits) == 1 else np.concatenate(logits, axis=1)
 
+    def take(self, rows_B: NDArray[np.int64]) -> "LogitBlocks":
+        """Return the logits of the given rows."""
+        return LogitBlocks(self.head, self.z_ND[torch.from_numpy(rows_B)].cpu().numpy(), num_heads=self.num_heads)
+
     def _logits(self, columns: slice) -> NDArray[np.float32]:
         with torch.inference_mode():
             logit_NC: NDArray[np.float32] = self.head(self.z_ND, columns).float().cpu().numpy()

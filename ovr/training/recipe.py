@@ -75,6 +75,7 @@ class Recipe:
     cohort: CohortCalibrator  # a calibration for each value of its column, beside that of all rows
     threshold: ThresholdRule
     abstention: AbstentionRule | None  # None: the policy's own limit
+    promise_share: float  # of the calibration rows, kept for rules whose promise would not hold on those of the calibrations
     solver: Solver
     policy: DecisionPolicy
     propensity: Propensity  # of the classes of multi-label rows, for PSP@k

@@ -16,27 +16,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ovr.abstention.fit import CONSTANT, fit_abstention
-from ovr.calibrator.blocks import Probs, as_one, check_calibration_rows, check_calibrator, joined, wants_all_heads
-from ovr.calibrator.cohort import cohort_prob
+from ovr.calibrator.blocks import Probs, check_calibration_rows, check_calibrator, joined
 from ovr.core import scale
-from ovr.core.artifact import DecisionPolicy
 from ovr.core.bundle import MANIFEST, ModelBundle
-from ovr.core.calibrations import Calibrations
 from ovr.core.cohorts import CohortCalibrations
 from ovr.core.files import read_json
 from ovr.core.taxonomy import Taxonomy
-from ovr.core.thresholds import Thresholds
 from ovr.data.card import card_parts
 from ovr.data.labels import Labels
 from ovr.data.leakage import CALIB_OVERLAPS, check_leakage, find_leakage, without_trained_on
-from ovr.data.splits import CalibRows, Rows, Splits
+from ovr.data.splits import Rows, Splits
 from ovr.data.support import check_small_classes
 from ovr.errors import ArtifactError, ConfigError, DataError
 from ovr.export.bundle import export_bundle
 from ovr.export.sharded import export_sharded_bundle
-from ovr.threshold.fit import fit_thresholds, rule_for, warn_of_fallbacks
+from ovr.threshold.fit import rule_for
 from ovr.training.blocks import LogitBlocks
+from ovr.training.calibrate import calibrate
 from ovr.training.environment import environment
 from ovr.training.evaluate import evaluate
 from ovr.training.recipe import Recipe
@@ -96,9 +92,8 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
     num_heads = len(splits.taxonomy)
     with _timed(seconds, "calibrate"):
         calib_logits = LogitBlocks(fitted.model.head, fitted.features(splits.calib), num_heads=num_heads)
-        calibrations, cohorts, thresholds = _calibrate(recipe, calib_logits, splits)
-        calib_prob = Probs(calib_logits, calibrations, cohorts, _numbers(cohorts, splits.calib))
-        policy, abstention_status = _abstention(recipe, calib_prob, splits.calib, thresholds)
+        found = calibrate(recipe, calib_logits, splits.calib, splits.taxonomy)
+        calibrations, cohorts, thresholds, policy = found.calibrations, found.cohorts, found.thresholds, found.policy
     with _timed(seconds, "evaluate"):
         test_logits = LogitBlocks(fitted.model.head, fitted.features(splits.test), num_heads=num_heads)
         evaluation = evaluate(
@@ -112,7 +107,7 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
             cohorts=splits.test.cohorts,
             cohort_calibrations=cohorts,
         )
-    evaluation.tell_of_decisions(policy, thresholds, abstention_status=abstention_status)
+    evaluation.tell_of_decisions(policy, thresholds, abstention_status=found.abstention_status)
     with _timed(seconds, "export"):
         common: dict[str, Any] = {
             "model": fitted.model,
@@ -127,7 +122,8 @@ def run_training(recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool 
                 **({} if recipe.init_from is None else {"init_from_bundle_sha256": _digest(Path(recipe.init_from))}),
                 "num_rows": {name: len(getattr(splits, name)) for name in ("train", "val", "calib", "test")},
                 **fitted.provenance,
-                "abstention_status": abstention_status,
+                "abstention_status": found.abstention_status,
+                "num_rows_of_calib": found.num_rows,
                 "config": recipe.config,
             },
             "data_parts": card_parts(
@@ -191,58 +187,8 @@ def _sparse_arrays(logits: LogitBlocks, labels: Labels) -> dict[str, NDArray[Any
     }
 
 
-def _calibrate(recipe: Recipe, logits: LogitBlocks, splits: Splits) -> tuple[Calibrations, CohortCalibrations | None, Thresholds]:
-    parts, fits, chosen = [], [], []
-
-    def choose(columns: slice, prob_NC: NDArray[np.float32]) -> None:
-        labels = splits.calib.labels.columns(columns)
-        chosen.append(fit_thresholds(recipe.threshold, prob_NC, *labels, taxonomy=splits.taxonomy, columns=columns))
-
-    for columns, logit_NC in as_one(logits) if wants_all_heads(recipe.calibrator) else logits:
-        target_NC, mask_NC = splits.calib.labels.columns(columns)
-        parts.append(Calibrations.of(recipe.calibrator.fit(logit_NC, target_NC, mask_NC)))
-        if logits.num_heads >= scale.LARGE_K:
-            parts[-1].check_affine(where=f"a bundle of {scale.LARGE_K} heads or more")
-        if recipe.cohort.column is None:
-            choose(columns, cohort_prob(logit_NC, parts[-1], None, None).astype(np.float32))
-        else:
-            cohort_N = splits.calib.cohorts[recipe.cohort.column]
-            fits.append(recipe.cohort.fit(logit_NC, target_NC, mask_NC, cohort_N, parts[-1]))
-    calibrations = Calibrations.joined(parts)
-    cohorts = recipe.cohort.joined(fits) if fits else None
-    if cohorts is not None:
-        for columns, prob_NC in Probs(logits, calibrations, cohorts, _numbers(cohorts, splits.calib)):
-            choose(columns, prob_NC)
-        log.info(
-            "calibrations for %s; %d of %d heads of a cohort keep the pooled one",
-            ", ".join(f"{cohorts.column}={name}" for name in cohorts.names),
-            sum(row.count("pooled") for row in cohorts.status),
-            len(cohorts.names) * cohorts.num_heads,
-        )
-    for status, count in calibrations.num_by_status().items():
-        if status != "ok":
-            log.warning("calibration status %r for %d of %d heads", status, count, len(calibrations))
-    thresholds = Thresholds.joined(chosen)
-    warn_of_fallbacks(thresholds, splits.taxonomy.ids)
-    return calibrations, cohorts, thresholds
-
-
 def _numbers(cohorts: CohortCalibrations | None, rows: Rows) -> NDArray[np.int64] | None:
     return None if cohorts is None else cohorts.numbers(rows.cohorts[cohorts.column])
-
-
-def _abstention(recipe: Recipe, blocks: Probs, rows: CalibRows, thresholds: Thresholds) -> tuple[DecisionPolicy, str]:
-    """Return the policy with its abstention limit, and the limit's status."""
-    if recipe.abstention is None:
-        return recipe.policy, CONSTANT
-    return fit_abstention(
-        recipe.abstention,
-        blocks,
-        rows.labels,
-        num_rows=len(rows),
-        threshold_K=thresholds.threshold_K,
-        policy=recipe.policy,
-    )
 
 
 def _check(recipe: Recipe, run_dir: Path, resume: bool, taxonomy: Taxonomy) -> None:
@@ -250,6 +196,9 @@ def _check(recipe: Recipe, run_dir: Path, resume: bool, taxonomy: Taxonomy) -> N
     check_calibrator(recipe.calibrator, num_heads=len(taxonomy), cohort_column=recipe.cohort.column)
     if recipe.calib_overlap not in CALIB_OVERLAPS:
         raise ConfigError(f"calib_overlap is {recipe.calib_overlap!r}; expected one of {', '.join(CALIB_OVERLAPS)}")
+    share = recipe.promise_share
+    if not isinstance(share, int | float) or isinstance(share, bool) or not 0 <= share < 1:
+        raise ConfigError(f"promise_share is {share!r}; expected a share of the calibration rows, from 0 to below 1")
     for name, value, least in (
         ("batch_size", recipe.batch_size, 1),
         ("version", recipe.version, 1),

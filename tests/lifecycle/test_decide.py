@@ -4,15 +4,22 @@ import numpy as np
 import pytest
 
 from ovr import EdgePredictor
+from ovr.abstention.promises import SAME_ROWS, SAME_THRESHOLDS
 from ovr.abstention.review_rate import ReviewRate
+from ovr.abstention.target_risk import TargetRisk
 from ovr.calibrator.apply import calibrated_prob
+from ovr.calibrator.isotonic import Isotonic
 from ovr.core.artifact import DecisionPolicy
 from ovr.core.bundle import FUSED_ONNX, MANIFEST, head_directory, open_bundle
 from ovr.core.thresholds import Thresholds
+from ovr.data.leakage import row_digests
+from ovr.data.overlap import CALIBRATION, read_digests
 from ovr.errors import ArtifactError, ConfigError
-from ovr.lifecycle.decide import redecide
+from ovr.lifecycle.calibrate import calibrate
+from ovr.lifecycle.decide import STALE, redecide
 from ovr.lifecycle.rewrite import calibrations_of
 from ovr.lifecycle.rows import labelled_logits
+from ovr.threshold.conformal import Conformal
 from ovr.threshold.max_f_beta import MaxFBeta, max_f_beta_thresholds
 from tests.lifecycle.conftest import CLASS_IDS, rows_of
 from tests.lifecycle.test_calibrate import digests, new
@@ -122,9 +129,60 @@ def test_what_is_said_of_a_threshold_is_kept_and_the_limit_is_chosen_with_it(tra
     again = open_bundle(tmp_path / "out")
     said = [head.threshold_status for head in again.heads]
     assert said == ["ok", "cannot_be_promised: n = 3", "ok", "ok"]
-    assert "1 of 4 thresholds are fallbacks without the promise" in caplog.text
+    assert "1 of 4 thresholds are without the promise asked for" in caplog.text
     prob_NK = np.concatenate([calibrated_prob(logit_NC, calibrations_of(made)[block]) for block, logit_NC in rows.logits], axis=1)
     assert again.provenance["history"][-1]["abstention_status"] == "ok"
     assert again.policy.abstain_below == pytest.approx(np.median(prob_NK.max(axis=1)), abs=1e-6)
     later = redecide(again, tmp_path / "later", rows, threshold=Promised(), policy=POLICY)
     assert (later.changed_ids, later.bundle.policy) == ((), POLICY)
+
+
+def told(model, bundle):
+    """Return new rows with what `new_rows` tells of them."""
+    rows = new(model)
+    digest_N = row_digests(rows.rows.x)
+    num_calibrated_on = int(np.isin(digest_N, read_digests(bundle.path, CALIBRATION)).sum())
+    return replace(rows, record={**rows.record, "num_calibrated_on": num_calibrated_on}, digest_N=digest_N)
+
+
+def test_rows_that_the_model_was_calibrated_on_bear_no_promise_and_others_do(trained, tmp_path):
+    model, bundle = trained()
+    own, others = labelled_logits(bundle, None), labelled_logits(bundle, told(model, bundle))
+    rules = {"threshold": Conformal(coverage=0.8), "abstention": ReviewRate(rate=0.2)}
+
+    def said(base, rows, name, **rules):
+        made = redecide(base, tmp_path / name, rows, **rules).bundle
+        return {head.threshold_status for head in made.heads}, made.provenance["abstention_status"]
+
+    assert said(bundle, own, "own", **rules) == ({"ok"}, SAME_ROWS)  # temperatures leave ranks within a head
+    assert said(bundle, others, "others", **rules) == ({"ok"}, "ok")
+    tied = calibrate(bundle, tmp_path / "tied", own, calibrator=Isotonic()).bundle
+    assert said(tied, own, "tied own", **rules) == ({SAME_ROWS}, SAME_ROWS)
+    assert said(tied, others, "tied others", **rules) == ({"ok"}, "ok")
+    on_others = calibrate(bundle, tmp_path / "on others", others, calibrator=Isotonic()).bundle
+    again = labelled_logits(on_others, told(model, on_others))
+    assert again.record["num_calibrated_on"] == len(again.logits)
+    assert said(on_others, again, "again", **rules) == ({SAME_ROWS}, SAME_ROWS)
+
+
+def test_a_risk_is_promised_of_decisions_by_thresholds_that_were_chosen_on_other_rows(trained, tmp_path):
+    model, bundle = trained()
+    rows, risk = labelled_logits(bundle, told(model, bundle)), TargetRisk(risk=0.9)
+    both = redecide(bundle, tmp_path / "both", rows, threshold=MaxFBeta(), abstention=risk).bundle
+    assert both.provenance["abstention_status"] == SAME_THRESHOLDS
+    alone = redecide(bundle, tmp_path / "alone", rows, abstention=risk).bundle
+    assert alone.provenance["abstention_status"] == "ok"
+
+
+def test_a_limit_is_stale_where_other_thresholds_decide(trained, tmp_path):
+    model, bundle = trained()
+    rows = labelled_logits(bundle, told(model, bundle))
+    made = redecide(bundle, tmp_path / "limit", rows, abstention=ReviewRate(rate=0.2)).bundle
+    later = redecide(made, tmp_path / "later", rows, threshold=MaxFBeta(beta=3.0)).bundle
+    assert (later.policy, later.provenance["abstention_status"]) == (made.policy, STALE)
+    assert later.provenance["history"][-1]["abstention_status"] == STALE
+    same = redecide(later, tmp_path / "same", rows, threshold=MaxFBeta(beta=3.0), abstention=ReviewRate(rate=0.2)).bundle
+    argmax = redecide(same, tmp_path / "argmax", rows, policy=replace(same.policy, mode="argmax")).bundle
+    assert argmax.provenance["abstention_status"] == "constant"
+    again = redecide(argmax, tmp_path / "again", rows, threshold=MaxFBeta()).bundle
+    assert again.provenance["abstention_status"] == "constant"

@@ -103,6 +103,12 @@ def test_settings_out_of_range_are_refused(settings):
         Propensity(*settings)
 
 
+def test_more_heads_than_a_key_tells_apart_are_refused(monkeypatch):
+    monkeypatch.setattr("ovr.metric.at_k.MAX_COLUMNS", 4)
+    with pytest.raises(DataError, match="the top classes of 4 heads are not found; expected less than 4"):
+        PrecisionAt(3, np.ones(4), most=5)
+
+
 def test_propensities_out_of_range_are_refused():
     for propensity_K in ([0.0, 1.0], [1.5, 1.0], [[1.0]], [np.nan]):
         with pytest.raises(DataError, match="propensities must be one number a head"):

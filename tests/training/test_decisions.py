@@ -52,7 +52,7 @@ def test_promises_and_what_cannot_be_promised_are_in_heads_report_log_and_answer
         assert head.threshold == 0.0
         assert head.calibration.kind == "joint"
         assert result.report["classes"][column]["threshold_status"] == head.threshold_status
-    assert "3 of 3 thresholds are fallbacks without the promise: '..' cannot_be_promised: n = " in caplog.text
+    assert "3 of 3 thresholds are without the promise asked for: '..' cannot_be_promised: n = " in caplog.text
     assert result.report["abstention_status"] == bundle.provenance["abstention_status"] == "ok"
     assert bundle.policy.abstain_below == result.report["abstain_below"] > 0
     assert json.loads((bundle.path / "report" / "metrics.json").read_text())["abstain_below"] == bundle.policy.abstain_below

@@ -238,6 +238,7 @@ def test_a_file_for_two_splits_is_refused_before_the_fit_and_the_limit_can_be_li
         ("calib_overlap=some", ConfigError, "calib_overlap is 'some'; expected one of drop, refuse, keep"),
         ("version=0", ConfigError, "version must be a whole number of at least 1, got 0"),
         ("seed=-1", ConfigError, "seed must be a whole number of at least 0, got -1"),
+        ("promise_share=1", ConfigError, "promise_share is 1; expected a share of the calibration rows, from 0 to below 1"),
         ("reference_rows=1.5", ConfigError, "reference_rows must be a whole number of at least 1, got 1.5"),
         ("loss.pos_weight={z:2}", ConfigError, r"names classes \['z'\]"),
         ("loss.pos_weight=heavy", ConfigError, "loss.pos_weight is 'heavy'; expected auto, a number"),
