@@ -111,7 +111,7 @@ class HeadArtifact:
     threshold: float
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)  # split -> figures with their counts
     provenance: dict[str, Any] = field(default_factory=dict)
-    threshold_status: str = "ok"  # "no_positive", or "cannot_be_promised: ..." with the reason: the threshold is a fallback
+    threshold_status: str = "ok"  # "no_positive", or "cannot_be_promised: ..." with the reason
 
     def __post_init__(self) -> None:
         if type(self.version) is not int or self.version < 1:

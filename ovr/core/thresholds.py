@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 OK = "ok"
 NO_POSITIVE = "no_positive"  # no known positive among the calibration rows: the rule's fallback stands
-NOT_PROMISED = "cannot_be_promised"  # begins the status of a head whose rows do not bear the promise asked for; the fallback stands
+NOT_PROMISED = "cannot_be_promised"  # begins the status of a head whose rows do not bear the promise asked for, with the reason
 
 
 @dataclass(frozen=True, slots=True)

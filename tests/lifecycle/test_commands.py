@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from ovr.abstention.promises import SAME_ROWS
 from ovr.cli.calibrate import trained_calibrator
 from ovr.cli.main import main
 from ovr.core.bundle import open_bundle
@@ -97,6 +98,10 @@ def test_rows_that_were_trained_on_are_refused_unless_that_is_allowed(run, args,
     report = json.loads((tmp_path / "out/metrics.json").read_text())
     told = report["data"]
     assert (report["num_rows"], told["num_trained_on"], told["num_calibrated_on"]) == (240, 144, 36)
+    decide = ["decide", f"bundle={run / 'run/bundle'}", f"out={tmp_path / 'decided'}", *rows, "max_overlap=0.6"]
+    assert main([*decide, "abstention=review_rate", "abstention.rate=0.2"]) == 0
+    said = open_bundle(tmp_path / "decided").provenance
+    assert (said["history"][-1]["data"]["num_calibrated_on"], said["abstention_status"]) == (36, SAME_ROWS)
 
 
 def test_rows_that_a_bundle_was_calibrated_or_decided_on_are_not_to_measure_it(run, args, tmp_path, capsys):

@@ -24,3 +24,10 @@ def test_blocks_are_the_columns_of_the_logits_of_all_heads(head, block_values, r
         np.testing.assert_allclose(np.concatenate(logits, axis=1), expected_NK, atol=1e-6)
     num_units = 6 if head == "mlp" else 1
     assert all(part.stop - part.start <= max(1, block_values // (20 * num_units)) for part in seen)
+
+
+def test_some_rows_have_the_logits_that_they_have_among_all():
+    z_ND = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32)
+    blocks, row_B = LogitBlocks(HEADS["linear"](5, 3), z_ND, num_heads=3), np.array([1, 4, 8])
+    ((_, logit_NK),), ((_, taken_BK),) = blocks, blocks.take(row_B)
+    np.testing.assert_allclose(taken_BK, logit_NK[row_B], atol=1e-6)

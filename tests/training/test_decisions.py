@@ -54,6 +54,9 @@ def test_promises_and_what_cannot_be_promised_are_in_heads_report_log_and_answer
         assert result.report["classes"][column]["threshold_status"] == head.threshold_status
     assert "3 of 3 thresholds are without the promise asked for: '..' cannot_be_promised: n = " in caplog.text
     assert result.report["abstention_status"] == bundle.provenance["abstention_status"] == "ok"
+    num_rows = len(splits.calib)
+    parted = {"calibrations": num_rows - round(num_rows / 2), "thresholds": num_rows, "abstain_below": round(num_rows / 2)}
+    assert bundle.provenance["num_rows_of_calib"] == parted
     assert bundle.policy.abstain_below == result.report["abstain_below"] > 0
     assert json.loads((bundle.path / "report" / "metrics.json").read_text())["abstain_below"] == bundle.policy.abstain_below
     prediction = EdgePredictor(bundle.path).predict(splits.calib.x, encoded=True)
