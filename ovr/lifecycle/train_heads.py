@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ovr.abstention.promises import heads_in_doubt, without_promise
 from ovr.calibrator.blocks import wants_all_heads
 from ovr.core.artifact import Calibration, DecisionPolicy
 from ovr.core.bundle import ModelBundle
@@ -227,6 +228,9 @@ def _train(
     chosen = fit_thresholds(
         threshold, prob_N1, calib.target_N[:, None], calib.mask_N[:, None], taxonomy=taxonomy, columns=slice(k, k + 1)
     )
+    # A promise is of one score on rows that it has not seen: not of the heads that were fitted without a fold each.
+    doubt_K = heads_in_doubt(threshold, [calibration.kind], cohorts=few)
+    chosen = without_promise(chosen, doubt_K)
     number = float(chosen.threshold_K[0])
     if out_of_fold_N is not None:  # the calibration, too, is judged by rows that it was not fitted on
         prob_N = cross_calibrated(calibrator, out_of_fold_N, judged, fit)

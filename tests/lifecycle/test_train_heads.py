@@ -25,6 +25,7 @@ from ovr.lifecycle.train_heads import known_rows, split_rows, train_heads, with_
 from ovr.lifecycle.verify import verify
 from ovr.runtime.predictor import EdgePredictor
 from ovr.threshold.max_f_beta import MaxFBeta
+from ovr.threshold.recall_at_least import RecallAtLeast
 from tests.lifecycle.conftest import CLASS_IDS, rows_of
 
 SIZES = {"train": 300, "val": 120, "calib": 120, "test": 100}
@@ -229,6 +230,28 @@ def test_positive_rows_are_no_rows_of_the_source_nor_held_out_rows_of_the_backbo
         with_positives(bundle, rows, rows["train"].z_ND[:60], rows["train"].digest_N[:60], 4, seed=0)
     with pytest.raises(DataError, match="there are no positive rows"):
         with_positives(bundle, rows, rows["train"].z_ND[:0], rows["train"].digest_N[:0], 4, seed=0)
+
+
+def test_a_threshold_that_promises_says_where_it_cannot(bundle, tmp_path):
+    rule = RecallAtLeast(recall=0.5, delta=0.2)
+    enough = split_rows(bundle, splits_of(bundle), max_overlap=0)
+    few = split_rows(bundle, splits_of(bundle, rare=0.2), max_overlap=0)
+    status = {}
+    for name, rows, calibrator in (("kept", enough, Temperature()), ("ties", enough, Isotonic()), ("few", few, Temperature())):
+        out, _ = train_heads(
+            bundle,
+            tmp_path / name,
+            [NEW],
+            rows,
+            taxonomy_of(bundle),
+            fit=HeadFit(),
+            calibrator=calibrator,
+            threshold=rule,
+            gate=OPEN,
+        )
+        status[name] = out.bundle.head("new").threshold_status
+    assert status["kept"] == "ok"
+    assert all(status[name].startswith("cannot_be_promised: ") for name in ("ties", "few"))
 
 
 def test_with_few_rows_the_gate_does_not_judge_a_calibration_by_the_rows_that_it_was_fitted_on(bundle, tmp_path):
