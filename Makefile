@@ -21,7 +21,7 @@ demo: setup ## train on handwritten digits, export, publish, serve, compare ever
 	$(PY) scripts/demo.py $(ARGS)
 
 test: lint triton ## linters and all tests (ARGS="-k export ...")
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.dev ## ruff, mypy and the layers of imports
 	$(VENV)/bin/ruff check .

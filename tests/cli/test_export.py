@@ -25,7 +25,7 @@ def test_publish_tells_the_versions_and_refuses_the_same_bundle_again(bundle, tm
     args = ["publish", f"bundle={bundle.path}", f"repository={tmp_path / 'repository'}"]
     assert main(args) == 0
     assert capsys.readouterr().out.splitlines()[:-1] == ["ovr_scores version 1", "ovr version 1"]
-    assert "holds this bundle" in error_of(capsys, *args)
+    assert "serves this bundle" in error_of(capsys, *args)
 
 
 def test_publish_takes_the_settings_of_serving(bundle, tmp_path, capsys):
