@@ -17,7 +17,8 @@ from ovr.errors import ConfigError, TaxonomyError
 if TYPE_CHECKING:
     from ovr.core.bundle import ModelBundle
     from ovr.core.taxonomy import ClassSpec, Taxonomy
-    from ovr.lifecycle.train_heads import SplitRows, Trained
+    from ovr.lifecycle.head_rows import SplitRows
+    from ovr.lifecycle.train_heads import Trained
 
 
 def add_head(cfg: DictConfig) -> None:
@@ -114,8 +115,8 @@ def _rows(
     """Return the rows of `data`, with those of `positives`, and what the history tells of them."""
     from ovr.data.fitted import Fitted
     from ovr.data.leakage import row_digests
+    from ovr.lifecycle.head_rows import split_rows, with_positives
     from ovr.lifecycle.logits import bundle_features
-    from ovr.lifecycle.train_heads import split_rows, with_positives
 
     if not isinstance(cfg.data, DictConfig) or "source" not in cfg.data:
         raise ConfigError(

@@ -4,10 +4,9 @@ Weights see the training rows of the source; calibration and threshold are fitte
 its validation rows. Where those are too few, training, validation and calibration rows are taken together: the head is fitted on
 all of them, and calibration, threshold and gate take each row's logit from a head that was fitted without it.
 
-N = rows, D = features, P = rows that are all of one class
+N = rows, D = features, M = rows that join the calibration rows
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +23,8 @@ from ovr.core.calibrations import Calibrations
 from ovr.core.shards import npy_bytes
 from ovr.core.taxonomy import ClassSpec, Taxonomy
 from ovr.data.labels import Labels
-from ovr.data.leakage import U64, row_digests
-from ovr.data.overlap import CALIBRATION, TRAINING, Overlap, check_overlap, read_digests, rows_of_step
-from ovr.data.splits import SPLIT_NAMES, Splits
+from ovr.data.leakage import U64
+from ovr.data.overlap import CALIBRATION, TRAINING, rows_of_step
 from ovr.errors import ConfigError, DataError
 from ovr.export.stored import Weights
 from ovr.lifecycle.assemble import NewModel, Rewritten, head_logits
@@ -34,32 +32,15 @@ from ovr.lifecycle.calibrate import Calibrator
 from ovr.lifecycle.calibration_rows import AddedRows
 from ovr.lifecycle.fit import HeadFit, HeadRows, check_kind, cross_calibrated
 from ovr.lifecycle.gate import Gate, Judged, check_passed, prob_of
+from ovr.lifecycle.head_rows import SplitRows, known_rows
 from ovr.lifecycle.heads import last_head
-from ovr.lifecycle.logits import KnownLogits, bundle_features
+from ovr.lifecycle.logits import KnownLogits
 from ovr.lifecycle.put import NewHead, check_change, put
 from ovr.threshold.fit import ThresholdRule, fit_thresholds
 from ovr.training.evaluate import evaluate
 
-log = logging.getLogger(__name__)
-
 EVERY = ("train", "val", "calib")
 MIN_HELD_OUT = 10  # rows of the class among calibration and among validation rows, below which all are taken together
-
-
-@dataclass(frozen=True, slots=True)
-class SplitRows:
-    """Rows of a source as the bundle's heads take them."""
-
-    z_ND: NDArray[np.float32]
-    digest_N: U64
-    labels: Labels
-    cohorts: Mapping[str, NDArray[np.str_]]
-    repeated_N: NDArray[np.bool_]  # rows that are in an earlier split too, and count there alone
-
-    def of(self, column: int) -> HeadRows:
-        """Return the rows with the labels of one class."""
-        target_N1, mask_N1 = self.labels.columns(slice(column, column + 1))
-        return HeadRows(self.z_ND, target_N1[:, 0], mask_N1[:, 0] & ~self.repeated_N, self.digest_N.astype(np.int64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,37 +51,6 @@ class Trained:
     judged: Judged
     num_positives: int  # that its weights saw
     cross_fitted: bool
-
-
-def split_rows(bundle: ModelBundle, splits: Splits, *, max_overlap: float, num_threads: int = 1) -> dict[str, SplitRows]:
-    """Return the rows of a source by split, after a look for held-out rows that the bundle was made from.
-
-    Raises:
-        ConfigError: `max_overlap` is no share.
-        DataError: of the validation, calibration and test rows too many are rows that the backbone was trained on.
-    """
-    backbone_U = read_digests(bundle.path, TRAINING, steps=())
-    found: dict[str, SplitRows] = {}
-    source = ", ".join(file.name for file in splits.origin.files) or "the source"
-    for name in SPLIT_NAMES:
-        rows = getattr(splits, name)
-        if not len(rows):
-            raise DataError(
-                f"{source} has no rows of {name}; heads are fitted on rows that are split into {', '.join(SPLIT_NAMES)}"
-            )
-        digest_N = row_digests(rows.x)
-        if name != "train" and backbone_U is not None:
-            # Rows that an earlier head was fitted on may be held out for the next one; those of the backbone may not.
-            overlap = Overlap(TRAINING, np.flatnonzero(np.isin(digest_N, backbone_U)), len(rows))
-            what, numbers = f"split {name} of {source}", splits.origin.row_numbers.get(name)
-            check_overlap([overlap], max_overlap=max_overlap, purpose="held out", row_numbers=numbers, source=what)
-        earlier = [each.digest_N for each in found.values()]
-        repeated_N = np.isin(digest_N, np.concatenate(earlier)) if earlier else np.zeros(len(rows), np.bool_)
-        if repeated_N.any():
-            log.warning("%d of %d rows of %s are in an earlier split too, and are left out", repeated_N.sum(), len(rows), name)
-        z_ND = bundle_features(bundle, rows.x, num_threads=num_threads)
-        found[name] = SplitRows(z_ND, digest_N, rows.labels, rows.cohorts, repeated_N)
-    return found
 
 
 def train_heads(
@@ -174,14 +124,6 @@ def check_fittable(calibrator: Calibrator, kind: str | None) -> None:
         raise ConfigError("the calibrator fits all heads at once; one head takes calibrator=temperature, auto or another")
     if kind is not None:
         check_kind(kind)
-
-
-def known_rows(bundle: ModelBundle, class_id: str) -> U64:
-    """Return digests of the rows that the backbone or any head of a class was fitted or calibrated on."""
-    history = bundle.provenance.get("history", [])
-    steps = [number for number, step in enumerate(history, start=1) if class_id in (step.get("classes") or [class_id])]
-    parts = [read_digests(bundle.path, kind, steps=steps) for kind in (TRAINING, CALIBRATION)]
-    return np.concatenate([np.zeros(0, np.uint64), *(each for each in parts if each is not None)])
 
 
 def _rows_of(rows: Mapping[str, SplitRows], column: int, class_id: str) -> dict[str, HeadRows]:
@@ -322,43 +264,3 @@ def _added(
     if bundle.cohorts is not None and all(bundle.cohorts.column in rows[name].cohorts for name in held):
         cohort_M = np.concatenate([rows[name].cohorts[bundle.cohorts.column] for name in held])
     return AddedRows(np.concatenate([rows[name].z_ND for name in held]), labels, cohort_M, logits)
-
-
-def with_positives(
-    bundle: ModelBundle, rows: Mapping[str, SplitRows], z_PD: NDArray[np.float32], digest_P: U64, column: int, *, seed: int
-) -> dict[str, SplitRows]:
-    """Return the rows with some that are of class `column` and of which nothing else is known, spread over the splits by size.
-
-    Equal rows come into one split, and those that the backbone was trained on into the training rows.
-
-    Raises:
-        DataError: there are none, or some are rows of the source too.
-    """
-    if not len(digest_P):
-        raise DataError("there are no positive rows; expected at least one")
-    if num_known := int(np.isin(digest_P, np.concatenate([each.digest_N for each in rows.values()])).sum()):
-        raise DataError(
-            f"{num_known} of {len(digest_P)} positive rows are rows of the source too; leave them out of one of the two"
-        )
-    sizes = np.array([len(rows[name].z_ND) for name in SPLIT_NAMES], np.float64)
-    group_P = np.unique(digest_P, return_inverse=True)[1]
-    drawn_G = np.random.default_rng(seed).permutation(int(group_P.max()) + 1)
-    split_P = np.searchsorted(np.cumsum(sizes / sizes.sum()), (drawn_G + 0.5) / len(drawn_G))[group_P]
-    backbone_U = read_digests(bundle.path, TRAINING, steps=())
-    if backbone_U is not None:
-        split_P[np.isin(digest_P, backbone_U)] = SPLIT_NAMES.index("train")
-    found = {}
-    for s, name in enumerate(SPLIT_NAMES):
-        here, old = split_P == s, rows[name]
-        num_more = int(here.sum())
-        target_NK, mask_NK = old.labels.dense()
-        more_target, more_mask = (np.zeros((num_more, target_NK.shape[1]), np.bool_) for _ in range(2))
-        more_target[:, column], more_mask[:, column] = True, True
-        found[name] = SplitRows(
-            np.concatenate([old.z_ND, z_PD[here]]),
-            np.concatenate([old.digest_N, digest_P[here]]),
-            Labels.from_dense(np.concatenate([target_NK, more_target]), np.concatenate([mask_NK, more_mask])),
-            {key: np.concatenate([value, np.full(num_more, "", value.dtype)]) for key, value in old.cohorts.items()},
-            np.concatenate([old.repeated_N, np.zeros(num_more, np.bool_)]),
-        )
-    return found

@@ -19,9 +19,10 @@ from ovr.export.stored import stored_weights
 from ovr.lifecycle.assemble import head_logits
 from ovr.lifecycle.fit import HeadFit, HeadRows
 from ovr.lifecycle.gate import Gate
+from ovr.lifecycle.head_rows import known_rows, split_rows, with_positives
 from ovr.lifecycle.heads import retire
 from ovr.lifecycle.logits import bundle_features
-from ovr.lifecycle.train_heads import known_rows, split_rows, train_heads, with_positives
+from ovr.lifecycle.train_heads import train_heads
 from ovr.lifecycle.verify import verify
 from ovr.runtime.predictor import EdgePredictor
 from ovr.threshold.max_f_beta import MaxFBeta

@@ -1,0 +1,117 @@
+"""The labelled rows that heads are fitted and judged on, by split, and which of them a bundle or one of its heads has seen.
+
+N = rows, D = features, P = rows that are all of one class
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovr.core.bundle import ModelBundle
+from ovr.data.labels import Labels
+from ovr.data.leakage import U64, row_digests
+from ovr.data.overlap import CALIBRATION, TRAINING, Overlap, check_overlap, read_digests
+from ovr.data.splits import SPLIT_NAMES, Splits
+from ovr.errors import DataError
+from ovr.lifecycle.fit import HeadRows
+from ovr.lifecycle.logits import bundle_features
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SplitRows:
+    """Rows of a source as the bundle's heads take them."""
+
+    z_ND: NDArray[np.float32]
+    digest_N: U64
+    labels: Labels
+    cohorts: Mapping[str, NDArray[np.str_]]
+    repeated_N: NDArray[np.bool_]  # rows that are in an earlier split too, and count there alone
+
+    def of(self, column: int) -> HeadRows:
+        """Return the rows with the labels of one class."""
+        target_N1, mask_N1 = self.labels.columns(slice(column, column + 1))
+        return HeadRows(self.z_ND, target_N1[:, 0], mask_N1[:, 0] & ~self.repeated_N, self.digest_N.astype(np.int64))
+
+
+def split_rows(bundle: ModelBundle, splits: Splits, *, max_overlap: float, num_threads: int = 1) -> dict[str, SplitRows]:
+    """Return the rows of a source by split, after a look for held-out rows that the bundle was made from.
+
+    Raises:
+        ConfigError: `max_overlap` is no share.
+        DataError: of the validation, calibration and test rows too many are rows that the backbone was trained on.
+    """
+    backbone_U = read_digests(bundle.path, TRAINING, steps=())
+    found: dict[str, SplitRows] = {}
+    source = ", ".join(file.name for file in splits.origin.files) or "the source"
+    for name in SPLIT_NAMES:
+        rows = getattr(splits, name)
+        if not len(rows):
+            raise DataError(
+                f"{source} has no rows of {name}; heads are fitted on rows that are split into {', '.join(SPLIT_NAMES)}"
+            )
+        digest_N = row_digests(rows.x)
+        if name != "train" and backbone_U is not None:
+            # Rows that an earlier head was fitted on may be held out for the next one; those of the backbone may not.
+            overlap = Overlap(TRAINING, np.flatnonzero(np.isin(digest_N, backbone_U)), len(rows))
+            what, numbers = f"split {name} of {source}", splits.origin.row_numbers.get(name)
+            check_overlap([overlap], max_overlap=max_overlap, purpose="held out", row_numbers=numbers, source=what)
+        earlier = [each.digest_N for each in found.values()]
+        repeated_N = np.isin(digest_N, np.concatenate(earlier)) if earlier else np.zeros(len(rows), np.bool_)
+        if repeated_N.any():
+            log.warning("%d of %d rows of %s are in an earlier split too, and are left out", repeated_N.sum(), len(rows), name)
+        z_ND = bundle_features(bundle, rows.x, num_threads=num_threads)
+        found[name] = SplitRows(z_ND, digest_N, rows.labels, rows.cohorts, repeated_N)
+    return found
+
+
+def known_rows(bundle: ModelBundle, class_id: str) -> U64:
+    """Return digests of the rows that the backbone or any head of a class was fitted or calibrated on."""
+    history = bundle.provenance.get("history", [])
+    steps = [number for number, step in enumerate(history, start=1) if class_id in (step.get("classes") or [class_id])]
+    parts = [read_digests(bundle.path, kind, steps=steps) for kind in (TRAINING, CALIBRATION)]
+    return np.concatenate([np.zeros(0, np.uint64), *(each for each in parts if each is not None)])
+
+
+def with_positives(
+    bundle: ModelBundle, rows: Mapping[str, SplitRows], z_PD: NDArray[np.float32], digest_P: U64, column: int, *, seed: int
+) -> dict[str, SplitRows]:
+    """Return the rows with some that are of class `column` and of which nothing else is known, spread over the splits by size.
+
+    Equal rows come into one split, and those that the backbone was trained on into the training rows.
+
+    Raises:
+        DataError: there are none, or some are rows of the source too.
+    """
+    if not len(digest_P):
+        raise DataError("there are no positive rows; expected at least one")
+    if num_known := int(np.isin(digest_P, np.concatenate([each.digest_N for each in rows.values()])).sum()):
+        raise DataError(
+            f"{num_known} of {len(digest_P)} positive rows are rows of the source too; leave them out of one of the two"
+        )
+    sizes = np.array([len(rows[name].z_ND) for name in SPLIT_NAMES], np.float64)
+    group_P = np.unique(digest_P, return_inverse=True)[1]
+    drawn_G = np.random.default_rng(seed).permutation(int(group_P.max()) + 1)
+    split_P = np.searchsorted(np.cumsum(sizes / sizes.sum()), (drawn_G + 0.5) / len(drawn_G))[group_P]
+    backbone_U = read_digests(bundle.path, TRAINING, steps=())
+    if backbone_U is not None:
+        split_P[np.isin(digest_P, backbone_U)] = SPLIT_NAMES.index("train")
+    found = {}
+    for s, name in enumerate(SPLIT_NAMES):
+        here, old = split_P == s, rows[name]
+        num_more = int(here.sum())
+        target_NK, mask_NK = old.labels.dense()
+        more_target, more_mask = (np.zeros((num_more, target_NK.shape[1]), np.bool_) for _ in range(2))
+        more_target[:, column], more_mask[:, column] = True, True
+        found[name] = SplitRows(
+            np.concatenate([old.z_ND, z_PD[here]]),
+            np.concatenate([old.digest_N, digest_P[here]]),
+            Labels.from_dense(np.concatenate([target_NK, more_target]), np.concatenate([mask_NK, more_mask])),
+            {key: np.concatenate([value, np.full(num_more, "", value.dtype)]) for key, value in old.cohorts.items()},
+            np.concatenate([old.repeated_N, np.zeros(num_more, np.bool_)]),
+        )
+    return found
