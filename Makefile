@@ -1,7 +1,7 @@
 # Every target sets up what it needs; what is there already is not installed again.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint bench bench-million calibrators cohorts reference out-of-scope gpu-bench gpu-test clean triton
+.PHONY: help setup demo test test-all lint bench bench-million calibrators cohorts reference out-of-scope gpu-bench gpu-test clean triton
 
 VENV ?= .venv
 PY := $(VENV)/bin/python
@@ -20,8 +20,13 @@ setup: $(VENV)/.digits triton ## environment in .venv and the embedded Triton se
 demo: setup ## train on handwritten digits, export, publish, serve, compare every runtime (ARGS="backbone=cnn ...")
 	$(PY) scripts/demo.py $(ARGS)
 
-test: lint triton ## linters and all tests (ARGS="-k export ...")
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+test: lint triton ## linters and tests (ARGS="-k export ...")
+	$(PYTEST) -m "not exhaustive" $(ARGS)
+
+test-all: lint triton ## also the tests that are further variants of others
+	$(PYTEST) $(ARGS)
 
 lint: $(VENV)/.dev ## ruff, mypy and the layers of imports
 	$(VENV)/bin/ruff check .

@@ -125,6 +125,8 @@ def test_the_benchmark_of_a_million_temperatures_finds_them_in_bounded_memory(tm
     assert rows["both"]["k"] == 4_000
 
 
+@pytest.mark.exhaustive
+@pytest.mark.slow
 def test_the_benchmark_of_convex_heads_runs_and_compares_equally_good_optima(tmp_path):
     report = run_quick("convex", tmp_path)
     assert {row["what"] for row in report["rows"]} >= {"exact heads on frozen features", "excess of the objective"}
@@ -135,9 +137,10 @@ def test_the_benchmark_of_convex_heads_runs_and_compares_equally_good_optima(tmp
     ("name", "rows"),
     [
         ("heads", {("linear heads", "module loop"), ("mlp heads", "separate trainings")}),
-        (
+        pytest.param(
             "head_step",
             {("head step fp32", "bare GEMMs"), ("head step bf16", "ELMO scheme"), ("peak memory above weights", "dense")},
+            marks=pytest.mark.exhaustive,
         ),
         ("lightning_loop", {("Lightning loop", "bare loop")}),
         ("scaling", {("training step", "module loop"), ("memory of a step", "dense")}),
@@ -148,6 +151,8 @@ def test_a_benchmark_of_heads_runs_and_finds_equal_losses(name, rows, tmp_path):
     assert {(row["what"], row["against"]) for row in report["rows"]} >= rows
 
 
+@pytest.mark.exhaustive
+@pytest.mark.slow
 def test_peak_memory_counts_what_a_dense_step_holds():
     row = head_step.peak_row("AdamW", 40_000, 256, 64)
     logits = 40_000 * 256 * 4 / 1e6
@@ -330,6 +335,7 @@ def test_shares_in_and_out_of_scope_are_counted_at_every_limit():
     assert round(accuracy * 40) + round(recall * 25) == counts[best]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_benchmark_of_a_million_heads_runs_with_some_thousand(tmp_path):
     report = run_quick("million_heads", tmp_path)

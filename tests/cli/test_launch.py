@@ -147,6 +147,7 @@ def test_a_job_that_fails_says_why_and_ends_with_an_error(tmp_path):
     assert state.read_text() == "FAILED"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_job_of_submitit_on_this_machine_trains_the_digits(tmp_path):
     args = ["-m", "hydra/launcher=submitit_local", "experiment=digits", "trainer.max_epochs=2", "hydra.sweep.dir=sweep"]
@@ -160,6 +161,7 @@ def torchrun(*args):
     return [sys.executable, str(program), *args[: args.index("--")], "-m", "ovr", "train", *ON_CPU, *args[args.index("--") + 1 :]]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_torchrun_starts_processes_that_train_one_bundle(tmp_path):
     command = torchrun(

@@ -106,6 +106,7 @@ def test_a_killed_run_resumes_to_the_result_of_an_uninterrupted_one(tmp_path, ta
     assert "is a finished run" in capsys.readouterr().err
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_two_processes_train_one_bundle(tmp_path, table):
     spread = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]

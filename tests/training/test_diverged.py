@@ -83,7 +83,7 @@ class Settings(lightning.Callback):
     [
         ("optimizer.lr=0.002", "optimizer.lr=0.02 scheduler.T_max=3"),
         ("trainer.max_epochs=3", "trainer.max_epochs=1"),
-        ("optimizer.weight_decay=0.3", "optimizer.weight_decay=0.1 scheduler.T_max=3"),
+        pytest.param("optimizer.weight_decay=0.3", "optimizer.weight_decay=0.1 scheduler.T_max=3", marks=pytest.mark.exhaustive),
         ("scheduler.eta_min=0.001", "scheduler.eta_min=0 scheduler.T_max=3"),
     ],
 )

@@ -105,7 +105,7 @@ def one(ovr):
     [
         (),
         ("head=mlp", "head.hidden=3", "optimizer=rowwise_adam", "loss.pos_weight=auto", "backbone_grad=[cat,dog]"),
-        ("backbone_grad=none", "solver.loss_every=3"),
+        pytest.param(("backbone_grad=none", "solver.loss_every=3"), marks=pytest.mark.exhaustive),
     ],
     ids=["plain", "groups", "fixed backbone"],
 )
