@@ -15,6 +15,7 @@ COMMANDS = {
     "export": "a bundle as standalone ONNX files: backbone, one a head, fused",
     "publish": "a bundle into a Triton model repository, and into a running server",
     "serve": "start Triton on a repository",
+    "gateway": "an nginx configuration before servers: TLS, tokens, limits, several servers as one",
     "sign": "a bundle, or single heads of it by the owner of their classes",
     "verify": "who signed a bundle or what a repository serves, and whether a byte has changed since",
     "data check": "what looks wrong with labelled rows: small classes, leaks, likely label errors, near-duplicates",

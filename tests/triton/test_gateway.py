@@ -1,0 +1,315 @@
+"""A real nginx with the generated configuration before two real servers."""
+
+import datetime
+import ipaddress
+import json
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpc_api
+from tritonclient.utils import InferenceServerException
+
+from ovr import EdgePredictor
+from ovr.serving.gateway import Gateway, write_gateway
+from ovr.serving.repository import publish
+from ovr.serving.server import start
+from tests.bundles import small_bundle
+
+pytestmark = [pytest.mark.triton, pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx (Debian: nginx-light)")]
+TOKEN, OTHER_TOKEN = "a-token-of-the-tests.+/", "another-token-of-the-tests"
+
+
+@pytest.fixture(scope="module")
+def pem(tmp_path_factory):
+    """A certificate authority, and certificates of it for the gateway and for a client."""
+    x509 = pytest.importorskip("cryptography.x509", reason="certificates need pip install '.[sign]'")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    folder = tmp_path_factory.mktemp("pem")
+    now = datetime.datetime.now(datetime.UTC)
+    private = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("ca", "server", "client")}
+    names = {name: x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]) for name in private}
+    for name, key in private.items():
+        builder = x509.CertificateBuilder(names["ca"], names[name], key.public_key(), x509.random_serial_number())
+        builder = builder.not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=1))
+        builder = builder.add_extension(x509.BasicConstraints(ca=name == "ca", path_length=None), critical=True)
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        own = x509.AuthorityKeyIdentifier.from_issuer_public_key(private["ca"].public_key())
+        builder = builder.add_extension(own, critical=False)
+        if name == "ca":
+            usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+            builder = builder.add_extension(usage, critical=True)
+        alternative = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))])
+        builder = builder.add_extension(alternative, critical=False)
+        certificate = builder.sign(private["ca"], hashes.SHA256())
+        (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        secret = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        (folder / f"{name}.key").write_bytes(secret)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory, installed):
+    """Two servers of one repository, and what its bundle answers to some rows."""
+    folder = tmp_path_factory.mktemp("served")
+    bundle = small_bundle(folder / "bundle", ("a", "b"))
+    publish(bundle, folder / "repo")
+    x = np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)
+    with start(folder / "repo") as first, start(folder / "repo") as second:
+        yield [first, second], x, EdgePredictor(bundle.path).predict_proba(x)
+
+
+@contextmanager
+def gate(folder, pem, servers, **changes):
+    """Yield the address of an nginx before `servers`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ports = [[int(url.rpartition(":")[2]) for url in (server.http_url, server.grpc_url)] for server in servers]
+    settings = {
+        "upstreams": [("127.0.0.1", *both) for both in ports],
+        "host": "127.0.0.1",
+        "port": port,
+        "certificate": pem / "server.pem",
+        "key": pem / "server.key",
+        "client_ca": None,
+        "tokens": {"team-a": TOKEN, "team-b": OTHER_TOKEN},
+        "max_body_mb": 1,
+        "requests_per_s": 100_000,
+        "burst": 1000,
+        "max_connections": 64,
+        "timeout_s": 30,
+        "retry_other": True,
+    }
+    write_gateway(Gateway(**{**settings, **changes}), folder)
+    command = ["nginx", "-p", str(folder), "-c", "nginx.conf", "-e", "stderr", "-g", "daemon off;"]
+    with (folder / "nginx.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            assert process.poll() is None, (folder / "nginx.log").read_text()
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except OSError:
+                time.sleep(0.02)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory, pem, served):
+    with gate(tmp_path_factory.mktemp("gate"), pem, served[0]) as address:
+        yield address
+
+
+@pytest.fixture
+def ask(pem):
+    """Ask over HTTPS; return status, body and headers."""
+
+    def ask(address, path, body=None, token=TOKEN, client=None, method=None, headers=()):
+        context = ssl.create_default_context(cafile=pem / "ca.pem")
+        if client is not None:
+            context.load_cert_chain(pem / f"{client}.pem", pem / f"{client}.key")
+        headers = {**({} if token is None else {"Authorization": f"Bearer {token}"}), **dict(headers)}
+        request = urllib.request.Request(f"https://{address}{path}", data=body, headers=headers, method=method)
+        try:
+            with urllib.request.urlopen(request, context=context, timeout=30) as answer:
+                return answer.status, answer.read(), answer.headers
+        except urllib.error.HTTPError as error:
+            return error.code, error.read(), error.headers
+
+    return ask
+
+
+def rows(x):
+    data = {"name": "x", "shape": list(x.shape), "datatype": "FP32", "data": x.ravel().tolist()}
+    return json.dumps({"inputs": [data], "outputs": [{"name": "prob"}]}).encode()
+
+
+@pytest.fixture
+def over_grpc(pem):
+    """A gRPC client of the gateway, and the metadata with the token."""
+    clients = []
+
+    def over_grpc(address, client=None):
+        keys = (
+            {} if client is None else {"private_key": str(pem / f"{client}.key"), "certificate_chain": str(pem / f"{client}.pem")}
+        )
+        clients.append(grpc_api.InferenceServerClient(address, ssl=True, root_certificates=str(pem / "ca.pem"), **keys))
+        return clients[-1]
+
+    yield over_grpc
+    for client in clients:
+        client.close()
+
+
+def infer(client, x, token=TOKEN):
+    given = grpc_api.InferInput("x", x.shape, "FP32")
+    given.set_data_from_numpy(x)
+    headers = None if token is None else {"authorization": f"Bearer {token}"}
+    return client.infer("ovr", [given], headers=headers, client_timeout=30).as_numpy("prob")
+
+
+def test_who_has_a_token_gets_the_servers_answers_over_https_and_grpc(address, served, ask, over_grpc):
+    _, x, prob_NK = served
+    status, body, headers = ask(address, "/v2/models/ovr/infer", rows(x))
+    assert status == 200
+    (output,) = json.loads(body)["outputs"]
+    np.testing.assert_allclose(np.reshape(output["data"], output["shape"]), prob_NK, atol=1e-6)
+    assert len(headers["X-Request-Id"]) == 32
+    assert headers["Server"] == "nginx"  # and no version
+    assert ask(address, "/v2/health/ready")[0] == 200
+    assert ask(address, "/v2/models/ovr/versions/1/ready")[0] == 200
+    np.testing.assert_allclose(infer(over_grpc(address), x), prob_NK, atol=1e-6)
+
+
+def test_others_are_refused_with_words_and_no_path(address, served, ask, over_grpc):
+    x = served[1]
+    for token in (None, "x" * 20, TOKEN.upper(), TOKEN[:-1], "team-a"):
+        status, body, _ = ask(address, "/v2/models/ovr/infer", rows(x), token=token)
+        assert (status, json.loads(body)) == (401, {"error": "no token that is known; send authorization: Bearer TOKEN"})
+        with pytest.raises(InferenceServerException, match="no token that is known") as caught:
+            infer(over_grpc(address), x, token=token)
+        assert caught.value.status() == "StatusCode.UNAUTHENTICATED"
+    assert ask(address, "/v2")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "status"),
+    [
+        ("/v2/repository/index", "POST", 404),
+        ("/v2/repository/models/ovr/unload", "POST", 404),
+        ("/v2/models/../repository/index", "POST", 404),
+        ("/v2/models/%2e%2e/repository/index", "POST", 404),
+        ("/v2//repository//index", "POST", 404),
+        ("/v2/models/ovr/trace/setting", "GET", 404),
+        ("/v2/trace/setting", "POST", 404),
+        ("/v2/logging", "POST", 404),
+        ("/v2/systemsharedmemory/status", "GET", 404),
+        ("/v2/cudasharedmemory/status", "GET", 404),
+        ("/v2/models/ovr/infer", "GET", 405),
+        ("/v2/models/ovr/config", "POST", 405),
+        ("/metrics", "GET", 404),
+        ("/", "GET", 404),
+    ],
+)
+def test_what_changes_a_server_is_not_let_through(address, ask, path, method, status):
+    got, body, _ = ask(address, path, b"{}" if method == "POST" else None, method=method)
+    assert got == status
+    assert set(json.loads(body)) == {"error"}
+
+
+def test_grpc_lets_no_other_call_through(address, over_grpc):
+    client, headers = over_grpc(address), {"authorization": f"Bearer {TOKEN}"}
+    assert client.is_model_ready("ovr", headers=headers)
+    for call in (
+        client.get_model_repository_index,
+        client.get_log_settings,
+        client.get_trace_settings,
+        client.get_system_shared_memory_status,
+    ):
+        with pytest.raises(InferenceServerException, match="there is no such API here") as caught:
+            call(headers=headers)
+        assert caught.value.status() == "StatusCode.UNIMPLEMENTED"
+    with pytest.raises(InferenceServerException, match="there is no such API here"):
+        client.unload_model("ovr", headers=headers)
+
+
+def test_requests_that_are_too_large_are_refused_by_both_protocols(address, ask, over_grpc):
+    x = np.zeros((60_000, 6), np.float32)
+    status, body, _ = ask(address, "/v2/models/ovr/infer", rows(x))
+    assert (status, json.loads(body)) == (413, {"error": "the request is larger than is let through"})
+    with pytest.raises(InferenceServerException):
+        infer(over_grpc(address), x)
+
+
+def test_one_client_that_asks_too_often_is_refused_and_another_is_not(tmp_path, pem, served, ask, over_grpc):
+    x = served[1]
+    with gate(tmp_path, pem, served[0], requests_per_s=1, burst=2) as address:
+        answers = [ask(address, "/v2/models/ovr/infer", rows(x))[0] for _ in range(10)]
+        assert answers[:3] == [200] * 3
+        assert 429 in answers
+        client = over_grpc(address)
+        with pytest.raises(InferenceServerException, match="too many requests; try again later") as caught:
+            [infer(client, x) for _ in range(10)]
+        assert caught.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
+        assert ask(address, "/v2/models/ovr/infer", rows(x), token=OTHER_TOKEN)[0] == 200
+
+
+def test_a_certificate_is_asked_for_and_one_of_the_authority_is_taken(tmp_path, pem, served, ask, over_grpc):
+    servers, x, prob_NK = served
+    with gate(tmp_path, pem, servers, client_ca=pem / "ca.pem", tokens=None) as address:
+        status, body, _ = ask(address, "/v2/models/ovr/infer", rows(x), token=None)
+        assert (status, json.loads(body)) == (400, {"error": "a certificate of a trusted authority is needed"})
+        assert ask(address, "/v2/models/ovr/infer", rows(x), token=None, client="client")[0] == 200
+        np.testing.assert_allclose(infer(over_grpc(address, "client"), x, token=None), prob_NK, atol=1e-6)
+        with pytest.raises(InferenceServerException, match="status: 400"):  # nginx refuses before it knows that it is gRPC
+            infer(over_grpc(address), x, token=None)
+    logged = [json.loads(line) for line in (tmp_path / "access.log").read_text().splitlines()]
+    assert [line["client"] for line in logged] == ["", "CN=client", "CN=client", ""]
+    assert [line["status"] for line in logged][:3] == [400, 200, 200]
+
+
+def test_no_request_fails_for_good_while_one_of_two_servers_is_killed(address, served, ask, over_grpc):
+    """HTTP clients need no retry of their own; gRPC ones retry once, as nginx cannot send a gRPC request twice."""
+    servers, x, prob_NK = served
+    killed, finished, failures, refused = threading.Event(), threading.Event(), [], []
+    counts = {"http": 0, "grpc": 0, "after": 0}
+
+    def over_http():
+        while not finished.is_set():
+            status, body, _ = ask(address, "/v2/models/ovr/infer", rows(x))
+            if status != 200:
+                failures.append((status, body))
+                continue
+            (output,) = json.loads(body)["outputs"]
+            if np.abs(np.reshape(output["data"], output["shape"]) - prob_NK).max() > 1e-6:
+                failures.append(output)
+            counts["http"] += 1
+            counts["after"] += killed.is_set()
+
+    def over_grpc_too():
+        client = over_grpc(address)
+        while not finished.is_set():
+            try:
+                prob = infer(client, x)
+            except InferenceServerException as error:
+                refused.append(error.status())
+                try:
+                    prob = infer(client, x)
+                except InferenceServerException as again:
+                    failures.append(str(again))
+                    continue
+            if np.abs(prob - prob_NK).max() > 1e-6:
+                failures.append(prob)
+            counts["grpc"] += 1
+
+    threads = [threading.Thread(target=over_http) for _ in range(4)] + [threading.Thread(target=over_grpc_too) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        time.sleep(0.5)
+        servers[1].process.kill()
+        killed.set()
+        time.sleep(1.5)
+    finally:
+        finished.set()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+    assert set(refused) <= {"StatusCode.UNAVAILABLE"}
+    assert min(counts["http"], counts["grpc"], counts["after"]) > 10
