@@ -32,6 +32,7 @@ REFUSALS = {
     408: (408, 4, "the request did not arrive in time"),
     413: (413, 8, "the request is larger than is let through"),
     414: (414, 3, "the address is too long"),
+    415: (415, 12, "compressed requests are not taken"),
     429: (429, 8, "too many requests; try again later"),
     494: (431, 3, "the headers are too large"),
     495: (400, 16, "the certificate is not of a trusted authority"),
@@ -165,7 +166,8 @@ def nginx_conf(gateway: Gateway) -> str:
     ]
     if gateway.client_ca is not None:
         server += [f"ssl_client_certificate {gateway.client_ca.absolute()};", "ssl_verify_client on;"]
-    refused = "if ($ovr_client = '') { return 401; }"
+    # Compressed bodies get past every limit on size.
+    refused = "if ($ovr_client = '') { return 401; } if ($ovr_packed) { return 415; }"
     get, model = "limit_except GET { deny all; }", r"^/v2/models/[A-Za-z0-9_-]+(/versions/[0-9]+)?"
     http = [refused, "proxy_pass http://ovr_http$uri$is_args$args;"]
     grpc = [refused, "grpc_pass grpc://ovr_grpc;", *(f"error_page {status} = @grpc_{status};" for status in REFUSALS)]
@@ -220,6 +222,7 @@ def _http(gateway: Gateway) -> list[str]:
         "keepalive_timeout 75s;",
         "large_client_header_buffers 4 8k;",
         *_clients(gateway),
+        "map $http_content_encoding$http_grpc_encoding $ovr_packed { '' ''; identity ''; default yes; }",
         f"limit_req_zone $ovr_zone zone=ovr_rate:8m rate={gateway.requests_per_s}r/s;",
         "limit_conn_zone $ovr_zone zone=ovr_connections:8m;",
         f"limit_req zone=ovr_rate burst={gateway.burst} nodelay;" if gateway.burst else "limit_req zone=ovr_rate;",

@@ -1,6 +1,7 @@
 """A real nginx with the generated configuration before two real servers."""
 
 import datetime
+import gzip
 import ipaddress
 import json
 import shutil
@@ -235,6 +236,16 @@ def test_requests_that_are_too_large_are_refused_by_both_protocols(address, ask,
     assert (status, json.loads(body)) == (413, {"error": "the request is larger than is let through"})
     with pytest.raises(InferenceServerException):
         infer(over_grpc(address), x)
+
+
+def test_compressed_requests_are_refused_by_both_protocols(address, served, ask, over_grpc):
+    x = served[1]
+    status, body, _ = ask(address, "/v2/models/ovr/infer", gzip.compress(rows(x)), headers={"Content-Encoding": "gzip"})
+    assert (status, json.loads(body)) == (415, {"error": "compressed requests are not taken"})
+    given = grpc_api.InferInput("x", x.shape, "FP32")
+    given.set_data_from_numpy(x)
+    with pytest.raises(InferenceServerException, match="compressed requests are not taken"):
+        over_grpc(address).infer("ovr", [given], headers={"authorization": f"Bearer {TOKEN}"}, compression_algorithm="gzip")
 
 
 def test_one_client_that_asks_too_often_is_refused_and_another_is_not(tmp_path, pem, served, ask, over_grpc):
