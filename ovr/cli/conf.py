@@ -24,6 +24,7 @@ COMMANDS = {
     "head diff": "what differs between two bundles, head by head",
     "head verify": "proof of which heads differ between two bundles and which do not, bit for bit",
     "head add": "a new class on the backbone that is there, from its rows and those of others",
+    "head features": "the features of labelled rows in a file, for head add and retrain without the rows",
     "head retrain": "heads fitted again on new rows, on the backbone that is there",
     "head plan": "what new labelled rows ask of each head: to be retrained, recalibrated, or nothing",
     "head replace": "heads of another bundle with the same backbone, in place of the bundle's own or beside them",

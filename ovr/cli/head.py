@@ -49,26 +49,36 @@ def list_head(cfg: DictConfig) -> None:
 
 
 def show_head(cfg: DictConfig) -> None:
-    """Print what the bundle says of one head, or of an earlier version, and the steps of its history that name it, as JSON."""
+    """Print what the bundle says of a head, or of an earlier version, and the steps of its history that name it, as JSON.
+
+    Of several, named by `classes`, a list.
+    """
     from ovr.core.bundle import open_bundle
+
+    bundle = open_bundle(Path(cfg.bundle))
+    ids = known_ids(bundle, class_ids_of(cfg), retired=True)
+    said = [_shown(bundle, class_id, cfg.version) for class_id in ids]
+    print(json.dumps(said[0] if cfg.classes is None else said, indent=1, ensure_ascii=False))
+
+
+def _shown(bundle: "ModelBundle", class_id: str, version: int | None) -> dict[str, Any]:
+    from dataclasses import asdict
+
     from ovr.core.ledger import HeadVersion
     from ovr.lifecycle.assemble import class_specs
 
-    bundle = open_bundle(Path(cfg.bundle))
-    (class_id,) = known_ids(bundle, [text(cfg, "class")], retired=True)
     in_use = bundle.head(class_id) if class_id in bundle.taxonomy.ids else None
-    version = cfg.version if cfg.version is not None else in_use.version if in_use else bundle.ledger.versions(class_id)[-1]
+    if version is None:
+        version = in_use.version if in_use else bundle.ledger.versions(class_id)[-1]
     head = in_use if in_use is not None and in_use.version == version else bundle.earlier_head(HeadVersion(class_id, version))
     spec = class_specs(bundle)[class_id]
-    history = [step for step in bundle.provenance.get("history", []) if _names(step, class_id)]
-    said = {
-        "class": {"id": spec.id, "name": spec.name, "owner": spec.owner, "critical": spec.critical, "parent": spec.parent},
+    return {
+        "class": {name: value for name, value in asdict(spec).items() if value is not None},
         "in_use": None if in_use is None else in_use.version,
         "kept": bundle.ledger.versions(class_id),
         "head": head.to_json(),
-        "history": history,
+        "history": [step for step in bundle.provenance.get("history", []) if _names(step, class_id)],
     }
-    print(json.dumps(said, indent=1, ensure_ascii=False))
 
 
 def diff_head(cfg: DictConfig) -> None:
@@ -141,7 +151,7 @@ def rollback_head(cfg: DictConfig) -> None:
 
 
 def rename_head(cfg: DictConfig) -> None:
-    """Write the bundle with another name or owner of a class, or what else its taxonomy says of it.
+    """Write the bundle with another name or owner of some classes, or what else its taxonomy says of them.
 
     Raises:
         ConfigError: nothing is given.
@@ -152,14 +162,15 @@ def rename_head(cfg: DictConfig) -> None:
     from ovr.lifecycle.heads import respecified
 
     bundle = open_bundle(Path(cfg.bundle))
-    (class_id,) = known_ids(bundle, [text(cfg, "class")])
-    old = bundle.taxonomy[bundle.taxonomy.column(class_id)]
-    new = {name: cfg[name] for name in asdict(old) if name != "id" and cfg[name] is not None}
-    if not new:
+    ids = known_ids(bundle, class_ids_of(cfg))
+    specs = {spec.id: spec for spec in bundle.taxonomy}
+    new = {name: cfg[name] for name in asdict(specs[ids[0]]) if name not in ("id", "name") and cfg[name] is not None}
+    named = names_of(cfg, ids)
+    if not new and not any(named.values()):
         raise ConfigError("neither name nor owner nor anything else is given; say what is to be another")
-    spec = replace(old, **new)
+    changed = [replace(specs[class_id], **new, **named[class_id]) for class_id in ids]
     with out_of(cfg) as out:
-        print_change(cfg, bundle, respecified(bundle, out, [spec], entry=entry_of(cfg)))
+        print_change(cfg, bundle, respecified(bundle, out, changed, entry=entry_of(cfg)))
 
 
 def retire_head(cfg: DictConfig) -> None:
@@ -185,6 +196,22 @@ def class_ids_of(cfg: DictConfig) -> list[str]:
     if not ids:
         raise ConfigError("classes is an empty list; name the class ids of the heads to change")
     return ids
+
+
+def names_of(cfg: DictConfig, ids: list[str]) -> dict[str, dict[str, Any]]:
+    """Return {"name": NAME} for each class id, by `name` or `names`; an empty one where neither is given.
+
+    Raises:
+        ConfigError: both are given, `name` is given for several classes, or `names` are of another number.
+    """
+    if cfg.name is not None and cfg.names is not None:
+        raise ConfigError("give name=NAME or names=[NAME,...], and not both")
+    if cfg.name is not None and len(ids) > 1:
+        raise ConfigError(f"name={cfg.name} is of one class, got {len(ids)}; give names=[NAME,...] in the order of the classes")
+    names = class_ids(cfg.names, key="names") if cfg.name is None else [text(cfg, "name")]
+    if names is not None and len(names) != len(ids):
+        raise ConfigError(f"names has {len(names)} for {len(ids)} classes; expected one for each, in their order")
+    return {class_id: {} if names is None else {"name": names[i]} for i, class_id in enumerate(ids)}
 
 
 def known_ids(bundle: "ModelBundle", ids: list[str], *, retired: bool = False) -> list[str]:

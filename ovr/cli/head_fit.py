@@ -2,45 +2,49 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from ovr.cli.bundle import text
 from ovr.cli.calibrate import trained_calibrator
-from ovr.cli.head import class_ids_of, entry_of, known_ids, out_of, print_change
+from ovr.cli.head import class_ids_of, entry_of, known_ids, names_of, out_of, print_change
+from ovr.cli.head_data import check_rows, rows_of, source_rows
 from ovr.cli.instantiate import build
-from ovr.cli.labelled_rows import num_threads, read_rows
+from ovr.cli.labelled_rows import class_ids, num_threads, read_rows
 from ovr.cli.tables import table
 from ovr.errors import ConfigError, TaxonomyError
 
 if TYPE_CHECKING:
     from ovr.core.bundle import ModelBundle
-    from ovr.core.taxonomy import ClassSpec, Taxonomy
-    from ovr.lifecycle.head_rows import SplitRows
+    from ovr.core.taxonomy import ClassSpec
     from ovr.lifecycle.train_heads import Trained
 
 
 def add_head(cfg: DictConfig) -> None:
-    """Write the bundle with a head of a new class.
+    """Write the bundle with heads of new classes.
 
     Raises:
         ConfigError: a setting that cannot be used.
-        TaxonomyError: the bundle has the class.
+        TaxonomyError: the bundle has a class, or has had it.
         DataError: rows that cannot be read, or are too few.
-        GateError: the head does not pass.
+        GateError: a head does not pass.
     """
     from ovr.core.bundle import open_bundle
-    from ovr.core.taxonomy import ClassSpec
+    from ovr.core.taxonomy import ClassSpec, Taxonomy
 
     bundle = open_bundle(Path(cfg.bundle))
-    class_id = text(cfg, "class")
-    if class_id in bundle.taxonomy.ids:
-        raise TaxonomyError(f"bundle {bundle.path} has class {class_id!r} already; `ovr head retrain` fits its head again")
-    if any(spec.id == class_id for spec in bundle.ledger.retired):
-        raise TaxonomyError(f"class {class_id!r} is retired; `ovr head rollback` brings it back, `ovr head retrain` fits it again")
-    given = {name: cfg[name] for name in ("name", "owner", "critical", "parent") if cfg[name] is not None}
-    _fit(cfg, bundle, [ClassSpec(class_id, **given)], command="head add")
+    ids = class_ids_of(cfg)
+    for class_id in ids:
+        if class_id in bundle.taxonomy.ids:
+            raise TaxonomyError(f"bundle {bundle.path} has class {class_id!r} already; `ovr head retrain` fits its head again")
+        if any(spec.id == class_id for spec in bundle.ledger.retired):
+            raise TaxonomyError(
+                f"class {class_id!r} is retired; `ovr head rollback` brings it back, `ovr head retrain` fits it again"
+            )
+    given = {name: cfg[name] for name in ("owner", "critical", "parent") if cfg[name] is not None}
+    specs = [ClassSpec(class_id, **given, **named) for class_id, named in names_of(cfg, ids).items()]
+    Taxonomy([*bundle.taxonomy, *bundle.ledger.retired, *specs])  # ids that look alike are refused before any row is read
+    _fit(cfg, bundle, specs, command="head add")
 
 
 def retrain_head(cfg: DictConfig) -> None:
@@ -65,7 +69,7 @@ def _fit(cfg: DictConfig, bundle: "ModelBundle", specs: Sequence["ClassSpec"], *
     from ovr.core.taxonomy import Taxonomy
     from ovr.lifecycle.train_heads import check_fittable, train_heads
 
-    check_before(cfg, bundle, specs)
+    check_rows(cfg, bundle, specs)
     calibrator = build(cfg.calibrator or trained_calibrator(bundle.provenance), cfg.allow_targets)
     check_fittable(calibrator, cfg.kind)
     threshold = build(cfg.threshold or _trained_threshold(bundle), cfg.allow_targets)
@@ -74,7 +78,7 @@ def _fit(cfg: DictConfig, bundle: "ModelBundle", specs: Sequence["ClassSpec"], *
     every = {spec.id: spec for spec in (*bundle.taxonomy, *bundle.ledger.retired, *specs)}
     taxonomy = Taxonomy(every.values())
     with out_of(cfg) as out:
-        rows, record = _rows(cfg, bundle, taxonomy, specs)
+        rows, record = rows_of(cfg, bundle, taxonomy, specs)
         entry = {"command": command, "data": record, **entry_of(cfg)}
         made, trained = train_heads(
             bundle,
@@ -96,75 +100,46 @@ def _fit(cfg: DictConfig, bundle: "ModelBundle", specs: Sequence["ClassSpec"], *
         print_change(cfg, bundle, made)
 
 
-def check_before(cfg: DictConfig, bundle: "ModelBundle", specs: Sequence["ClassSpec"]) -> None:
-    """Refuse what cannot be done before any row is read."""
-    from ovr.lifecycle.put import check_change
-
-    if cfg.out is not None:
-        check_change(bundle, Path(cfg.out))
-    if cfg.positives is not None:
-        if len(specs) != 1:
-            raise ConfigError(f"positives={cfg.positives} are rows of one class; name one, got {len(specs)}")
-        if not Path(cfg.positives).exists():
-            raise ConfigError(f"positives={cfg.positives} does not exist; expected a file of rows of the class")
-
-
-def _rows(
-    cfg: DictConfig, bundle: "ModelBundle", taxonomy: "Taxonomy", specs: Sequence["ClassSpec"]
-) -> tuple[dict[str, "SplitRows"], dict[str, Any]]:
-    """Return the rows of `data`, with those of `positives`, and what the history tells of them."""
-    from ovr.data.fitted import Fitted
-    from ovr.data.leakage import row_digests
-    from ovr.lifecycle.head_rows import split_rows, with_positives
-    from ovr.lifecycle.logits import bundle_features
-
-    if not isinstance(cfg.data, DictConfig) or "source" not in cfg.data:
-        raise ConfigError(
-            "data is not given; heads need rows of other classes too: data=table data.path=FILE data.target=COLUMN, say"
-        )
-    splits = build(cfg.data.source, cfg.allow_targets, fitted=Fitted(taxonomy, bundle.input, whole=False))
-    threads = num_threads(cfg)
-    rows = split_rows(bundle, splits, max_overlap=cfg.max_overlap, num_threads=threads)
-    record = {"num_rows": sum(len(each.z_ND) for each in rows.values()), **splits.origin.to_json()}
-    if cfg.positives is None:
-        return rows, record
-    x = _encoded(cfg, bundle)
-    z_PD = bundle_features(bundle, x, num_threads=threads)
-    record |= {"positives": {"file": Path(cfg.positives).name, "num_rows": len(x)}}
-    column = taxonomy.column(specs[0].id)
-    return with_positives(bundle, rows, z_PD, row_digests(x), column, seed=cfg.fit.seed), record
-
-
-def _encoded(cfg: DictConfig, bundle: "ModelBundle") -> Any:
-    """Return the rows of `positives` as the backbone takes them."""
-    from ovr.runtime.images import read_images
-    from ovr.runtime.predictor import EdgePredictor
-    from ovr.runtime.record_files import TextColumns, read_records
-    from ovr.runtime.rows import read_rows
-
-    source, kind = Path(cfg.positives), bundle.input.raw_kind
-    if kind is None:
-        return read_rows(source, bundle.input)
-    predictor = EdgePredictor(bundle.path)
-    if kind == "image":
-        return predictor.encode(list(read_images(source, column="path")))
-    return predictor.encode(read_records(source, kind, text=TextColumns.of(bundle.input.encoder)))
-
-
 def _trained_threshold(bundle: "ModelBundle") -> DictConfig:
     settings = bundle.provenance.get("config", {}).get("threshold")
     return OmegaConf.create(dict(settings) if isinstance(settings, dict) else {"_target_": "ovr.threshold.max_f_beta.MaxFBeta"})
 
 
 def _print(made: "Trained") -> None:
-    spec, figures = made.head.spec, made.head.metrics.get("test", {})
+    spec, metrics = made.head.spec, made.head.metrics
     how = "rows left out in turn, as there are few" if made.cross_fitted else "held-out rows"
     print(f"{spec.id}: fitted on {made.num_positives} rows of the class; calibrated and judged on {how}")
     for check in made.judged.checks:
         print(f"  {'passed' if check.passed else 'FAILED'} {check.name}: {check.said}")
-    if figures.get("average_precision") is not None:
-        low, high = (figures.get(f"average_precision_{end}") for end in ("low", "high"))
-        print(f"  test rows: average precision {figures['average_precision']:.4f} ({low:.4f} to {high:.4f})")
+    for name, what in (("test", "test rows"), ("left_out", "rows left out in turn")):
+        figures = metrics.get(name, {})
+        if figures.get("average_precision") is not None:
+            low, high = (figures.get(f"average_precision_{end}") for end in ("low", "high"))
+            print(f"  {what}: average precision {figures['average_precision']:.4f} ({low:.4f} to {high:.4f})")
+
+
+def features_head(cfg: DictConfig) -> None:
+    """Write the features of labelled rows to a file, for `features=` of other commands.
+
+    Raises:
+        ConfigError: a setting that cannot be used; the file exists.
+        DataError: rows that cannot be read.
+    """
+    from ovr.core.bundle import open_bundle
+    from ovr.core.taxonomy import ClassSpec, Taxonomy
+    from ovr.lifecycle.assemble import class_specs
+    from ovr.lifecycle.feature_file import write_features
+
+    out = Path(cfg.out)
+    if out.suffix != ".npz" or out.exists():
+        raise ConfigError(f"out={cfg.out}{' exists' if out.exists() else ''}; expected FILE.npz that does not exist")
+    bundle = open_bundle(Path(cfg.bundle))
+    had = class_specs(bundle)
+    more = [class_id for class_id in class_ids(cfg.classes, key="classes") or () if class_id not in had]
+    taxonomy = Taxonomy([*had.values(), *map(ClassSpec, more)])
+    rows, _ = source_rows(cfg, bundle, taxonomy)
+    write_features(out, bundle, rows, taxonomy)
+    print(f"features of {sum(map(len, rows.values()))} rows by backbone {bundle.backbone_sha256[:12]} in {out}")
 
 
 def plan_head(cfg: DictConfig) -> None:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ovr import __version__
+from ovr.cli.class_words import ids_as_written
 from ovr.cli.conf import COMMANDS, command_help, conf_dir, name_of, overview
 from ovr.core.nearest import nearest
 from ovr.errors import ConfigError, OvrError
@@ -73,7 +74,7 @@ def plain_arguments(command: str, args: Sequence[str]) -> list[str]:
     plain: list[str] = []
     for arg in args:
         if arg.startswith("-") or "=" in arg or not names:
-            plain.append(FLAGS.get(arg, arg))
+            plain.append(FLAGS.get(arg, ids_as_written(arg)))
         else:
             plain.append(f"{names.pop(0)}={arg}")
     return plain
@@ -129,7 +130,7 @@ def job_of(command: str) -> Callable[["DictConfig"], None]:
     family, _, name = command.partition(" ")
     module, function = f"ovr.cli.{name_of(command)}", "run"
     if family in ("head", "bundle"):  # one module for all of them, and one for those that need torch
-        of_torch = command in ("head add", "head retrain", "head plan")
+        of_torch = command in ("head add", "head features", "head retrain", "head plan")
         module, function = f"ovr.cli.{family}{'_fit' if of_torch else ''}", f"{name}_{family}"
     job: Callable[[DictConfig], None] = getattr(importlib.import_module(module), function)
     return job

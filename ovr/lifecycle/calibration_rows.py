@@ -26,7 +26,8 @@ LOGIT, TARGET, MASK, FEATURES, COHORT = (f"calibration/{name}.npy" for name in (
 class AddedRows:
     """Labelled rows that join the calibration rows of a bundle: their features, and what is known of them by class id.
 
-    A label of a class is (target (M,), mask (M,)); of classes that are not named nothing is known.
+    A label of a class is (target (M,), mask (M,)); of classes that are not named nothing is known. The first `num_kept` of the rows
+    are those that the bundle keeps already, all of them and in its order.
     """
 
     z_MD: NDArray[np.float32]
@@ -34,6 +35,7 @@ class AddedRows:
     cohort_M: NDArray[np.str_] | None = None
     # (M,) by class id, where the head itself was fitted on the rows: of heads that were not
     logits: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    num_kept: int = 0
 
 
 def columns_of(value_NK: NDArray[Any], columns: Sequence[int | None]) -> NDArray[Any]:
@@ -74,22 +76,28 @@ def calibration_parts(
             logit_NK[:, k] = head_logits(model.kind, model.weights, z_ND)
     mask_NK[:, list(strange)] = False
     if rows is not None and taxonomy is not None:
+        own, new = slice(0, rows.num_kept), slice(rows.num_kept, None)
         models = _models(bundle, columns, changed)
-        logit_MK = np.stack([head_logits(model.kind, model.weights, rows.z_MD) for model in models], axis=1).astype(np.float32)
+        new_MD = rows.z_MD[new]
+        logit_MK = np.stack([head_logits(model.kind, model.weights, new_MD) for model in models], axis=1).astype(np.float32)
         target_MK, mask_MK = (np.zeros(logit_MK.shape, np.bool_) for _ in range(2))
         for class_id, (target_M, mask_M) in rows.labels.items():
             k = taxonomy.column(class_id)
-            target_MK[:, k], mask_MK[:, k] = target_M, mask_M
+            target_MK[:, k], mask_MK[:, k] = target_M[new], mask_M[new]
             mask_NK[:, k] = False  # the new head may have been fitted on some of them
-            logit_MK[:, k] = rows.logits.get(class_id, logit_MK[:, k])
+            if rows.num_kept:
+                target_NK[:, k], mask_NK[:, k] = target_M[own], mask_M[own]
+            if (logit_M := rows.logits.get(class_id)) is not None:
+                logit_MK[:, k] = logit_M[new]
+                logit_NK[: rows.num_kept, k] = logit_M[own]
         logit_NK, target_NK, mask_NK = (
             np.concatenate(pair) for pair in ((logit_NK, logit_MK), (target_NK, target_MK), (mask_NK, mask_MK))
         )
         if z_ND is not None:
-            z_ND = np.concatenate([z_ND, rows.z_MD])
+            z_ND = np.concatenate([z_ND, new_MD])
         if COHORT in found:
-            unknown = np.full(len(rows.z_MD), "", found[COHORT].dtype)
-            found[COHORT] = np.concatenate([found[COHORT], unknown if rows.cohort_M is None else rows.cohort_M])
+            unknown = np.full(len(new_MD), "", found[COHORT].dtype)
+            found[COHORT] = np.concatenate([found[COHORT], unknown if rows.cohort_M is None else rows.cohort_M[new]])
     used_N = mask_NK.any(axis=1) if changed else np.ones(len(mask_NK), np.bool_)
     arrays = {LOGIT: logit_NK, TARGET: target_NK, MASK: mask_NK}
     arrays |= {FEATURES: z_ND} if z_ND is not None else {}

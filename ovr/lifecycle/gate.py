@@ -217,3 +217,10 @@ def judge_stored(gate: Gate, source: ModelBundle, spec: ClassSpec, *, replaced: 
 def prob_of(logit_N: NDArray[np.floating[Any]], calibration: Calibration) -> F64:
     """Return a head's probabilities (N,) for its logits."""
     return calibrated_prob(logit_N[:, None], Calibrations.of([calibration]))[:, 0]
+
+
+def prob_logits(prob_N: F64) -> F64:
+    """Return the log-odds (N,) of probabilities, those of 0 and 1 as far out as float32 tells."""
+    clipped_N = np.clip(prob_N, 2.0**-25, 1 - 2.0**-25)
+    logit_N: F64 = np.log(clipped_N) - np.log1p(-clipped_N)
+    return logit_N

@@ -1,21 +1,26 @@
 """The labelled rows that heads are fitted and judged on, by split, and which of them a bundle or one of its heads has seen.
 
+They are those of a source, of a file of features (`ovr.lifecycle.feature_file`), or the calibration rows that the bundle keeps.
+
 N = rows, D = features, P = rows that are all of one class
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ovr.core.bundle import ModelBundle
+from ovr.core.taxonomy import Taxonomy
 from ovr.data.labels import Labels
+from ovr.data.lazy import in_memory
 from ovr.data.leakage import U64, row_digests
 from ovr.data.overlap import CALIBRATION, TRAINING, Overlap, check_overlap, read_digests
 from ovr.data.splits import SPLIT_NAMES, Splits
-from ovr.errors import DataError
+from ovr.errors import ArtifactError, DataError
+from ovr.lifecycle.calibration_rows import COHORT, FEATURES, MASK, TARGET
 from ovr.lifecycle.fit import HeadRows
 from ovr.lifecycle.logits import bundle_features
 
@@ -31,6 +36,10 @@ class SplitRows:
     labels: Labels
     cohorts: Mapping[str, NDArray[np.str_]]
     repeated_N: NDArray[np.bool_]  # rows that are in an earlier split too, and count there alone
+    num_kept: int = 0  # of the first rows: calibration rows that the bundle keeps, whose digests are of their features
+
+    def __len__(self) -> int:
+        return len(self.z_ND)
 
     def of(self, column: int) -> HeadRows:
         """Return the rows with the labels of one class."""
@@ -45,7 +54,6 @@ def split_rows(bundle: ModelBundle, splits: Splits, *, max_overlap: float, num_t
         ConfigError: `max_overlap` is no share.
         DataError: of the validation, calibration and test rows too many are rows that the backbone was trained on.
     """
-    backbone_U = read_digests(bundle.path, TRAINING, steps=())
     found: dict[str, SplitRows] = {}
     source = ", ".join(file.name for file in splits.origin.files) or "the source"
     for name in SPLIT_NAMES:
@@ -55,25 +63,94 @@ def split_rows(bundle: ModelBundle, splits: Splits, *, max_overlap: float, num_t
                 f"{source} has no rows of {name}; heads are fitted on rows that are split into {', '.join(SPLIT_NAMES)}"
             )
         digest_N = row_digests(rows.x)
-        if name != "train" and backbone_U is not None:
-            # Rows that an earlier head was fitted on may be held out for the next one; those of the backbone may not.
-            overlap = Overlap(TRAINING, np.flatnonzero(np.isin(digest_N, backbone_U)), len(rows))
-            what, numbers = f"split {name} of {source}", splits.origin.row_numbers.get(name)
-            check_overlap([overlap], max_overlap=max_overlap, purpose="held out", row_numbers=numbers, source=what)
-        earlier = [each.digest_N for each in found.values()]
-        repeated_N = np.isin(digest_N, np.concatenate(earlier)) if earlier else np.zeros(len(rows), np.bool_)
-        if repeated_N.any():
-            log.warning("%d of %d rows of %s are in an earlier split too, and are left out", repeated_N.sum(), len(rows), name)
+        numbers = splits.origin.row_numbers.get(name)
+        check_held_out(bundle, name, digest_N, max_overlap=max_overlap, source=source, row_numbers=numbers)
         z_ND = bundle_features(bundle, rows.x, num_threads=num_threads)
-        found[name] = SplitRows(z_ND, digest_N, rows.labels, rows.cohorts, repeated_N)
+        if not in_memory(rows.x) and not np.array_equal(row_digests(rows.x), digest_N):
+            raise DataError(
+                f"rows of {name} of {source} were changed while they were read; expected files that stay as they are until the "
+                "command has ended"
+            )
+        found[name] = SplitRows(z_ND, digest_N, rows.labels, rows.cohorts, repeated_rows(name, digest_N, found))
     return found
 
 
+def check_held_out(
+    bundle: ModelBundle,
+    name: str,
+    digest_N: U64,
+    *,
+    max_overlap: float,
+    source: str,
+    row_numbers: NDArray[np.int64] | None = None,
+) -> None:
+    """Raise DataError where too many rows of a held-out split are rows that the backbone was trained on.
+
+    Rows that an earlier head was fitted on may be held out for the next one.
+    """
+    backbone_U = None if name == "train" else read_digests(bundle.path, TRAINING, steps=())
+    if backbone_U is not None:
+        overlap = Overlap(TRAINING, np.flatnonzero(np.isin(digest_N, backbone_U)), len(digest_N))
+        what = f"split {name} of {source}"
+        check_overlap([overlap], max_overlap=max_overlap, purpose="held out", row_numbers=row_numbers, source=what)
+
+
+def repeated_rows(name: str, digest_N: U64, found: Mapping[str, SplitRows]) -> NDArray[np.bool_]:
+    """Return which rows of a split are in those before it too, which a warning counts."""
+    earlier = [each.digest_N for each in found.values()]
+    repeated_N = np.isin(digest_N, np.concatenate(earlier)) if earlier else np.zeros(len(digest_N), np.bool_)
+    if repeated_N.any():
+        log.warning("%d of %d rows of %s are in an earlier split too, and are left out", repeated_N.sum(), len(digest_N), name)
+    return repeated_N
+
+
+def undivided(rows: SplitRows) -> dict[str, SplitRows]:
+    """Return rows that are not split, as training rows: heads are then judged on rows left out in turn."""
+    none = SplitRows(
+        rows.z_ND[:0],
+        rows.digest_N[:0],
+        rows.labels.take(np.arange(0)),
+        {c: v[:0] for c, v in rows.cohorts.items()},
+        rows.repeated_N[:0],
+    )
+    return {name: rows if name == "train" else none for name in SPLIT_NAMES}
+
+
+def kept_rows(bundle: ModelBundle, taxonomy: Taxonomy, new_ids: Collection[str]) -> dict[str, SplitRows]:
+    """Return the calibration rows that a bundle keeps, with the labels that it knows, in the columns of `taxonomy`.
+
+    Args:
+        new_ids: classes that the bundle does not have; whoever takes the rows says that none of them is of these.
+
+    Raises:
+        ArtifactError: the bundle keeps no features of them.
+    """
+    files = [bundle.path / name for name in (FEATURES, TARGET, MASK)]
+    if not all(file.is_file() for file in files):
+        raise ArtifactError(
+            f"bundle {bundle.path} keeps no features of calibration rows; give rows of other classes with data= or features=FILE"
+        )
+    z_ND, old_target_NK, old_mask_NK = (np.load(file, allow_pickle=False) for file in files)
+    target_NK, mask_NK = (np.zeros((len(z_ND), len(taxonomy)), np.bool_) for _ in range(2))
+    columns = [taxonomy.column(class_id) for class_id in bundle.taxonomy.ids]
+    target_NK[:, columns], mask_NK[:, columns] = old_target_NK, old_mask_NK
+    mask_NK[:, [taxonomy.column(class_id) for class_id in new_ids]] = True
+    cohorts = {} if bundle.cohorts is None else {bundle.cohorts.column: np.load(bundle.path / COHORT, allow_pickle=False)}
+    none = np.zeros(len(z_ND), np.bool_)
+    return undivided(SplitRows(z_ND, row_digests(z_ND), Labels.from_dense(target_NK, mask_NK), cohorts, none, num_kept=len(z_ND)))
+
+
 def known_rows(bundle: ModelBundle, class_id: str) -> U64:
-    """Return digests of the rows that the backbone or any head of a class was fitted or calibrated on."""
+    """Return digests of the rows that the backbone or any head of a class was fitted or calibrated on.
+
+    Of the calibration rows that the bundle keeps, those of their features too, by which `kept_rows` knows them.
+    """
     history = bundle.provenance.get("history", [])
     steps = [number for number, step in enumerate(history, start=1) if class_id in (step.get("classes") or [class_id])]
     parts = [read_digests(bundle.path, kind, steps=steps) for kind in (TRAINING, CALIBRATION)]
+    if class_id in bundle.taxonomy.ids and all((bundle.path / name).is_file() for name in (FEATURES, MASK)):
+        z_ND, mask_NK = (np.load(bundle.path / name, allow_pickle=False) for name in (FEATURES, MASK))
+        parts.append(row_digests(z_ND[mask_NK[:, bundle.taxonomy.column(class_id)]]))
     return np.concatenate([np.zeros(0, np.uint64), *(each for each in parts if each is not None)])
 
 
@@ -89,6 +166,12 @@ def with_positives(
     """
     if not len(digest_P):
         raise DataError("there are no positive rows; expected at least one")
+    calibration_U = read_digests(bundle.path, CALIBRATION) if any(each.num_kept for each in rows.values()) else None
+    if calibration_U is not None and (num_known := int(np.isin(digest_P, calibration_U).sum())):
+        raise DataError(
+            f"{num_known} of {len(digest_P)} positive rows are rows that the bundle was calibrated on, which kept_rows=true takes "
+            "as rows of other classes; leave them out, or give rows with data="
+        )
     if num_known := int(np.isin(digest_P, np.concatenate([each.digest_N for each in rows.values()])).sum()):
         raise DataError(
             f"{num_known} of {len(digest_P)} positive rows are rows of the source too; leave them out of one of the two"
@@ -113,5 +196,6 @@ def with_positives(
             Labels.from_dense(np.concatenate([target_NK, more_target]), np.concatenate([mask_NK, more_mask])),
             {key: np.concatenate([value, np.full(num_more, "", value.dtype)]) for key, value in old.cohorts.items()},
             np.concatenate([old.repeated_N, np.zeros(num_more, np.bool_)]),
+            old.num_kept,
         )
     return found

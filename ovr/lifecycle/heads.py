@@ -212,6 +212,7 @@ def respecified(bundle: ModelBundle, out: Path, specs: Sequence[ClassSpec], *, e
         TaxonomyError: the bundle has no such class.
     """
     check_change(bundle, out)
+    _some([spec.id for spec in specs])
     new = {bundle.taxonomy.column(spec.id): spec for spec in specs}
     taxonomy = Taxonomy(new.get(k, spec) for k, spec in enumerate(bundle.taxonomy))
     said = {"command": "head rename", "classes": [spec.id for spec in specs], **(entry or {})}

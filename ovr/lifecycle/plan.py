@@ -24,7 +24,7 @@ from ovr.errors import ArtifactError
 from ovr.export.stored import stored_weights
 from ovr.lifecycle.assemble import head_logits
 from ovr.lifecycle.fit import HeadFit, HeadRows, cross_calibrated
-from ovr.lifecycle.gate import prob_of
+from ovr.lifecycle.gate import prob_logits, prob_of
 from ovr.metric.compare import LEAST_POSITIVES, compare
 
 F64 = NDArray[np.float64]
@@ -103,13 +103,6 @@ def plan(
             )
         )
     return planned
-
-
-def prob_logits(prob_N: F64) -> F64:
-    """Return the log-odds (N,) of probabilities, those of 0 and 1 as far out as float32 tells."""
-    clipped_N = np.clip(prob_N, 2.0**-25, 1 - 2.0**-25)
-    logit_N: F64 = np.log(clipped_N) - np.log1p(-clipped_N)
-    return logit_N
 
 
 def _nll(prob_N: F64, target_N: NDArray[np.bool_]) -> float:

@@ -31,7 +31,7 @@ from ovr.lifecycle.assemble import NewModel, Rewritten, head_logits
 from ovr.lifecycle.calibrate import Calibrator
 from ovr.lifecycle.calibration_rows import AddedRows
 from ovr.lifecycle.fit import HeadFit, HeadRows, check_kind, cross_calibrated
-from ovr.lifecycle.gate import Gate, Judged, check_passed, prob_of
+from ovr.lifecycle.gate import Gate, Judged, check_passed, prob_logits, prob_of
 from ovr.lifecycle.head_rows import SplitRows, known_rows
 from ovr.lifecycle.heads import last_head
 from ovr.lifecycle.logits import KnownLogits
@@ -97,7 +97,8 @@ def train_heads(
     few = any(made.cross_fitted for made in heads)
     fitted, held = (EVERY, EVERY) if few else (("train",), ("calib",))
     used = {rows_of_step(TRAINING, step): fitted, rows_of_step(CALIBRATION, step): held}
-    digests = {name: np.unique(np.concatenate([rows[split].digest_N for split in splits])) for name, splits in used.items()}
+    new = {name: split.digest_N[split.num_kept :] for name, split in rows.items()}
+    digests = {name: np.unique(np.concatenate([new[split] for split in splits])) for name, splits in used.items()}
     said = {
         "classes": [spec.id for spec in specs],
         "gate": {made.judged.class_id: made.judged.to_json() for made in heads},
@@ -191,7 +192,8 @@ def _train(
         calibration,
         number,
         chosen.status_K[0],
-        metrics=_figures(spec, model, calibration, number, of_split["test"]),
+        metrics=_figures(spec, model, calibration, number, of_split["test"])
+        or ({} if out_of_fold_N is None else _left_out_figures(spec, prob_N, number, judged)),
         provenance={
             "num_rows": int(seen.mask_N.sum()),
             "num_positives": seen.num_positives,
@@ -229,9 +231,21 @@ def _figures(
     """Return the figures of the test rows, as training has them; none without a known row."""
     if not test.mask_N.any():
         return {}
-    logit_N1 = head_logits(model.kind, model.weights, test.z_ND)[:, None].astype(np.float32)
+    return {"test": _report(spec, head_logits(model.kind, model.weights, test.z_ND), calibration, threshold, test)}
+
+
+def _left_out_figures(spec: ClassSpec, prob_N: NDArray[np.float64], threshold: float, rows: HeadRows) -> dict[str, dict[str, Any]]:
+    """Return the figures of rows left out in turn, by heads and calibrations that were fitted without them."""
+    found = _report(spec, prob_logits(prob_N), Calibration(scale=1.0, status="ok"), threshold, rows)
+    of_calibration = {"temperature", "calibration_kind", "calibration_status", "ece_before", "nll_before", "brier_before"}
+    return {"left_out": {name: value for name, value in found.items() if name not in of_calibration}}
+
+
+def _report(
+    spec: ClassSpec, logit_N: NDArray[np.float64], calibration: Calibration, threshold: float, test: HeadRows
+) -> dict[str, Any]:
     calibrations = Calibrations.of([calibration])
-    logits: Any = KnownLogits(logit_N1)
+    logits: Any = KnownLogits(logit_N[:, None].astype(np.float32))
     found = evaluate(
         logits,
         Labels.from_dense(test.target_N[:, None], test.mask_N[:, None]),
@@ -241,7 +255,8 @@ def _figures(
         small_K=np.array([test.num_positives < MIN_HELD_OUT]),
         propensity_K=np.ones(1),
     )
-    return {"test": found.report(Taxonomy([spec]), calibrations)["classes"][0]}
+    said: dict[str, Any] = found.report(Taxonomy([spec]), calibrations)["classes"][0]
+    return said
 
 
 def _added(
@@ -263,4 +278,5 @@ def _added(
     cohort_M = None
     if bundle.cohorts is not None and all(bundle.cohorts.column in rows[name].cohorts for name in held):
         cohort_M = np.concatenate([rows[name].cohorts[bundle.cohorts.column] for name in held])
-    return AddedRows(np.concatenate([rows[name].z_ND for name in held]), labels, cohort_M, logits)
+    z_MD = np.concatenate([rows[name].z_ND for name in held])
+    return AddedRows(z_MD, labels, cohort_M, logits, num_kept=sum(rows[name].num_kept for name in held))

@@ -65,7 +65,8 @@ def test_export_of_some_heads_writes_them_and_the_backbone(bundle, tmp_path, cap
     assert "class 'nobody' is not in the taxonomy" in error_of(capsys, *args)
     assert not (tmp_path / "other").exists()
     assert "heads is 'cat'; expected a list" in error_of(capsys, *args[:-1], "heads=cat")
-    for value, lost in (("[1.50]", "1.5"), ("[cat,true]", "True"), ("[null]", "None")):
-        assert f"heads holds {lost}, which is no text; quote class ids" in error_of(capsys, *args[:-1], f"heads={value}")
+    for value, written in (("[1.50]", "1.50"), ("[true]", "true"), ("[null]", "null")):
+        assert f"class {written!r} is not in the taxonomy" in error_of(capsys, *args[:-1], f"heads={value}")
+    assert "heads holds ['1'], which is no text; quote class ids" in error_of(capsys, *args[:-1], "heads=[[1]]")
     assert "heads is an empty list" in error_of(capsys, *args[:-1], "heads=[]")
     assert not (tmp_path / "other").exists()

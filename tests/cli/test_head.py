@@ -50,6 +50,33 @@ def test_a_dry_run_says_what_would_change_and_writes_nothing(args, tmp_path, cap
     assert "exists already" in error_of(capsys, "head", "rename", *args, f"class={CLASS_IDS[1]}", "name=Dog", "--dry-run")
 
 
+def test_several_classes_are_renamed_and_shown_at_once(args, tmp_path, capsys):
+    assert main(["head", "rename", *args, "classes=[dog,cat]", "names=[1.50,Cat]", "owner=team"]) == 0
+    specs = open_bundle(tmp_path / "out").taxonomy
+    assert [spec.name for spec in specs] == ["Cat", "1.50", "größe"]
+    assert [spec.owner for spec in specs] == ["team", "team", ""]
+    capsys.readouterr()
+    assert main(["head", "show", f"bundle={tmp_path / 'out'}", "classes=[cat,größe]"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert [(each["class"]["name"], len(each["history"])) for each in said] == [("Cat", 1), ("größe", 0)]
+
+
+@pytest.mark.parametrize("step", [["retire"], ["rollback"], ["replace", "--force"]])
+def test_each_step_takes_several_classes_and_a_dry_run(bundle, args, tmp_path, step, capsys):
+    """Those that fit heads are in tests/lifecycle/test_head_commands.py."""
+    source = args[0]
+    if step[0] == "rollback":
+        assert main(["head", "retire", *args, "classes=[cat,dog]"]) == 0
+        source = f"bundle={tmp_path / 'out'}"
+    of = [f"from={bundle.path}"] if step[0] == "replace" else []
+    command = ["head", *step, source, f"out={tmp_path / 'then'}", *of, "classes=[cat,dog]"]
+    assert main([*command, "--dry-run"]) == 0
+    assert "dry run: nothing was written" in capsys.readouterr().out
+    assert not (tmp_path / "then").exists()
+    assert main(command) == 0
+    assert open_bundle(tmp_path / "then").provenance["history"][-1]["classes"] == ["cat", "dog"]
+
+
 def test_the_proof_leads_from_one_root_to_the_other(bundle, args, tmp_path, capsys):
     assert main(["head", "rename", *args, f"class={CLASS_IDS[1]}", "owner=team", "max_ece=0.02", "critical=true"]) == 0
     spec = open_bundle(tmp_path / "out").taxonomy[1]
@@ -92,7 +119,14 @@ def test_heads_are_taken_from_another_bundle_and_the_difference_is_told(bundle, 
         (["rollback", "class=dog", "version=1"], "is at version 1 already"),
         (["retire", "classes=[dog,dog]"], "class 'dog' is named more than once"),
         (["rollback", "classes=[]"], "classes is an empty list"),
-        (["retire", "class=1.50"], "class is 1.5, which is no text"),
+        (["retire", "class=1.50"], "has no class '1.50'"),
+        (["retire", "class=[dog]"], "class is ['dog'], which is no text"),
+        (["retire", "classes=[cat,dog,größe]"], "a bundle needs at least one head"),
+        (["rollback", "class=größer"], "has no class 'größer'; nearest: größe"),
+        (["rename", "class=dog", "name=A", "names=[A]"], "give name=NAME or names=[NAME,...], and not both"),
+        (["rename", "classes=[dog,cat]", "name=A"], "name=A is of one class, got 2; give names=[NAME,...]"),
+        (["rename", "classes=[dog,cat]", "names=[A]"], "names has 1 for 2 classes"),
+        (["rename", "classes=[dog,dog]", "owner=x"], "class 'dog' is named more than once"),
         (["retire", "class=dog", "out=null"], "out is not given"),
     ],
 )

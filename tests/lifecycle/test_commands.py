@@ -139,7 +139,7 @@ def test_what_cannot_be_used_is_said_and_nothing_is_written(run, args, tmp_path,
         ("decide", [args[0], f"out={run / 'run/bundle/new'}"], "lies within the bundle"),
         ("evaluate", [*taken, *new], "exists already and is never overwritten"),
         ("decide", [*args, "classes=x/y"], "classes is 'x/y'; expected a list of class ids, such as [x/y]"),
-        ("decide", [*args, "classes=[1.5]"], "classes holds 1.5, which is no text"),
+        ("calibrate", [*args, "classes=[1.50]"], "'1.50'"),
         ("calibrate", [*args, "classes=[cat]"], "cat"),
         (
             "decide",

@@ -79,12 +79,50 @@ def test_rows_that_are_all_of_the_class_come_from_a_file(run, args, tmp_path, ca
     assert "dry run: nothing was written" in out
     assert not (tmp_path / "out").exists()
     extra = ['classes=["..",train]', f"positives={tmp_path / 'own.csv'}"]
-    assert "are rows of one class; name one, got 2" in error_of(capsys, "head", "retrain", *args, *extra)
+    assert "are rows of 1 class, a file each, got 2 classes" in error_of(capsys, "head", "retrain", *args, *extra)
+
+
+def test_classes_are_added_at_once_from_features_that_another_command_kept(run, args, tmp_path, capsys):
+    table = write(tmp_path / "two.csv", 700, 2, ids=(*IDS, "more", "1.50"))
+    rows, file = [*NEW, f"data.path={table}"], tmp_path / "two.npz"
+    assert main(["head", "features", args[0], *rows, "classes=[more,1.50]", f"out={file}"]) == 0
+    assert "features of 700 rows by backbone" in capsys.readouterr().out
+    new = ["classes=[more,1.50]", "names=[More,2.0]", "owner=team", "gate.max_ece=0.5"]
+    assert main(["head", "add", args[0], f"out={tmp_path / 'rows'}", *rows, *new]) == 0
+    assert main(["head", "add", args[0], f"out={tmp_path / 'features'}", f"features={file}", *new]) == 0
+    made = [open_bundle(tmp_path / name) for name in ("rows", "features")]
+    assert made[0].merkle_root == made[1].merkle_root
+    assert [(spec.id, spec.name, spec.owner) for spec in made[1].taxonomy[-2:]] == [
+        ("more", "More", "team"),
+        ("1.50", "2.0", "team"),
+    ]
+    assert made[1].provenance["history"][-1]["data"]["files"][0]["name"] == "two.npz"
+    assert "expected FILE.npz that does not exist" in error_of(capsys, "head", "features", args[0], *rows, f"out={file}")
+    assert "expected FILE.npz" in error_of(capsys, "head", "features", args[0], *rows, f"out={tmp_path / 'x.npy'}")
+
+
+def test_a_class_is_added_from_a_handful_of_rows_and_what_the_bundle_keeps(run, args, tmp_path, capsys):
+    lines = list(csv.reader((run / "new.csv").read_text().splitlines()))
+    own = [line[:-1] for line in [lines[0], *(line for line in lines if line[-1] == "more")][:9]]
+    (tmp_path / "own.csv").write_text("\n".join(",".join(line) for line in own) + "\n")
+    settings = ["class=more", "kept_rows=true", f"positives={tmp_path / 'own.csv'}", "gate.max_ece=0.5"]
+    assert main(["head", "add", *args[:2], *settings]) == 0
+    out = capsys.readouterr().out
+    assert "more: fitted on 8 rows of the class; calibrated and judged on rows left out in turn" in out
+    assert "rows left out in turn: average precision" in out
+    made = open_bundle(tmp_path / "out")
+    assert made.provenance["history"][-1]["data"]["rows"] == "the bundle's own calibration rows"
+    assert made.provenance["history"][-1]["data"]["positives"] == [{"class": "more", "file": "own.csv", "num_rows": 8}]
+    assert main(["head", "verify", str(run / "run/bundle"), str(tmp_path / "out"), "changed=[more]"]) == 0
 
 
 def test_rows_of_other_classes_are_needed(run, tmp_path, capsys):
     args = [f"bundle={run / 'run/bundle'}", f"out={tmp_path / 'out'}", "class=more"]
     assert "data is not given; heads need rows of other classes too" in error_of(capsys, "head", "add", *args)
+    both = [*args, "features=f.npz", "kept_rows=true"]
+    assert "features and kept_rows are given; expected one of them" in error_of(capsys, "head", "add", *both)
+    assert "expected a source of rows, such as data=table" in error_of(capsys, "head", "add", *args, "+data.x=1")
+    assert "positives=no.csv does not exist" in error_of(capsys, "head", "add", *args, "kept_rows=true", "positives=no.csv")
 
 
 @pytest.mark.parametrize(
