@@ -32,7 +32,7 @@ def run(cfg: DictConfig) -> None:
     cohort = None if cfg.cohort is None else build(cfg.cohort, cfg.allow_targets)
     check_out(bundle, out)
     cohort = check_settings(bundle, calibrator, cohort)
-    new = read_rows(cfg, bundle, purpose="calibrated on")
+    new = read_rows(cfg, bundle, purpose="calibrated on", retired=True)
     if new is not None:
         check_rows(new.rows.labels, new.rows.cohorts, calibrator, cohort)
     rows = labelled_logits(bundle, new, num_threads=threads, with_cohorts=cohort is not None)

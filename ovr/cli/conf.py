@@ -26,7 +26,7 @@ COMMANDS = {
     "head add": "a new class on the backbone that is there, from its rows and those of others",
     "head features": "the features of labelled rows in a file, for head add and retrain without the rows",
     "head retrain": "heads fitted again on new rows, on the backbone that is there",
-    "head plan": "what new labelled rows ask of each head: to be retrained, recalibrated, or nothing",
+    "head plan": "what new rows ask of each head: to be retrained, recalibrated, labelled rows, or nothing",
     "head replace": "heads of another bundle with the same backbone, in place of the bundle's own or beside them",
     "head rollback": "earlier versions of heads in use again",
     "head rename": "another name or owner of a class; its id and its answers stay",

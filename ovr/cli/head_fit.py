@@ -153,6 +153,7 @@ def plan_head(cfg: DictConfig) -> None:
     from ovr.core.files import canonical_json, read_json, write_file
     from ovr.data.card import CARD
     from ovr.data.leakage import row_digests
+    from ovr.lifecycle.drift import Counts, read_served
     from ovr.lifecycle.fit import HeadRows
     from ovr.lifecycle.logits import bundle_features
     from ovr.lifecycle.plan import jobs, plan
@@ -162,24 +163,34 @@ def plan_head(cfg: DictConfig) -> None:
         if file.exists():
             raise ConfigError(f"{key}={file} exists; expected a file that does not")
     bundle = open_bundle(Path(cfg.bundle))
-    new = read_rows(cfg, bundle, purpose="planned by")
-    if new is None:
-        raise ConfigError("data is not given; a plan needs new labelled rows, such as data=table data.path=FILE data.target=COLUMN")
-    z_ND = bundle_features(bundle, new.rows.x, num_threads=num_threads(cfg))
-    group_N = row_digests(new.rows.x).astype("int64")
-    rows = {}
-    for k, spec in enumerate(bundle.taxonomy):
-        target_N1, mask_N1 = new.rows.labels.columns(slice(k, k + 1))
-        rows[spec.id] = HeadRows(z_ND, target_N1[:, 0], mask_N1[:, 0], group_N)
+    served = None if cfg.counts is None else read_served(Path(cfg.counts), bundle)
+    new = read_rows(cfg, bundle, purpose="planned by", retired=True)
+    if new is None and served is None:
+        raise ConfigError(
+            "data is not given; a plan needs new rows, labelled as far as they are, such as data=table data.path=FILE "
+            "data.target=COLUMN, or counts=FILE"
+        )
+    rows = None
+    if new is not None:
+        z_ND = bundle_features(bundle, new.rows.x, num_threads=num_threads(cfg))
+        group_N, rows = row_digests(new.rows.x).astype("int64"), {}
+        for k, spec in enumerate(bundle.taxonomy):
+            target_N1, mask_N1 = new.rows.labels.columns(slice(k, k + 1))
+            rows[spec.id] = HeadRows(z_ND, target_N1[:, 0], mask_N1[:, 0], group_N)
     card = read_json(bundle.path / CARD) if (bundle.path / CARD).is_file() else {}
     num_train = card.get("splits", {}).get("train", {}).get("rows", 0)
-    share = {row["class_id"]: row["train_positives"] / num_train for row in card.get("classes", ()) if num_train}
-    made = plan(bundle, rows, fit=build(cfg.fit, cfg.allow_targets), share_in_training=share, confidence=cfg.confidence)
+    before = {row["class_id"]: Counts(row["train_positives"], num_train) for row in card.get("classes", ()) if num_train}
+    fit = build(cfg.fit, cfg.allow_targets)
+    made = plan(bundle, rows, fit=fit, in_training=before, served=served, confidence=cfg.confidence)
     header = ["class", "owner", "needs", "rows", "positive", "share", "in training", "NLL", "recalibrated", "retrained"]
-    lines = [["" if value is None else value for value in each.to_json().values()] for each in made]
+    lines = [["" if value is None else value for value in list(each.to_json().values())[: len(header)]] for each in made]
     print(table([header, *lines]))
+    for each in made:
+        for sign in each.drift.signs:
+            print(f"{each.class_id}: {sign}")
     if "out" in files:
-        write_file(files["out"], canonical_json({"data": new.record, "classes": [each.to_json() for each in made]}))
+        record = None if new is None else new.record
+        write_file(files["out"], canonical_json({"data": record, "classes": [each.to_json() for each in made]}))
     if "jobs" in files:
         write_file(files["jobs"], jobs(made, bundle=str(cfg.bundle), data=_data_words()).encode())
 

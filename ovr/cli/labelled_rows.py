@@ -1,5 +1,8 @@
 """Labelled rows that a command names by `data=`, read for a bundle; and class ids that a command names. No command of its own."""
 
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, ListConfig
@@ -9,20 +12,27 @@ from ovr.errors import ConfigError
 
 if TYPE_CHECKING:
     from ovr.core.bundle import ModelBundle
+    from ovr.core.taxonomy import ClassSpec, Taxonomy
     from ovr.lifecycle.rows import NewRows
 
+log = logging.getLogger(__name__)
 
-def read_rows(cfg: DictConfig, bundle: "ModelBundle", *, purpose: str, unseen: bool = False) -> "NewRows | None":
+
+def read_rows(
+    cfg: DictConfig, bundle: "ModelBundle", *, purpose: str, unseen: bool = False, retired: bool = False
+) -> "NewRows | None":
     """Return the rows that `data`, `rows` and `max_overlap` ask for; None where `data` is null.
 
     Args:
         purpose: what the rows are for: "calibrated on", say.
         unseen: whether rows are refused that the bundle was calibrated on, and not those alone that it was trained on.
+        retired: whether rows may be of classes that the bundle has no more: these are of no class of it, and counted in the record.
 
     Raises:
         ConfigError: a setting that cannot be used.
         DataError: rows that cannot be read, do not fit the bundle, or that it was made from.
     """
+    from ovr.core.taxonomy import Taxonomy
     from ovr.data.fitted import Fitted
     from ovr.lifecycle.rows import check_which, new_rows
 
@@ -33,9 +43,22 @@ def read_rows(cfg: DictConfig, bundle: "ModelBundle", *, purpose: str, unseen: b
         return None
     if not isinstance(cfg.data, DictConfig) or "source" not in cfg.data:
         raise ConfigError(f"data is {cfg.data!r}; expected a source of rows, such as data=table data.path=FILE")
-    fitted = Fitted(bundle.taxonomy, bundle.input, whole=cfg.rows == "all")
+    had = bundle.ledger.retired if retired else ()
+    fitted = Fitted(Taxonomy([*bundle.taxonomy, *had]), bundle.input, whole=cfg.rows == "all")
     splits = build(cfg.data.source, cfg.allow_targets, fitted=fitted)
-    return new_rows(bundle, splits, cfg.rows, max_overlap=cfg.max_overlap, purpose=purpose, unseen=unseen)
+    new = new_rows(bundle, splits, cfg.rows, max_overlap=cfg.max_overlap, purpose=purpose, unseen=unseen)
+    return without_retired(new, bundle.taxonomy, had) if had else new
+
+
+def without_retired(new: "NewRows", taxonomy: "Taxonomy", retired: "Sequence[ClassSpec]") -> "NewRows":
+    """Return rows without the labels of the last columns, which are those of retired classes; the record counts them."""
+    counts = new.rows.labels.num_positives_K()[len(taxonomy) :]
+    found = {spec.id: int(count) for spec, count in zip(retired, counts, strict=True) if count}
+    if found:
+        told = ", ".join(f"{class_id!r} ({count})" for class_id, count in found.items())
+        log.warning("rows of classes that are retired count as rows of none: %s; `ovr head rollback` brings a class back", told)
+    rows = replace(new.rows, labels=new.rows.labels.first_heads(len(taxonomy)))
+    return replace(new, rows=rows, record={**new.record, "retired": found})
 
 
 def class_ids(value: Any, *, key: str) -> list[str] | None:

@@ -57,6 +57,12 @@ class Entries:
         start_B1 = np.concatenate([[0], np.cumsum(num_B)]).astype(np.int64)
         return Entries(start_B1, self.of_rows(rows_B)[1].astype(np.int32))
 
+    def first_columns(self, num_columns: int) -> "Entries":
+        """Return the entries in the columns below `num_columns`."""
+        kept_P = self.column_P < num_columns
+        start_N1 = np.concatenate([[0], np.cumsum(kept_P)])[self.start_N1].astype(np.int64)
+        return Entries(start_N1, self.column_P[kept_P])
+
     @cached_property
     def _by_column(self) -> tuple[I64, NDArray[np.int32]]:
         order_P = np.argsort(self.column_P, kind="stable")

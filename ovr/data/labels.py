@@ -96,6 +96,10 @@ class Labels:
         """Return how many rows are positive for each head."""
         return np.bincount(self.positives.column_P, minlength=self.num_heads)
 
+    def first_heads(self, num_heads: int) -> "Labels":
+        """Return the labels of the heads in the first columns alone."""
+        return Labels(self.positives.first_columns(num_heads), self.unknowns.first_columns(num_heads), num_heads)
+
     def classes_of_rows(self) -> tuple[I64, NDArray[np.bool_]]:
         """Return how many classes each row is known to have (N,), and whether all its labels are known (N,)."""
         return np.diff(self.positives.start_N1), np.diff(self.unknowns.start_N1) == 0

@@ -3,7 +3,8 @@
 Three versions of a head are asked about the same rows: the one in use; the one in use with a temperature and bias fitted on the
 other folds of the rows; a head fitted, and calibrated, on the other folds. A head is to be retrained where the third is shown to be
 better than the second, recalibrated where the second is shown to be better than the first (`ovr.metric.compare`, by likelihood and
-by decisions), and left alone otherwise. With fewer rows of its class than that takes, it is left alone and the plan says so.
+by decisions), and left alone otherwise: also where its rows have changed, as long as it is not shown to be worse by it. With fewer
+rows of its class than that takes, what has changed (`ovr.lifecycle.drift`) says whether rows of it are to be labelled.
 
 N = rows, K = heads
 """
@@ -11,24 +12,26 @@ N = rows, K = heads
 import json
 import shlex
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ovr.calibrator.platt import Platt
+from ovr.core.artifact import HeadArtifact
 from ovr.core.bundle import ModelBundle
 from ovr.core.taxonomy import slug
 from ovr.errors import ArtifactError
 from ovr.export.stored import stored_weights
 from ovr.lifecycle.assemble import head_logits
+from ovr.lifecycle.drift import Counts, Drift, drifts
 from ovr.lifecycle.fit import HeadFit, HeadRows, cross_calibrated
 from ovr.lifecycle.gate import prob_logits, prob_of
 from ovr.metric.compare import LEAST_POSITIVES, compare
 
 F64 = NDArray[np.float64]
-Need = Literal["retrain", "recalibrate", "nothing", "more rows"]
+Need = Literal["retrain", "recalibrate", "nothing", "more rows", "label rows"]
 COMMANDS = {"recalibrate": "calibrate", "retrain": "head retrain"}  # in this order: rows that a head was fitted on calibrate none
 
 
@@ -39,13 +42,14 @@ class Planned:
     class_id: str
     owner: str
     need: Need
-    num_rows: int
-    num_positives: int
-    share: float
-    share_in_training: float | None
-    nll: float | None  # of the head as it is
-    nll_recalibrated: float | None
-    nll_retrained: float | None
+    num_rows: int = 0
+    num_positives: int = 0
+    share: float | None = None
+    share_in_training: float | None = None
+    nll: float | None = None  # of the head as it is
+    nll_recalibrated: float | None = None
+    nll_retrained: float | None = None
+    drift: Drift = field(default_factory=Drift)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -54,17 +58,20 @@ class Planned:
 
 def plan(
     bundle: ModelBundle,
-    rows: Mapping[str, HeadRows],
+    rows: Mapping[str, HeadRows] | None,
     *,
     fit: HeadFit,
-    share_in_training: Mapping[str, float] | None = None,
+    in_training: Mapping[str, Counts] | None = None,
+    served: Mapping[str, Counts] | None = None,
     confidence: float = 0.95,
 ) -> list[Planned]:
     """Return what each head needs by new rows that it was not fitted on, in column order.
 
     Args:
-        rows: of each class, by its id; all are the same rows.
-        confidence: that no head is called in need by chance.
+        rows: of each class, by its id; all are the same rows, and labels that are not known are masked. None: there are none.
+        in_training: rows of each class in training.
+        served: how often each class was decided on.
+        confidence: that no head is called in need by chance, and that chance shows no change in any.
 
     Raises:
         ArtifactError: the bundle has head shards.
@@ -73,36 +80,50 @@ def plan(
         raise ArtifactError(
             f"bundle {bundle.path} keeps its {len(bundle.heads)} heads in shards; planned are heads with a file each"
         )
+    in_training = in_training or {}
+    logits, labelled, judged = {}, {}, {}
+    if rows is not None:
+        for column, kind, weights in stored_weights(bundle, range(len(bundle.heads))):
+            class_id = bundle.taxonomy[column].id
+            of_class = rows[class_id]
+            logits[class_id] = head_logits(kind, weights, of_class.z_ND)
+            labelled[class_id] = Counts(of_class.num_positives, int(of_class.mask_N.sum()))
+            judged[class_id] = _judged(bundle.heads[column], kind, of_class, logits[class_id], fit, confidence)
+    drift = drifts(bundle, logits=logits, labelled=labelled, in_training=in_training, served=served or {}, confidence=confidence)
     planned = []
-    for column, kind, weights in stored_weights(bundle, range(len(bundle.heads))):
-        spec, head = bundle.taxonomy[column], bundle.heads[column]
-        of_class = rows[spec.id].of(rows[spec.id].mask_N)
-        few = min(of_class.num_positives, of_class.num_negatives) < 2 * LEAST_POSITIVES
-        need: Need = "more rows"
-        nll: list[float | None] = [None, None, None]
-        if not few:
-            logit_N = head_logits(kind, weights, of_class.z_ND)
-            retrained_N = fit.out_of_fold(of_class, kind=kind)
-            probs = [
-                prob_of(logit_N, head.calibration),
-                cross_calibrated(Platt(), prob_logits(prob_of(logit_N, head.calibration)), of_class, fit),
-                cross_calibrated(Platt(), retrained_N, of_class, fit),
-            ]
-            nll = [_nll(prob_N, of_class.target_N) for prob_N in probs]
-            need = _need(probs, of_class.target_N, confidence)
+    for spec in bundle.taxonomy:
+        counts, before = labelled.get(spec.id, Counts(0, 0)), in_training.get(spec.id)
+        unjudged: Need = "label rows" if drift[spec.id].signs else "nothing" if rows is None else "more rows"
+        need, nll = judged.get(spec.id) or (unjudged, [None, None, None])
         planned.append(
             Planned(
                 spec.id,
                 spec.owner,
                 need,
-                len(of_class),
-                of_class.num_positives,
-                of_class.num_positives / max(1, len(of_class)),
-                (share_in_training or {}).get(spec.id),
-                *nll,
+                counts.num_rows,
+                counts.count,
+                counts.share if counts.num_rows else None,
+                None if before is None else before.share,
+                nll[0],
+                nll[1],
+                nll[2],
+                drift[spec.id],
             )
         )
     return planned
+
+
+def _judged(
+    head: HeadArtifact, kind: str, rows: HeadRows, logit_N: F64, fit: HeadFit, confidence: float
+) -> tuple[Need, list[float | None]] | None:
+    """Return what a head needs by the known rows, and the NLL of its three versions; None of too few rows."""
+    of_class = rows.of(rows.mask_N)
+    if min(of_class.num_positives, of_class.num_negatives) < 2 * LEAST_POSITIVES:
+        return None
+    prob_N = prob_of(logit_N[rows.mask_N], head.calibration)
+    retrained_N = fit.out_of_fold(of_class, kind=kind)
+    probs = [prob_N, *(cross_calibrated(Platt(), some_N, of_class, fit) for some_N in (prob_logits(prob_N), retrained_N))]
+    return _need(probs, of_class.target_N, confidence), [_nll(each_N, of_class.target_N) for each_N in probs]
 
 
 def _nll(prob_N: F64, target_N: NDArray[np.bool_]) -> float:

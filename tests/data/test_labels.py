@@ -70,3 +70,12 @@ def test_labels_of_a_million_heads_take_no_matrix():
     assert (target_NC.shape, target_NC.sum(), mask_NC.all()) == ((500, 2000), 1, True)
     assert labels.take(np.array([3, 4])).sparse(np.array([1, 0]))[1].tolist() == [6000, 8000]
     assert labels.counts().num_positives_K.sum() == 500
+
+
+def test_the_labels_of_the_first_heads_are_those_columns(rng):
+    target_NK, mask_NK = rng.random((30, 7)) < 0.4, rng.random((30, 7)) < 0.8
+    labels = Labels.from_dense(target_NK, mask_NK)
+    for num_heads in (0, 1, 4, 7):
+        target, mask = labels.first_heads(num_heads).dense()
+        np.testing.assert_array_equal(target, (target_NK & mask_NK)[:, :num_heads])
+        np.testing.assert_array_equal(mask, mask_NK[:, :num_heads])

@@ -150,5 +150,22 @@ def test_a_plan_says_what_heads_need_and_its_jobs_are_commands(run, tmp_path, ca
     assert {row["need"] for row in said} <= {"nothing", "recalibrate", "retrain"}
     assert all(0.2 < row["share_in_training"] < 0.45 for row in said)
     assert (tmp_path / "jobs.yml").read_text().startswith("# Written by `ovr head plan`")
+    gone, counts = [f"bundle={tmp_path / 'gone'}", *NEW, f"data.path={tmp_path / 'later.csv'}"], tmp_path / "counts.json"
+    counts.write_text('{"rows": 1000, "decided": {"x/y": 990}}')
+    assert main(["head", "retire", args[0], f"out={tmp_path / 'gone'}", "class=train"]) == 0
+    assert main(["head", "plan", *gone, f"counts={counts}", f"out={tmp_path / 'again.json'}"]) == 0
+    assert "x/y: decided on 99.00% of served rows for" in capsys.readouterr().out
+    again = json.loads((tmp_path / "again.json").read_text())
+    assert again["data"]["retired"].keys() == {"train"}
+    assert 60 < again["data"]["retired"]["train"] < 140
+    assert {row["class_id"]: row["num_rows"] for row in again["classes"]} == {"x/y": 300, "..": 300}
+    assert main(["calibrate", *gone, f"out={tmp_path / 'calibrated'}"]) == 0  # as the jobs do
+    assert main(["head", "plan", gone[0], f"counts={counts}"]) == 0
+    assert "rows of classes that are retired count as rows of none: 'train'" in capsys.readouterr().err
+    bare = [line.rpartition(",")[0] + "," for line in (tmp_path / "later.csv").read_text().splitlines()[1:]]
+    (tmp_path / "bare.csv").write_text("\n".join(["a,b,sex,label", *bare]) + "\n")
+    moved = [gone[0], *NEW, f"data.path={tmp_path / 'bare.csv'}", "data.source.labels.unlabelled=unknown"]
+    assert main(["head", "plan", *moved]) == 0
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[1:3]] == ["more", "more"]
     assert "exists; expected a file that does not" in error_of(capsys, "head", "plan", *args)
     assert "data is not given" in error_of(capsys, "head", "plan", f"bundle={run / 'run/bundle'}")

@@ -1,4 +1,5 @@
 import shlex
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,17 +7,20 @@ import yaml
 
 from ovr.core.artifact import Calibration
 from ovr.core.taxonomy import ClassSpec
-from ovr.errors import ArtifactError
+from ovr.errors import ArtifactError, DataError
 from ovr.lifecycle.assemble import NewModel
+from ovr.lifecycle.drift import Counts, drifts, read_served
 from ovr.lifecycle.fit import HeadFit, HeadRows
+from ovr.lifecycle.heads import retire
 from ovr.lifecycle.logits import bundle_features
 from ovr.lifecycle.plan import Planned, jobs, plan
 from ovr.lifecycle.put import NewHead, put
+from ovr.runtime.predictor import EdgePredictor
 from tests.lifecycle.conftest import rows_of
 
 
 def planned(class_id, owner, need):
-    return Planned(class_id, owner, need, 9, 3, 1 / 3, None, None, None, None)
+    return Planned(class_id, owner, need)
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +49,78 @@ def heads(trained, tmp_path_factory):
     return made, rows
 
 
+def moved(rows, *, by):
+    """The rows with features that have moved, of which no label is known."""
+    z_ND = rows["right"].z_ND + by * rows["right"].z_ND.std(axis=0)
+    none = np.zeros(800, np.bool_)
+    return {class_id: replace(of, z_ND=z_ND, mask_N=none) for class_id, of in rows.items()}
+
+
+def test_rows_without_labels_say_of_which_heads_they_are_to_be_labelled(heads):
+    bundle, rows = heads
+    still = plan(bundle, moved(rows, by=0.0), fit=HeadFit())
+    assert {each.need for each in still} == {"more rows"}  # they are the rows that the bundle was calibrated on
+    found = plan(bundle, moved(rows, by=0.7), fit=HeadFit())
+    calibrated, new = found[:4], found[4:]
+    assert [each.need for each in calibrated].count("label rows") >= 3
+    for each in calibrated:
+        assert (each.need == "label rows") == bool(each.drift.signs)
+        assert each.drift.logit_shift_low < each.drift.logit_shift < each.drift.logit_shift_high
+    assert all(each.drift.logit_shift is None for each in new)  # heads that have no calibration rows
+
+
+def test_a_head_that_is_not_worse_is_left_alone_though_its_rows_have_changed(heads):
+    bundle, rows = heads
+    found = {each.class_id: each for each in plan(bundle, rows, fit=HeadFit(), in_training={"right": Counts(1, 1000)})}
+    (sign,) = found["right"].drift.signs
+    assert "of rows for 0.10% in training" in sign
+    assert found["right"].need == "nothing"
+
+
+def test_decisions_that_were_served_are_held_against_those_on_calibration_rows(heads):
+    bundle, _ = heads
+    mask_NK = np.load(bundle.path / "calibration/mask.npy")
+    prob_NK = EdgePredictor(bundle.path).predict(rows_of(1)).prob_BK
+    share = float((prob_NK[:, 0] >= np.float32(bundle.heads[0].threshold))[mask_NK[:, 0]].mean())
+    served = {bundle.taxonomy[0].id: Counts(round(2000 * share), 2000), bundle.taxonomy[1].id: Counts(0, 2000)}
+    found = plan(bundle, None, fit=HeadFit(), served=served)
+    assert found[0].drift.share_decided == pytest.approx(share, abs=1e-9)
+    assert [each.need for each in found[:3]] == ["nothing", "label rows", "nothing"]
+    assert found[1].drift.signs[0].startswith("decided on 0.00% of served rows for")
+
+
+def test_chance_alone_shows_no_change(heads):
+    bundle = heads[0]
+    logits = {bundle.taxonomy[0].id: np.random.default_rng(0).permutation(np.load(bundle.path / "calibration/logit.npy")[:, 0])}
+    found = drifts(bundle, logits=logits, labelled={}, in_training={}, served={}, confidence=0.95)
+    assert not any(drift.signs for drift in found.values())
+
+
+def test_counts_are_read_from_json_and_csv_and_what_they_cannot_be_is_said(heads, tmp_path):
+    bundle, _ = heads
+    (tmp_path / "a.json").write_text('{"rows": 100, "decided": {"cat": 7}}')
+    (tmp_path / "a.csv").write_text("class,decided,rows\ncat,7,100\n")
+    assert read_served(tmp_path / "a.json", bundle) == read_served(tmp_path / "a.csv", bundle) == {"cat": Counts(7, 100)}
+    gone = retire(bundle, tmp_path / "gone", ["cat"]).bundle
+    assert read_served(tmp_path / "a.json", gone) == {}
+    for name, content, message in (
+        ("b.json", "[]", "is no counts of decisions; expected"),
+        ("c.json", '{"rows": 5, "decided": {"cat": 7}}', "counts 7 decisions on 'cat' of 5 rows; expected whole numbers"),
+        ("d.json", '{"rows": 5, "decided": {"cats": 1}}', "'cats', which is no class of the bundle; nearest: cat"),
+        ("e.csv", "class,rows\ncat,7\n", "has no columns class, decided and rows"),
+        ("f.csv", "class,decided,rows\ncat,x,100\n", "counts 'x' decisions on 'cat' of 100 rows"),
+        ("g.txt", "", "is of another kind than .json and .csv"),
+    ):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(DataError, match=message):
+            read_served(tmp_path / name, bundle)
+    with pytest.raises(DataError, match="cannot be read as CSV: No such file"):
+        read_served(tmp_path / "no.csv", bundle)
+
+
 def test_each_head_is_told_what_it_needs(heads):
     bundle, rows = heads
-    found = {each.class_id: each for each in plan(bundle, rows, fit=HeadFit(), share_in_training={"sure": 0.25})}
+    found = {each.class_id: each for each in plan(bundle, rows, fit=HeadFit(), in_training={"sure": Counts(100, 400)})}
     assert {name: found[name].need for name in ("right", "sure", "wrong", "few")} == {
         "right": "nothing",
         "sure": "recalibrate",
