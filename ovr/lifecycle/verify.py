@@ -1,29 +1,26 @@
 """Which heads of two bundles differ and which do not, computed anew from their files and their answers, not from what they say.
 
 A head is unchanged where all of this holds: its leaf of the Merkle tree and its files are the same; its own model gives the same
-bits; its column of both fused graphs gives a row the same bits, in batches of 1 to 64 and whatever the other rows. A class of which
-only the description differs is "described": its answers are held to the same.
+bits; its column of both fused graphs gives a row the same bits, in batches of 1 to 64 whatever the other rows, of each cohort, on
+one thread and on all cores (`ovr.lifecycle.same_answers`). A class of which only the description differs is "described": its
+answers are held to the same.
 
-N = rows, K = heads
+Knows files and answers, not how they came about.
 """
 
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ovr.core.bundle import MANIFEST, ModelBundle
 from ovr.core.files import read_json
 from ovr.core.merkle import SHARED, differing, leaf_hash, leaf_values, prove_changes
 from ovr.errors import ArtifactError
-from ovr.lifecycle.logits import bundle_features, open_session
+from ovr.lifecycle.same_answers import same_answers
 from ovr.runtime.reference import load_reference
 
 State = Literal["unchanged", "described", "changed", "added", "retired"]
 SAME: tuple[State, ...] = ("unchanged", "described")
-MAX_BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +66,9 @@ def verify(old: ModelBundle, new: ModelBundle, *, changed: Collection[str] | Non
             states[class_id] = "unchanged" if index not in leaves_that_differ else _how(values[0][index], values[1][index])
         elif had or has:
             states[class_id] = "retired" if had else "added"
-    found = Verified(states, SHARED in leaves_that_differ, _compare(old, new, states), _proof(old, new, values))
+    same = [class_id for class_id, state in states.items() if state in SAME]
+    num_answers = same_answers(old, new, same, load_reference(old).x)
+    found = Verified(states, SHARED in leaves_that_differ, num_answers, _proof(old, new, values))
     if changed is not None:
         _check_expected(found, changed)
     return found
@@ -91,43 +90,6 @@ def _check_expected(found: Verified, changed: Collection[str]) -> None:
 
 def _how(old: dict[str, Any], new: dict[str, Any]) -> State:
     return "described" if all(old[name] == new[name] for name in ("version", "files", "cohorts")) else "changed"
-
-
-def _compare(old: ModelBundle, new: ModelBundle, states: dict[str, State]) -> int:
-    """Compare the answers of heads that are unchanged, and return how many of each were."""
-    ids = [class_id for class_id, state in states.items() if state in SAME]
-    if not ids:
-        return 0
-    x = load_reference(old).x
-    features = [bundle_features(bundle, x) for bundle in (old, new)]
-    for class_id in ids:
-        answers = []
-        for bundle, z_ND in zip((old, new), features, strict=True):
-            session = open_session(bundle.head_onnx(bundle.head(class_id)).read_bytes(), num_threads=1, what=f"head {class_id!r}")
-            answers.append(session.run(None, {session.get_inputs()[0].name: z_ND})[0])
-        _check_same(answers[0], answers[1], [class_id], what="its own model")
-    sessions = [open_session(bundle.fused_onnx.read_bytes(), num_threads=1, what="the fused graph") for bundle in (old, new)]
-    columns = [[bundle.taxonomy.column(class_id) for class_id in ids] for bundle in (old, new)]
-    names = [session.get_inputs()[0].name for session in sessions]
-    alone_NC = np.concatenate([sessions[0].run(None, {names[0]: x[n : n + 1]})[0][:, columns[0]] for n in range(len(x))])
-    rng, num_answers = np.random.default_rng(0), 2 * len(x)
-    for size in range(1, MAX_BATCH + 1):
-        rows = rng.integers(0, len(x), size)
-        for session, name, here in zip(sessions, names, columns, strict=True):
-            prob_BC = session.run(None, {name: np.ascontiguousarray(x[rows])})[0][:, here]
-            _check_same(alone_NC[rows], prob_BC, ids, what=f"the fused graph, in a batch of {size}")
-        num_answers += size
-    return num_answers
-
-
-def _check_same(old_NK: NDArray[np.float32], new_NK: NDArray[np.float32], ids: list[str], *, what: str) -> None:
-    wrong_NK = old_NK.view(np.uint32) != new_NK.view(np.uint32)
-    if wrong_NK.any():
-        row, k = (int(i) for i in np.argwhere(wrong_NK)[0])
-        raise ArtifactError(
-            f"head {ids[k]!r} has the same files in both bundles and another answer by {what}: {old_NK[row, k]:.9g} and "
-            f"{new_NK[row, k]:.9g} for row {row} ({int(wrong_NK.any(axis=0).sum())} of {len(ids)} unchanged heads differ)"
-        )
 
 
 def _proof(old: ModelBundle, new: ModelBundle, values: list[list[dict[str, Any]]]) -> dict[str, Any]:
