@@ -1,6 +1,7 @@
 """`ovr head add` and `ovr head retrain`: heads fitted on labelled rows, on the backbone that a bundle has. Needs torch."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from ovr.cli.head_data import check_rows, rows_of, source_rows
 from ovr.cli.instantiate import build
 from ovr.cli.labelled_rows import class_ids, num_threads, read_rows
 from ovr.cli.tables import table
+from ovr.cli.train import owners_of
 from ovr.errors import ConfigError, TaxonomyError
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ def add_head(cfg: DictConfig) -> None:
         GateError: a head does not pass.
     """
     from ovr.core.bundle import open_bundle
+    from ovr.core.owners import Owners
     from ovr.core.taxonomy import ClassSpec, Taxonomy
 
     bundle = open_bundle(Path(cfg.bundle))
@@ -42,7 +45,10 @@ def add_head(cfg: DictConfig) -> None:
                 f"class {class_id!r} is retired; `ovr head rollback` brings it back, `ovr head retrain` fits it again"
             )
     given = {name: cfg[name] for name in ("owner", "critical", "parent") if cfg[name] is not None}
-    specs = [ClassSpec(class_id, **given, **named) for class_id, named in names_of(cfg, ids).items()]
+    lines = bundle.provenance.get("config", {}).get("owners")
+    owners = Owners.of_lines(lines if isinstance(lines, list) else []).given(map(ClassSpec, ids))
+    said = {class_id: {**owners.get(class_id, {}), **given, **named} for class_id, named in names_of(cfg, ids).items()}
+    specs = [ClassSpec(class_id, **said[class_id]) for class_id in ids]
     Taxonomy([*bundle.taxonomy, *bundle.ledger.retired, *specs])  # ids that look alike are refused before any row is read
     _fit(cfg, bundle, specs, command="head add")
 
@@ -163,6 +169,7 @@ def plan_head(cfg: DictConfig) -> None:
         if file.exists():
             raise ConfigError(f"{key}={file} exists; expected a file that does not")
     bundle = open_bundle(Path(cfg.bundle))
+    owned = owners_of(cfg.owners)
     served = None if cfg.counts is None else read_served(Path(cfg.counts), bundle)
     new = read_rows(cfg, bundle, purpose="planned by", retired=True)
     if new is None and served is None:
@@ -182,6 +189,7 @@ def plan_head(cfg: DictConfig) -> None:
     before = {row["class_id"]: Counts(row["train_positives"], num_train) for row in card.get("classes", ()) if num_train}
     fit = build(cfg.fit, cfg.allow_targets)
     made = plan(bundle, rows, fit=fit, in_training=before, served=served, confidence=cfg.confidence)
+    made = [each if (owner := owned.of(each.class_id)) is None else replace(each, owner=owner) for each in made]
     header = ["class", "owner", "needs", "rows", "positive", "share", "in training", "NLL", "recalibrated", "retrained"]
     lines = [["" if value is None else value for value in list(each.to_json().values())[: len(header)]] for each in made]
     print(table([header, *lines]))

@@ -16,6 +16,7 @@ from ovr.cli.instantiate import build
 from ovr.errors import ConfigError
 
 if TYPE_CHECKING:
+    from ovr.core.owners import Owners
     from ovr.data.splits import Splits
     from ovr.training.recipe import Recipe
 
@@ -90,8 +91,31 @@ def prepare(cfg: DictConfig) -> "tuple[Recipe, Splits]":
             if isinstance(value, ListConfig):
                 value = OmegaConf.to_container(value)
             parts[field.name] = build(value, cfg.allow_targets) if isinstance(value, DictConfig) else value
+    owners = owners_of(cfg.owners)
+    if cfg.owners is not None:
+        parts["config"]["owners"] = [" ".join(rule) for rule in owners.rules]  # the bundle keeps the lines, not where they stood
     splits = build(cfg.data.source, cfg.allow_targets)
-    return Recipe(**parts), replace(splits, taxonomy=splits.taxonomy.with_settings(class_settings(cfg.taxonomy)))
+    taxonomy = splits.taxonomy.with_settings(owners.given(splits.taxonomy)).with_settings(class_settings(cfg.taxonomy))
+    return Recipe(**parts), replace(splits, taxonomy=taxonomy)
+
+
+def owners_of(value: object) -> "Owners":
+    """Return the owners that a file or its lines name; those of null are none.
+
+    Raises:
+        ConfigError: a file that cannot be read, or something else.
+        TaxonomyError: a line that is none of owners.
+    """
+    from ovr.core.owners import Owners
+
+    if isinstance(value, str):
+        try:
+            return Owners.of_lines(Path(value).expanduser().read_text(encoding="utf-8").splitlines())
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"owners={value} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if value is not None and not (isinstance(value, ListConfig | list) and all(isinstance(line, str) for line in value)):
+        raise ConfigError(f"owners is {value!r}; expected a file, or lines such as ['* @core','vehicle/* @traffic']")
+    return Owners.of_lines(list(value or ()))
 
 
 def class_settings(cfg: object) -> dict[str, Any]:

@@ -20,7 +20,8 @@ def run(tmp_path_factory):
     write(folder / "new.csv", 600, 1, ids=(*IDS, "more"))
     args = [*NEW, f"data.path={table}", "solver=convex", "backbone=identity", f"solver.cache_dir={folder}"]
     with logging_restored():
-        assert main(["train", *args, "decision=multilabel", f"hydra.run.dir={folder / 'run'}"]) == 0
+        owners = 'owners=["* @core","[mn]ore @more","train"]'
+        assert main(["train", *args, "decision=multilabel", owners, f"hydra.run.dir={folder / 'run'}"]) == 0
     return folder
 
 
@@ -33,6 +34,7 @@ def test_a_class_is_added_judged_and_measured_and_retired_again(run, args, tmp_p
     assert main(["head", "add", *args, "class=more", "name=More", "gate.max_ece=0.3", "why=asked for"]) == 0
     out = capsys.readouterr().out
     assert "more: fitted on" in out
+    assert [spec.owner for spec in open_bundle(tmp_path / "out").taxonomy] == ["@core", "", "@core", "@more"]
     assert "passed counts" in out
     assert "test rows: average precision" in out
     assert main(["head", "verify", str(run / "run/bundle"), str(tmp_path / "out"), "changed=[more]"]) == 0
@@ -153,12 +155,17 @@ def test_a_plan_says_what_heads_need_and_its_jobs_are_commands(run, tmp_path, ca
     gone, counts = [f"bundle={tmp_path / 'gone'}", *NEW, f"data.path={tmp_path / 'later.csv'}"], tmp_path / "counts.json"
     counts.write_text('{"rows": 1000, "decided": {"x/y": 990}}')
     assert main(["head", "retire", args[0], f"out={tmp_path / 'gone'}", "class=train"]) == 0
-    assert main(["head", "plan", *gone, f"counts={counts}", f"out={tmp_path / 'again.json'}"]) == 0
+    (tmp_path / "OWNERS").write_text("# of the jobs\n.* @dots\n")
+    owners = f"owners={tmp_path / 'OWNERS'}"
+    assert main(["head", "plan", *gone, f"counts={counts}", f"out={tmp_path / 'again.json'}", owners]) == 0
     assert "x/y: decided on 99.00% of served rows for" in capsys.readouterr().out
     again = json.loads((tmp_path / "again.json").read_text())
     assert again["data"]["retired"].keys() == {"train"}
     assert 60 < again["data"]["retired"]["train"] < 140
     assert {row["class_id"]: row["num_rows"] for row in again["classes"]} == {"x/y": 300, "..": 300}
+    assert {row["class_id"]: row["owner"] for row in again["classes"]} == {"x/y": "@core", "..": "@dots"}
+    assert "owners=no cannot be read: No such file" in error_of(capsys, "head", "plan", *gone, "owners=no")
+    assert "owners is 7; expected a file, or lines" in error_of(capsys, "head", "plan", *gone, "owners=7")
     assert main(["calibrate", *gone, f"out={tmp_path / 'calibrated'}"]) == 0  # as the jobs do
     assert main(["head", "plan", gone[0], f"counts={counts}"]) == 0
     assert "rows of classes that are retired count as rows of none: 'train'" in capsys.readouterr().err
