@@ -161,8 +161,8 @@ def plan_head(cfg: DictConfig) -> None:
     from ovr.data.leakage import row_digests
     from ovr.lifecycle.drift import Counts, read_served
     from ovr.lifecycle.fit import HeadRows
-    from ovr.lifecycle.logits import bundle_features
     from ovr.lifecycle.plan import jobs, plan
+    from ovr.lifecycle.rows import steady_features
 
     files = {key: Path(cfg[key]) for key in ("out", "jobs") if cfg[key] is not None}
     for key, file in files.items():
@@ -179,8 +179,9 @@ def plan_head(cfg: DictConfig) -> None:
         )
     rows = None
     if new is not None:
-        z_ND = bundle_features(bundle, new.rows.x, num_threads=num_threads(cfg))
-        group_N, rows = row_digests(new.rows.x).astype("int64"), {}
+        digest_N = row_digests(new.rows.x) if new.digest_N is None else new.digest_N
+        z_ND = steady_features(bundle, new.rows.x, digest_N, source="data", num_threads=num_threads(cfg))
+        group_N, rows = digest_N.astype("int64"), {}
         for k, spec in enumerate(bundle.taxonomy):
             target_N1, mask_N1 = new.rows.labels.columns(slice(k, k + 1))
             rows[spec.id] = HeadRows(z_ND, target_N1[:, 0], mask_N1[:, 0], group_N)

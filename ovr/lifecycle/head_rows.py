@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 from ovr.core.bundle import ModelBundle
 from ovr.core.taxonomy import Taxonomy
 from ovr.data.labels import Labels
-from ovr.data.lazy import in_memory
 from ovr.data.leakage import U64, row_digests
 from ovr.data.overlap import CALIBRATION, TRAINING, Overlap, check_overlap, read_digests
 from ovr.data.splits import SPLIT_NAMES, Splits
 from ovr.errors import ArtifactError, DataError
 from ovr.lifecycle.calibration_rows import COHORT, FEATURES, MASK, TARGET
 from ovr.lifecycle.fit import HeadRows
-from ovr.lifecycle.logits import bundle_features
+from ovr.lifecycle.rows import steady_features
 
 log = logging.getLogger(__name__)
 
@@ -65,12 +64,7 @@ def split_rows(bundle: ModelBundle, splits: Splits, *, max_overlap: float, num_t
         digest_N = row_digests(rows.x)
         numbers = splits.origin.row_numbers.get(name)
         check_held_out(bundle, name, digest_N, max_overlap=max_overlap, source=source, row_numbers=numbers)
-        z_ND = bundle_features(bundle, rows.x, num_threads=num_threads)
-        if not in_memory(rows.x) and not np.array_equal(row_digests(rows.x), digest_N):
-            raise DataError(
-                f"rows of {name} of {source} were changed while they were read; expected files that stay as they are until the "
-                "command has ended"
-            )
+        z_ND = steady_features(bundle, rows.x, digest_N, source=f"{name} of {source}", num_threads=num_threads)
         found[name] = SplitRows(z_ND, digest_N, rows.labels, rows.cohorts, repeated_rows(name, digest_N, found))
     return found
 

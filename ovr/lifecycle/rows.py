@@ -14,12 +14,13 @@ from ovr.core.bundle import ModelBundle
 from ovr.data.cohorts import Cohorts
 from ovr.data.entries import Entries
 from ovr.data.labels import Labels
+from ovr.data.lazy import Inputs, in_memory
 from ovr.data.leakage import U64, row_digests
 from ovr.data.origin import RowOf
 from ovr.data.overlap import CALIBRATION, TRAINING, Overlap, check_overlap, read_digests
 from ovr.data.splits import SPLIT_NAMES, Rows, Splits
 from ovr.errors import ArtifactError, ConfigError, DataError
-from ovr.lifecycle.logits import KnownLogits, Logits, StoredLogits, bundle_features
+from ovr.lifecycle.logits import F32, KnownLogits, Logits, StoredLogits, bundle_features
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,20 @@ def new_rows(bundle: ModelBundle, splits: Splits, which: str, *, max_overlap: fl
     return NewRows(rows, record, splits.origin.shown.get(name), numbers, digest_N)
 
 
+def steady_features(bundle: ModelBundle, x: Inputs, digest_N: U64 | None, *, source: str, num_threads: int = 1) -> F32:
+    """Return the features (N, D) of rows that are still those whose digests were taken: rows may lie in a file and be read again.
+
+    Raises:
+        DataError: they are others by now.
+    """
+    z_ND = bundle_features(bundle, x, num_threads=num_threads)
+    if digest_N is not None and not in_memory(x) and not np.array_equal(row_digests(x), digest_N):
+        raise DataError(
+            f"rows of {source} were changed while they were read; expected files that stay as they are until the command has ended"
+        )
+    return z_ND
+
+
 def labelled_logits(bundle: ModelBundle, new: NewRows | None, *, num_threads: int = 1, with_cohorts: bool = True) -> LabelledLogits:
     """Return logits and labels of the given rows, by ONNX Runtime, or of the bundle's own calibration rows.
 
@@ -102,7 +117,9 @@ def labelled_logits(bundle: ModelBundle, new: NewRows | None, *, num_threads: in
         ArtifactError: the bundle keeps no calibration rows, or none that can be read.
     """
     if new is not None:
-        logits: Logits = StoredLogits(bundle, bundle_features(bundle, new.rows.x, num_threads=num_threads), num_threads=num_threads)
+        source = ", ".join(file["name"] for file in new.record.get("files", ())) or "the source"
+        z_ND = steady_features(bundle, new.rows.x, new.digest_N, source=source, num_threads=num_threads)
+        logits: Logits = StoredLogits(bundle, z_ND, num_threads=num_threads)
         return LabelledLogits(logits, new.rows.labels, new.record, new.rows.cohorts, new.digest_N)
     num_heads = len(bundle.heads)
     if bundle.shards:

@@ -5,13 +5,14 @@ import pytest
 
 from ovr.core.shards import npy_bytes
 from ovr.data.leakage import row_digests
+from ovr.data.splits import TestRows
 from ovr.errors import ArtifactError, DataError
 from ovr.lifecycle.assemble import assembled
 from ovr.lifecycle.feature_file import read_features, write_features
 from ovr.lifecycle.fit import HeadFit
 from ovr.lifecycle.head_rows import kept_rows, known_rows, split_rows, with_positives
 from ovr.lifecycle.logits import bundle_features
-from ovr.lifecycle.rows import labelled_logits
+from ovr.lifecycle.rows import NewRows, labelled_logits
 from ovr.lifecycle.verify import verify
 from ovr.runtime.reference import load_reference
 from tests.bundles import small_bundle
@@ -178,3 +179,7 @@ def test_rows_that_change_while_they_are_read_are_refused(bundle):
     changing = replace(splits, train=replace(splits.train, x=Changing(splits.train.x)))
     with pytest.raises(DataError, match="rows of train of the source were changed while they were read"):
         split_rows(bundle, changing, max_overlap=0)
+    x = Changing(rows_of(3))
+    new = NewRows(TestRows(x, splits.test.labels), {"files": [{"name": "a.npy"}]}, digest_N=row_digests(x))
+    with pytest.raises(DataError, match=r"rows of a.npy were changed while they were read"):
+        labelled_logits(bundle, new)

@@ -173,6 +173,6 @@ def test_a_plan_says_what_heads_need_and_its_jobs_are_commands(run, tmp_path, ca
     (tmp_path / "bare.csv").write_text("\n".join(["a,b,sex,label", *bare]) + "\n")
     moved = [gone[0], *NEW, f"data.path={tmp_path / 'bare.csv'}", "data.source.labels.unlabelled=unknown"]
     assert main(["head", "plan", *moved]) == 0
-    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[1:3]] == ["more", "more"]
+    assert [line.split()[2] for line in capsys.readouterr().out.splitlines()[1:3]] == ["more", "more"]
     assert "exists; expected a file that does not" in error_of(capsys, "head", "plan", *args)
     assert "data is not given" in error_of(capsys, "head", "plan", f"bundle={run / 'run/bundle'}")
