@@ -32,6 +32,7 @@ from ovr.lifecycle.assemble import (
 from ovr.lifecycle.calibration_rows import calibration_parts
 from ovr.lifecycle.gate import Gate, check_passed, judge_stored
 from ovr.lifecycle.put import NewHead, check_change, chosen, cohort_columns, model_of, of_limit, put, with_heads
+from ovr.lifecycle.rewrite import calibrations_of, rewritten, thresholds_of
 from ovr.runtime.reference import load_reference
 
 log = logging.getLogger(__name__)
@@ -205,28 +206,27 @@ def retire(bundle: ModelBundle, out: Path, class_ids: Sequence[str], *, entry: M
 
 
 def respecified(bundle: ModelBundle, out: Path, specs: Sequence[ClassSpec], *, entry: Mapping[str, Any] | None = None) -> Rewritten:
-    """Write the bundle with another name, owner or parent of some classes to `out`; no answer changes.
+    """Write the bundle with another name, owner or parent of some classes to `out`; no answer changes. It may have head shards.
 
     Raises:
-        ArtifactError: what `put` refuses.
+        ArtifactError: `out` exists, or lies within the bundle.
         TaxonomyError: the bundle has no such class.
     """
-    check_change(bundle, out)
     _some([spec.id for spec in specs])
     new = {bundle.taxonomy.column(spec.id): spec for spec in specs}
-    taxonomy = Taxonomy(new.get(k, spec) for k, spec in enumerate(bundle.taxonomy))
-    said = {"command": "head rename", "classes": [spec.id for spec in specs], **(entry or {})}
-    made, diffs = assembled(
+    ids = tuple(spec.id for spec in specs)
+    thresholds = thresholds_of(bundle)
+    made = rewritten(
         bundle,
         out,
-        taxonomy=taxonomy,
-        heads=bundle.heads,
-        new={},
-        reference=load_reference(bundle),
+        calibrations=calibrations_of(bundle),
+        threshold_K=thresholds.threshold_K,
         policy=bundle.policy,
-        provenance=told(bundle, said, num_changed=len(new)),
+        cohorts=bundle.cohorts,
+        entry={"command": "head rename", "classes": list(ids), **(entry or {})},
+        taxonomy=Taxonomy(new.get(k, spec) for k, spec in enumerate(bundle.taxonomy)),
     )
-    return Rewritten(made, tuple(spec.id for spec in specs), diffs)
+    return Rewritten(made.bundle, ids, made.max_abs_diff)
 
 
 def _some(class_ids: Sequence[str]) -> Sequence[str]:

@@ -23,6 +23,7 @@ from ovr.core.cohorts import CohortCalibrations
 from ovr.core.heads import HeadColumns
 from ovr.core.sharded_bundle import write_sharded_bundle
 from ovr.core.shards import Shard, npy_bytes, paths, read_figures, read_weights, shard_bytes
+from ovr.core.taxonomy import Taxonomy
 from ovr.core.thresholds import Thresholds
 from ovr.data.leakage import U64
 from ovr.data.overlap import CALIBRATION, rows_of_step
@@ -84,6 +85,7 @@ def rewritten(
     threshold_status_K: Sequence[str] | None = None,
     abstention_status: str | None = None,
     digest_N: U64 | None = None,
+    taxonomy: Taxonomy | None = None,
 ) -> Rewritten:
     """Write the bundle with these calibrations, thresholds and policy to `out`.
 
@@ -94,6 +96,7 @@ def rewritten(
         entry: what the history in the provenance tells of this step, in plain values.
         abstention_status: what is to be said of the policy's limit from now on; None: what was said of it.
         digest_N: of the rows that this was fitted on, by `row_digests`, which the bundle keeps; None: those of its own rows.
+        taxonomy: the same classes, described otherwise; None: as they were.
 
     Raises:
         ArtifactError: `out` exists or lies within the bundle; the bundle has no reference rows, or its heads do not give their
@@ -119,7 +122,8 @@ def rewritten(
         more[file], entry = npy_bytes(np.unique(digest_N)), {**entry, "row_digests": file}
     provenance = told(bundle, {**entry, **said}, num_changed=len(changed))
     write = _write_shards if bundle.shards else _write_heads
-    made, diffs = write(bundle, out, changed, calibrations, thresholds, policy, provenance, reference, more)
+    described = bundle.taxonomy if taxonomy is None else taxonomy
+    made, diffs = write(bundle, out, described, changed, calibrations, thresholds, policy, provenance, reference, more)
     return Rewritten(made, tuple(bundle.taxonomy[k].id for k in changed), diffs)
 
 
@@ -146,6 +150,7 @@ def _reference(bundle: ModelBundle, before: Calibrations, after: Calibrations, c
 def _write_heads(
     bundle: ModelBundle,
     out: Path,
+    taxonomy: Taxonomy,
     changed: Sequence[int],
     calibrations: Sequence[Calibration],
     thresholds: Thresholds,
@@ -166,7 +171,7 @@ def _write_heads(
     return assembled(
         bundle,
         out,
-        taxonomy=bundle.taxonomy,
+        taxonomy=taxonomy,
         heads=heads,
         new=new,
         reference=reference,
@@ -179,6 +184,7 @@ def _write_heads(
 def _write_shards(
     bundle: ModelBundle,
     out: Path,
+    taxonomy: Taxonomy,
     changed: Sequence[int],
     calibrations: Calibrations,
     thresholds: Thresholds,
@@ -239,7 +245,7 @@ def _write_shards(
     parts[REFERENCE_PROB] = unchanged(bundle, REFERENCE_PROB, npy_bytes(reference.prob_NK))
     made = write_sharded_bundle(
         out,
-        taxonomy=bundle.taxonomy,
+        taxonomy=taxonomy,
         heads=heads,
         shards=bundle.shards,
         input=bundle.input,

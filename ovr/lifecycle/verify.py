@@ -100,8 +100,9 @@ def _proof(old: ModelBundle, new: ModelBundle, values: list[list[dict[str, Any]]
 def differences(old: ModelBundle, new: ModelBundle) -> list[list[str]]:
     """Return a row (class, what, old, new) for each thing that differs between the heads of two bundles, as text."""
     rows = []
+    columns = [{class_id: k for k, class_id in enumerate(bundle.taxonomy.ids)} for bundle in (old, new)]
     for class_id in dict.fromkeys((*old.taxonomy.ids, *new.taxonomy.ids)):
-        said = [_said(bundle, class_id) for bundle in (old, new)]
+        said = [_said(bundle, column.get(class_id)) for bundle, column in zip((old, new), columns, strict=True)]
         rows += [
             [class_id, name, said[0].get(name, ""), said[1].get(name, "")]
             for name in dict.fromkeys((*said[0], *said[1]))
@@ -110,10 +111,10 @@ def differences(old: ModelBundle, new: ModelBundle) -> list[list[str]]:
     return rows
 
 
-def _said(bundle: ModelBundle, class_id: str) -> dict[str, str]:
-    if class_id not in bundle.taxonomy.ids:
+def _said(bundle: ModelBundle, column: int | None) -> dict[str, str]:
+    if column is None:
         return {}
-    spec, head = bundle.taxonomy[bundle.taxonomy.column(class_id)], bundle.head(class_id)
+    spec, head = bundle.taxonomy[column], bundle.heads[column]
     calibration = head.calibration
     return {
         "version": str(head.version),

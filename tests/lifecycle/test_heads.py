@@ -22,7 +22,7 @@ from ovr.lifecycle.heads import last_version, replace_heads, respecified, retire
 from ovr.lifecycle.logits import bundle_features
 from ovr.lifecycle.put import NewHead, put
 from ovr.lifecycle.rows import labelled_logits
-from ovr.lifecycle.verify import verify
+from ovr.lifecycle.verify import differences, verify
 from ovr.runtime.predictor import EdgePredictor
 from ovr.serving.head_signatures import sign_heads, signers
 from tests.bundles import small_bundle
@@ -148,6 +148,20 @@ def test_a_description_changes_and_no_answer(bundle, tmp_path):
     found = verify(bundle, made, changed=[CLASS_IDS[1]])
     assert found.ids("described") == (CLASS_IDS[1],)
     assert made.heads == bundle.heads
+
+
+def test_a_description_changes_in_a_bundle_with_head_shards(sharded, tmp_path):
+    bundle = sharded[1]
+    made = respecified(bundle, tmp_path / "out", [replace(bundle.taxonomy[3], owner="someone")]).bundle
+    opened = open_bundle(made.path)
+    assert (opened.taxonomy[3].owner, opened.heads) == ("someone", bundle.heads)
+    for shard in bundle.shards:
+        for name in (shard.heads_file, shard.onnx_file):
+            assert os.path.samefile(bundle.path / name, opened.path / name)
+    x = rows_of(4, 20)
+    np.testing.assert_array_equal(probs(opened, x), probs(bundle, x))
+    assert differences(bundle, opened) == [["train", "owner", "", "someone"]]
+    assert opened.provenance["history"][-1]["classes"] == ["train"]
 
 
 def test_heads_come_from_another_bundle_with_the_same_backbone(bundle, twice, tmp_path):
