@@ -1,103 +1,186 @@
-"""Predictions as text, a line a row: CSV or JSON lines. Knows nothing of where they came from."""
+"""Predictions as bytes of CSV or JSON lines, or as Arrow tables for Parquet. Knows nothing of where they came from.
+
+B = rows of a chunk, K = heads
+"""
 
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
-from itertools import count
-from typing import IO
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cached_property
+from importlib.util import find_spec
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ovr.core.artifact import ModelCard
 from ovr.core.outcomes import OUTPUTS, PER_CLASS
 from ovr.core.prediction import Prediction
 
-FORMATS = (".csv", ".jsonl", ".ndjson")
+FORMATS = (".csv", ".jsonl", ".ndjson", ".parquet")
+LEAST_PLAIN = 1e-6  # of numbers in CSV; below it they have an exponent
 
 
-def writer(
-    ending: str,
-    file: IO[bytes],
-    card: ModelCard,
-    *,
-    probabilities: bool,
-    outputs: Sequence[str] = (),
-    files: Sequence[str] | None = None,
-) -> Callable[[Prediction], None]:
-    """Return the function that appends the rows of a prediction to `file`, UTF-8; row numbers go on from call to call.
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows that are written: those of `number_B`, of which `kept_B` have the predictions, in order; the others have none."""
 
-    jsonl: row, labels, names, abstained, top (class, prob), and prob by class id. csv: row, label and name (of argmax; empty where
-    it abstained) or labels and names (of multilabel; JSON arrays, as ids may hold any character), abstained, confidence (the
-    highest probability), and a column `prob:<class id>` for each class.
+    number_B: NDArray[np.int64]
+    kept_B: NDArray[np.bool_]
+    prediction: Prediction | None  # None where no row is kept
+    files: Sequence[str] | None = None  # one a row: the image file that it is
+
+
+@dataclass(frozen=True)
+class Answers:
+    """How predictions of one model are written.
+
+    jsonl: row, labels, names, abstained, top (class, prob), and prob by class id. csv and parquet: row, label and name (of argmax;
+    empty where it abstained) or labels and names (of multilabel; lists, in csv as JSON arrays, since ids may hold any character),
+    abstained, confidence (the highest probability), and a column `prob:<class id>` for each class. A row without a prediction has
+    its number and empty cells.
 
     Args:
         ending: one of `FORMATS`.
         probabilities: whether every class's probability is written.
-        outputs: names of `ovr.core.outcomes.OUTPUTS` to write too, in csv a column each, or `<name>:<class id>` for each class.
-        files: the file that each row is, if any, which is then written after its number.
+        outputs: names of `ovr.core.outcomes.OUTPUTS` to write too, in csv and parquet a column each, or `<name>:<class id>` for
+            each class.
+        with_files: whether each row is a file, whose name is then written after its number.
     """
-    make = _csv_writer if ending == ".csv" else _jsonl_writer
-    return make(file, card, probabilities, outputs, files)
 
+    ending: str
+    card: ModelCard
+    probabilities: bool = True
+    outputs: tuple[str, ...] = ()
+    with_files: bool = False
 
-def _jsonl_writer(
-    file: IO[bytes], card: ModelCard, probabilities: bool, outputs: Sequence[str], files: Sequence[str] | None
-) -> Callable[[Prediction], None]:
-    rows = count()
-    name = {spec.id: spec.name for spec in card.taxonomy}
+    @cached_property
+    def names(self) -> list[str]:
+        """The columns of csv and parquet."""
+        single = self.card.policy.mode == "argmax"
+        names = ["row", *(["file"] if self.with_files else []), *(["label", "name"] if single else ["labels", "names"])]
+        names += ["abstained", "confidence", *(output for output in self.outputs if output not in PER_CLASS)]
+        return names + [f"{output}:{class_id}" for output in self._per_class for class_id in self.card.taxonomy.ids]
 
-    def write(prediction: Prediction) -> None:
-        for record in prediction.records(outputs):
-            if not probabilities:
-                del record["prob"]
-            labels = record.pop("labels")
-            row = next(rows)
-            own = {} if files is None else {"file": files[row]}
-            line = {"row": row, **own, "labels": labels, "names": [name[class_id] for class_id in labels], **record}
-            file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+    @cached_property
+    def head(self) -> bytes:
+        """What a file begins with: the header of CSV."""
+        return _csv_line(self.names) if self.ending == ".csv" else b""
 
-    return write
+    def write(self, rows: Rows) -> Any:
+        """Return the rows as bytes of CSV or JSON lines, without a header, or as an Arrow table for Parquet."""
+        if self.ending == ".parquet":
+            from ovr.cli.answer_tables import table
 
+            return table(rows, self)
+        return self._csv(rows) if self.ending == ".csv" else self._jsonl(rows)
 
-def _csv_writer(
-    file: IO[bytes], card: ModelCard, probabilities: bool, outputs: Sequence[str], files: Sequence[str] | None
-) -> Callable[[Prediction], None]:
-    rows = count()
-    name = {spec.id: spec.name for spec in card.taxonomy}
-    single = card.policy.mode == "argmax"
-    columns = [
-        "row",
-        *([] if files is None else ["file"]),
-        *(["label", "name"] if single else ["labels", "names"]),
-        "abstained",
-        "confidence",
-    ]
-    columns += [output for output in outputs if output not in PER_CLASS]
-    per_class = [*(["prob"] if probabilities else []), *(output for output in outputs if output in PER_CLASS)]
-    columns += [f"{output}:{class_id}" for output in per_class for class_id in card.taxonomy.ids]
+    @property
+    def _per_class(self) -> list[str]:
+        return [*(["prob"] if self.probabilities else []), *(output for output in self.outputs if output in PER_CLASS)]
 
-    def append(lines: list[list[object]]) -> None:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(lines)
-        file.write(text.getvalue().encode())
+    def numbers(self, prediction: Prediction) -> list[NDArray[Any]]:
+        """Return the columns after `abstained`, each (B,): float32 probabilities, and float64 of `outputs`."""
+        columns: list[NDArray[Any]] = [prediction.prob_BK.max(axis=1)]
+        columns += [OUTPUTS[output](prediction.prob_BK) for output in self.outputs if output not in PER_CLASS]
+        for output in self._per_class:
+            value_BK = prediction.prob_BK if output == "prob" else OUTPUTS[output](prediction.prob_BK)
+            columns += list(np.ascontiguousarray(value_BK.T))
+        return columns
 
-    def write(prediction: Prediction) -> None:
-        lines: list[list[object]] = []
-        values = {output: OUTPUTS[output](prediction.prob_BK).tolist() for output in outputs}
-        for n, (labels, abstained, prob_K) in enumerate(
-            zip(prediction.labels(), prediction.decision.abstained_B.tolist(), prediction.prob_BK.tolist(), strict=True)
-        ):
-            names = [name[class_id] for class_id in labels]
-            if single:
-                cells = [labels[0], names[0]] if labels else ["", ""]
+    def decided(self, prediction: Prediction) -> tuple[NDArray[np.int64], list[tuple[int, ...]]]:
+        """Return (for each row the place of its classes in the list (B,), the different sets of classes as columns)."""
+        label_BK = prediction.decision.label_BK
+        if self.card.policy.mode == "argmax":
+            none = label_BK.shape[1]
+            return np.where(prediction.decision.abstained_B, none, label_BK.argmax(axis=1)), [*((k,) for k in range(none)), ()]
+        bits = np.packbits(label_BK, axis=1)
+        _, first, inverse = np.unique(bits.view(np.dtype((np.void, bits.shape[1])))[:, 0], return_index=True, return_inverse=True)
+        return inverse, [tuple(np.flatnonzero(label_BK[row]).tolist()) for row in first.tolist()]
+
+    def _csv(self, rows: Rows) -> bytes:
+        data, end_B = b"", np.zeros(1, np.int64)
+        if rows.prediction is not None:
+            at_B, sets = self.decided(rows.prediction)
+            labels = [_csv_line(self._label_cells(columns))[:-1].decode() for columns in sets]
+            files = None if rows.files is None else [_csv_line([file])[:-1].decode() for file in rows.files]
+            number_B, abstained_B = rows.number_B[rows.kept_B], rows.prediction.decision.abstained_B
+            if find_spec("pyarrow") is not None:
+                from ovr.cli.answer_tables import csv_lines as make
             else:
-                cells = [json.dumps(labels, ensure_ascii=False), json.dumps(names, ensure_ascii=False)]
-            shown = [values[output][n] for output in outputs if output not in PER_CLASS]
-            for output in per_class:
-                shown += prob_K if output == "prob" else values[output][n]
-            row = next(rows)
-            own = [] if files is None else [files[row]]
-            lines.append([row, *own, *cells, str(abstained).lower(), max(prob_K), *shown])
-        append(lines)
+                make = csv_lines
+            data, end_B = make(number_B, files, at_B, labels, abstained_B, self.numbers(rows.prediction))
+        if rows.kept_B.all():
+            return data
+        kept = (data[start:end] for start, end in pairwise(end_B.tolist()))
+        empty = b"," * (len(self.names) - 1) + b"\n"
+        pairs = zip(rows.number_B.tolist(), rows.kept_B.tolist(), strict=True)
+        return b"".join(next(kept) if is_kept else str(number).encode() + empty for number, is_kept in pairs)
 
-    append([list(columns)])
-    return write
+    def _label_cells(self, columns: Sequence[int]) -> list[str]:
+        ids = [self.card.taxonomy.ids[k] for k in columns]
+        names = [self.card.taxonomy[k].name for k in columns]
+        if self.card.policy.mode == "argmax":
+            return [ids[0], names[0]] if ids else ["", ""]
+        return [json.dumps(ids, ensure_ascii=False), json.dumps(names, ensure_ascii=False)]
+
+    def _jsonl(self, rows: Rows) -> bytes:
+        records = iter([] if rows.prediction is None else rows.prediction.records(self.outputs))
+        files = iter(rows.files or ())
+        name = {spec.id: spec.name for spec in self.card.taxonomy}
+        lines = []
+        for number, kept in zip(rows.number_B.tolist(), rows.kept_B.tolist(), strict=True):
+            line: dict[str, Any] = {"row": number}
+            if not kept:
+                line |= dict.fromkeys(
+                    ("labels", "names", "abstained", "top", *(["prob"] if self.probabilities else []), *self.outputs)
+                )
+            else:
+                record = next(records)
+                if self.with_files:
+                    line["file"] = next(files)
+                if not self.probabilities:
+                    del record["prob"]
+                labels = record.pop("labels")
+                line |= {"labels": labels, "names": [name[class_id] for class_id in labels], **record}
+            lines.append(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        return b"".join(lines)
+
+
+def csv_lines(
+    number_B: NDArray[np.int64],
+    files: Sequence[str] | None,
+    at_B: NDArray[np.int64],
+    labels: Sequence[str],
+    abstained_B: NDArray[np.bool_],
+    columns: Sequence[NDArray[Any]],
+) -> tuple[bytes, NDArray[np.int64]]:
+    """Return (rows as lines of CSV, where each begins, and where the last ends), without pyarrow.
+
+    They are what `ovr.cli.answer_tables.csv_lines` returns, byte for byte.
+    """
+    cells: list[Sequence[str]] = [list(map(str, number_B.tolist())), *([] if files is None else [files])]
+    cells += [[labels[at] for at in at_B.tolist()], ["true" if abstained else "false" for abstained in abstained_B.tolist()]]
+    cells += [list(map(number_text, column.tolist())) for column in columns]
+    lines = [",".join(row).encode() + b"\n" for row in zip(*cells, strict=True)]
+    return b"".join(lines), np.cumsum([0, *map(len, lines)])
+
+
+def number_text(value: float) -> str:
+    """Return the shortest text of a number from 0 to 1e15 that reads back as the same float64: 1, 0.25, 0.000012, 1e-7."""
+    text = repr(value)
+    if text.endswith(".0"):
+        return text[:-2]
+    if "e" in text:
+        return f"{Decimal(text):f}" if value >= LEAST_PLAIN else text.replace("e-0", "e-")
+    return text
+
+
+def _csv_line(cells: Sequence[str]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue().encode()

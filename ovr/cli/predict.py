@@ -1,99 +1,99 @@
-"""`ovr predict`: rows in, predictions out, from a bundle or from a server. Needs no torch."""
+"""`ovr predict`: rows in, predictions out, from a bundle or from a server. Needs no torch.
 
+Rows go through in chunks, so that files may be larger than the memory: see `ovr.cli.scoring`, and `ovr.cli.part_files` for what
+stays of a run that was killed.
+"""
+
+import json
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 
-from ovr.cli.answers import FORMATS, writer
-from ovr.cli.signatures import required_trust
+from ovr.cli.answers import FORMATS, Answers
+from ovr.cli.launch import Ranks, ranks
+from ovr.cli.part_files import counts_of, join_parts, refused_list, write_parts
+from ovr.cli.scoring import FromBundle, FromServer, chunk_rows, in_order, score_chunk, scorer_of
 from ovr.core.artifact import ModelCard
+from ovr.core.files import canonical_json, read_json, sha256_bytes, write_file
 from ovr.core.nearest import nearest
 from ovr.core.outcomes import OUTPUTS
-from ovr.core.prediction import Prediction
-from ovr.errors import ConfigError, InputError, ServingError
+from ovr.errors import ConfigError, InputError
+from ovr.runtime.batch.inputs import Inputs, inputs_of, open_input, shares
+from ovr.runtime.batch.parts import identity, journal_of, partial_folder
+from ovr.runtime.batch.shaping import Shaping
 
-if TYPE_CHECKING:
-    from ovr.runtime.predictor import EdgePredictor
+ON_ERROR = ("fail", "skip", "empty")
+SUCCESS = "_SUCCESS"
 
-MAX_SHOWN = 5  # rows that an error tells of
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one file."""
+
+    num_rows: int
+    num_refused: int
+    counts: Mapping[str, int]
 
 
 def run(cfg: DictConfig) -> None:
-    """Read and check all rows, predict them in batches, and write the answers as one file that appears when it is complete.
+    """Score every file, and let its answers appear when they are complete.
 
     Raises:
         ConfigError: neither or both of bundle and server, or a setting that cannot be used.
-        InputError: rows that the model cannot take, or an output file that exists.
+        InputError: rows that the model cannot take, an output that exists, or parts of another run.
         ServingError: the server is not there, or its model was replaced on the way.
     """
-    from tqdm import tqdm
-
-    from ovr.core.files import staged_file
-    from ovr.runtime.images import read_images
-    from ovr.runtime.record_files import TextColumns, read_placed_records
-    from ovr.runtime.rows import read_rows
-
     output = Path(cfg.output)
-    if not isinstance(cfg.batch_size, int) or cfg.batch_size < 1:
-        raise ConfigError(f"batch_size is {cfg.batch_size!r}; expected a whole number of at least 1")
+    _check_settings(cfg, output)
+    outputs = _outputs(cfg.outputs)
+    rank = ranks(os.environ)
+    with ExitStack() as stack:
+        scorer = scorer_of(cfg, stack)
+        given = [str(path) for path in cfg.input] if isinstance(cfg.input, ListConfig) else str(cfg.input)
+        inputs = inputs_of(given, scorer.card.input.raw_kind)
+        if inputs.base is None:
+            if rank is not None:
+                raise ConfigError(
+                    f"{rank.started_by} started {rank.num_ranks} processes, which share an input by its files; input={given} is one"
+                    " file: give a folder, a pattern or a list, or start one process"
+                )
+            if output.exists() and not cfg.overwrite and not (cfg.resume and partial_folder(output).is_dir()):
+                raise InputError(f"{output} exists already; choose another place or say overwrite=true")
+            result = _score_file(cfg, scorer, inputs.files[0], output, outputs)
+            _tell(result, output, scorer.card)
+        else:
+            _score_files(cfg, scorer, inputs, output, outputs, rank)
+
+
+def _check_settings(cfg: DictConfig, output: Path) -> None:
+    for key, least in (("batch_size", 1), ("part_rows", 1), ("workers", 0)):
+        if key == "workers" and cfg.workers is None:
+            continue
+        if not isinstance(cfg[key], int) or isinstance(cfg[key], bool) or cfg[key] < max(1, least):
+            raise ConfigError(f"{key} is {cfg[key]!r}; expected a whole number of at least 1")
+    if cfg.on_error not in ON_ERROR:
+        raise ConfigError(f"on_error is {cfg.on_error!r}; expected one of {', '.join(ON_ERROR)}")
     if output.suffix.lower() not in FORMATS:
         raise ConfigError(f"output={output} must end in one of {', '.join(FORMATS)}")
-    outputs = _outputs(cfg.outputs)
-    if output.exists() and not cfg.overwrite:
-        raise InputError(f"{output} exists already; choose another place or say overwrite=true")
+    if output.suffix.lower() == ".parquet":
+        try:
+            import pyarrow.parquet  # noqa: F401
+        except ImportError:
+            raise ConfigError(f"output={output}: writing Parquet needs pyarrow: pip install 'ovr[data]'") from None
     if not output.absolute().parent.is_dir():
         raise InputError(f"the folder {output.absolute().parent} of output= does not exist")
     if cfg.bundle is not None and output.resolve().is_relative_to(Path(cfg.bundle).resolve()):
         raise InputError(f"{output} is inside the bundle {cfg.bundle}, which must not change; write it somewhere else")
-    with ExitStack() as stack:
-        card, prepare, predict = _model(cfg, stack)
-        source = Path(cfg.input)
-        how = {"format": cfg.format, "header": cfg.header, "delimiter": cfg.delimiter, "drop": [str(name) for name in cfg.drop]}
-        kind = card.input.raw_kind
-        cohort = _cohorts(cfg, card, source)
-        if isinstance(cohort, list) and card.cohorts is not None:
-            column = card.cohorts.column
-            # A table's encoder knows by itself whether it takes the column.
-            how["drop"] += [] if kind == "table" or column in card.input.columns else [column]
-        rows: Any
-        files = None
-        where: Callable[[int], str] = "row {}".format
-        if kind is None:
-            rows = read_rows(source, card.input, **how)
-        elif kind == "image":
-            rows = read_images(source, column=cfg.path_column)
-            files = _names(rows, source)
-        else:
-            rows, where = read_placed_records(source, kind, text=TextColumns.of(card.input.encoder), **how)
-        rows = prepare(rows, where)
-        file = stack.enter_context(staged_file(output))
-        bar = stack.enter_context(tqdm(total=len(rows), desc="predict", unit="row"))
-        write = writer(output.suffix.lower(), file, card, probabilities=cfg.probabilities, outputs=outputs, files=files)
-        for start in range(0, len(rows), cfg.batch_size):
-            here = slice(start, start + cfg.batch_size)
-            of_rows = cohort[here] if isinstance(cohort, list) else cohort
-            prediction = predict(rows[here], cohort=of_rows, batch_size=cfg.batch_size)
-            if prediction.card != card:
-                raise ServingError(
-                    f"the model at {cfg.server} was replaced after {start} rows; nothing is written, repeat the call"
-                )
-            write(prediction)
-            bar.update(len(prediction))
-    print(f"{len(rows)} predictions in {output}: {len(rows)} rows passed the model's checks, 0 were refused")
-    if card.cohorts is not None:
-        counts = card.cohorts.count(cohort if isinstance(cohort, list) else [cohort] * len(rows))
-        print(
-            f"cohorts of column {card.cohorts.column}: {counts['known']} rows known; with the pooled calibration "
-            f"{counts['unknown']} of unknown cohorts, {counts['missing']} without one"
-        )
 
 
-def _outputs(value: Any) -> list[str]:
+def _outputs(value: Any) -> tuple[str, ...]:
     """Return the names of what is to be written beside the probabilities.
 
     Raises:
@@ -103,87 +103,130 @@ def _outputs(value: Any) -> list[str]:
     if wrong := [name for name in names if name not in OUTPUTS]:
         near = nearest(str(wrong[0]), OUTPUTS)
         raise ConfigError(f"outputs has {wrong[0]!r}; expected a list of some of {', '.join(OUTPUTS)}" + (near and f"; {near}"))
-    return list(dict.fromkeys(names))
+    return tuple(dict.fromkeys(names))
 
 
-def _cohorts(cfg: DictConfig, card: ModelCard, source: Path) -> list[str | None] | str | None:
-    """Return the cohort of the rows of a model that has any: `cohort=` for all, else the file's column; None where it has none.
+def _score_files(
+    cfg: DictConfig, scorer: FromBundle | FromServer, inputs: Inputs, output: Path, outputs: tuple[str, ...], rank: Ranks | None
+) -> None:
+    """Score this process's share of the files; who comes last says that all are there."""
+    if output.is_file():
+        raise InputError(f"{output} is a file; the answers to several files need a folder")
+    if cfg.overwrite:
+        raise ConfigError(f"overwrite=true is of one output file; remove the folder {output} to begin it anew")
+    success = output / SUCCESS
+    if success.exists() and not cfg.resume:
+        raise InputError(f"{output} is complete already; choose another place or remove it")
+    places = inputs.outputs(output)
+    output.mkdir(exist_ok=True)
+    mine = inputs.files if rank is None else shares(inputs.files, rank.num_ranks)[rank.rank]
+    for file in mine:
+        place = places[file]
+        place.parent.mkdir(parents=True, exist_ok=True)
+        about = _about(cfg, scorer, file, outputs, None)
+        record = _record(place)
+        if record.exists():
+            if not cfg.resume:
+                raise InputError(f"{place} exists already; resume=true goes on with what is not there yet")
+            if read_json(record)["about"] != json.loads(canonical_json(about)):
+                raise InputError(
+                    f"{place} was made of another input, bundle or option; remove the folder {output} to begin it anew"
+                )
+            continue
+        if place.exists() and not (cfg.resume and partial_folder(place).is_dir()):
+            raise InputError(f"{place} exists already; choose another place or remove it")
+        result = _score_file(cfg, scorer, file, place, outputs, record=record)
+        _tell(result, place, scorer.card)
+    if all(_record(place).exists() for place in places.values()):
+        files = {str(place.relative_to(output)): read_json(_record(place)) for place in places.values()}
+        totals = {key: sum(file[key] for file in files.values()) for key in ("num_rows", "num_refused")}
+        about_files = {name: {key: file[key] for key in totals} for name, file in files.items()}
+        write_file(success, canonical_json({**totals, "bundle_sha256": scorer.card.bundle_sha256, "files": about_files}) + b"\n")
+        print(f"{output} is complete: {len(files)} files, {totals['num_rows']} rows, {totals['num_refused']} refused")
 
-    Raises:
-        ConfigError: `cohort=` for a model without cohorts.
-        InputError: a cell that is neither text nor number.
-    """
-    from ovr.runtime.cohort_rows import cohort_names
-    from ovr.runtime.record_files import read_column
 
-    if card.cohorts is None:
-        if cfg.cohort is not None:
-            raise ConfigError(f"cohort={cfg.cohort} is given, but the model has one calibration for all rows; leave it out")
-        return None
-    if cfg.cohort is not None:
-        return str(cfg.cohort)
-    cells = read_column(source, card.cohorts.column, format=cfg.format, header=cfg.header, delimiter=cfg.delimiter)
-    return None if cells is None else cohort_names(cells, len(cells))
+def _record(place: Path) -> Path:
+    """Return what says that an output in a folder is complete, and of what it is."""
+    return place.with_name(f"_{place.name}.done.json")
 
 
-def check_same_model(answered: ModelCard, asked: ModelCard, *, num_done: int) -> None:
-    """Raise ServingError unless both cards are of one bundle: a file must not mix the answers of two."""
-    if answered.bundle_sha256 != asked.bundle_sha256:
-        raise ServingError(
-            f"the server's model was replaced after {num_done} rows: bundle {answered.bundle_sha256[:12]} answers, "
-            f"{asked.bundle_sha256[:12]} was asked; nothing is written, repeat the call"
+def _about(
+    cfg: DictConfig, scorer: FromBundle | FromServer, source: Path, outputs: tuple[str, ...], images: list[Path] | None
+) -> dict[str, Any]:
+    """Return what two runs must have in common for the one to go on with what the other has done."""
+    names = ("format", "header", "delimiter", "cohort", "path_column", "part_rows", "probabilities")
+    options = {name: cfg[name] for name in names} | {"drop": [str(name) for name in cfg.drop], "outputs": list(outputs)}
+    card = sha256_bytes(canonical_json(scorer.card.to_json()))
+    model = {"bundle_sha256": scorer.card.bundle_sha256, "card_sha256": card, "from_server": cfg.server is not None}
+    return {"input": identity(source, files=images), "model": model, "options": options}
+
+
+def _score_file(
+    cfg: DictConfig,
+    scorer: FromBundle | FromServer,
+    source: Path,
+    output: Path,
+    outputs: tuple[str, ...],
+    record: Path | None = None,
+) -> Result:
+    """Score one file, from where an earlier run stopped, and make its output of the parts."""
+    from tqdm import tqdm
+
+    card = scorer.card
+    file, images = open_input(
+        source,
+        card.input.raw_kind,
+        format=cfg.format,
+        header=cfg.header,
+        delimiter=cfg.delimiter,
+        path_column=cfg.path_column,
+    )
+    if card.cohorts is None and cfg.cohort is not None:
+        raise ConfigError(f"cohort={cfg.cohort} is given, but the model has one calibration for all rows; leave it out")
+    cohort = None if cfg.cohort is None else str(cfg.cohort)
+    shaping = Shaping(file, card, header=cfg.header, drop=tuple(str(name) for name in cfg.drop), cohort=cohort)
+    answers = Answers(output.suffix.lower(), card, cfg.probabilities, outputs, with_files=images is not None)
+    about = _about(cfg, scorer, source, outputs, images)
+    with journal_of(output, about, on_error=cfg.on_error, resume=cfg.resume, overwrite=cfg.overwrite) as journal:
+        if journal.parts:
+            print(f"{source}: {journal.num_rows} rows are done already")
+        chunks = file.read(journal.num_rows, chunk_rows(card))
+        score = partial(score_chunk, shaping=shaping, scorer=scorer, answers=answers, on_error=cfg.on_error)
+        with ExitStack() as stack:
+            bars: list[Any] = []
+
+            def progress(num_rows: int) -> None:
+                if not bars:  # not before there is something to show: an error may come first
+                    bar = tqdm(total=file.num_rows, initial=journal.num_rows, desc="predict", unit="row")
+                    bars.append(stack.enter_context(bar))
+                bars[0].update(num_rows)
+
+            scored = in_order(chunks, score, num_workers=scorer.num_workers)
+            write_parts(journal, scored, answers, part_rows=cfg.part_rows, on_error=cfg.on_error, progress=progress)
+            for bar in bars:  # of files that do not tell how many rows they have
+                bar.total = bar.n
+                bar.refresh()
+        if not journal.num_rows:
+            raise InputError(f"{source} holds no rows; expected at least one")
+        if identity(source, files=images) != about["input"]:
+            raise InputError(f"{source} was changed while it was read; remove {journal.folder} and begin anew")
+        join_parts(journal, answers)
+        result = Result(journal.num_rows, journal.num_refused, counts_of(journal))
+        if record is not None:
+            done = {"num_rows": result.num_rows, "num_refused": result.num_refused, "about": about}
+            write_file(record, canonical_json(done) + b"\n")
+        journal.discard()
+    return result
+
+
+def _tell(result: Result, output: Path, card: ModelCard) -> None:
+    passed, listed = result.num_rows - result.num_refused, ""
+    if result.num_refused:
+        listed = f", listed in {refused_list(output)}"
+    print(f"{passed} predictions in {output}: {passed} rows passed the model's checks, {result.num_refused} were refused{listed}")
+    if card.cohorts is not None:
+        counts = Counter({"known": 0, "unknown": 0, "missing": 0}) + Counter(result.counts)
+        print(
+            f"cohorts of column {card.cohorts.column}: {counts['known']} rows known; with the pooled calibration "
+            f"{counts['unknown']} of unknown cohorts, {counts['missing']} without one"
         )
-
-
-def _names(rows: Any, source: Path) -> list[str] | None:
-    """Return the name of each image file as seen from the folder of the input, None of an array."""
-    if not isinstance(rows, list):
-        return None
-    root = source if source.is_dir() else source.parent
-    return [os.path.relpath(file, root) for file in rows]
-
-
-def _prepared(predictor: "EdgePredictor", rows: Any, where: Callable[[int], str]) -> Any:
-    """Return rows as the network takes them.
-
-    Raises:
-        InputError: some are refused; how many, and where the first of them are.
-    """
-    try:
-        return predictor.encode(rows)
-    except InputError:
-        problems = predictor.check(rows)
-        if not problems:
-            raise
-        shown = "; ".join(f"{where(row)}: {problem}" for row, problem in list(problems.items())[:MAX_SHOWN])
-        more = f"; and {len(problems) - MAX_SHOWN} more" if len(problems) > MAX_SHOWN else ""
-        raise InputError(
-            f"{len(rows) - len(problems)} of {len(rows)} rows passed the model's checks, {len(problems)} were refused: "
-            f"{shown}{more}"
-        ) from None
-
-
-def _model(cfg: DictConfig, stack: ExitStack) -> tuple[ModelCard, Callable[..., Any], Callable[..., Prediction]]:
-    """Return the model card, what checks all rows, and the function from those to predictions; `stack` closes what is opened."""
-    if (cfg.bundle is None) == (cfg.server is None):
-        got = "neither" if cfg.bundle is None else "both"
-        raise ConfigError(f"give bundle=PATH (a bundle or a fused ONNX file) or server=URL; got {got}")
-    trust = required_trust(cfg)
-    if trust is not None:
-        from ovr.core.bundle import open_bundle
-        from ovr.serving.signing import check_signatures
-
-        if cfg.bundle is None or not Path(cfg.bundle).is_dir():
-            raise ConfigError("require_signature=true needs bundle=DIR: neither a server nor a fused ONNX file carries signatures")
-        check_signatures(open_bundle(Path(cfg.bundle)), trust)
-    if cfg.server is not None:
-        from ovr.runtime.client import Client
-
-        client = stack.enter_context(Client(cfg.server))
-        return client.card(), lambda rows, _: rows, client.predict
-    from ovr.runtime.predictor import EdgePredictor
-
-    predictor = EdgePredictor(Path(cfg.bundle))
-    if predictor.card.input.raw_kind == "image":  # decoded batch by batch: all of them might not fit the memory
-        return predictor.card, lambda rows, _: rows, predictor.predict
-    return predictor.card, partial(_prepared, predictor), partial(predictor.predict, encoded=True)

@@ -92,8 +92,8 @@ def read_placed_records(
             f"{path} is of no known format ({', '.join(sorted(set(FORMATS.values())))}), got {known or path.suffix!r}; say which "
             "with format="
         )
-    readers = {"csv": _delimited, "tsv": _delimited, "json": _json, "jsonl": _json_lines, "parquet": _parquet}
-    readers["txt"] = _xmc if kind == SPARSE else _lines
+    readers = {"csv": _delimited, "tsv": _delimited, "json": json_list, "jsonl": _json_lines, "parquet": _parquet}
+    readers["txt"] = xmc_rows if kind == SPARSE else _lines
     cut = cell_delimiter(known, delimiter)
     unit = "row" if known in ("json", "parquet") else "line"
     numbers, rows = array("q"), []
@@ -105,7 +105,7 @@ def read_placed_records(
                 if drop:
                     seen |= dict.fromkeys(row)
                 row = {name: value for name, value in row.items() if name not in drop}
-            rows.append(_text(row, where, text) if kind in TEXTS else _object(row, where))
+            rows.append(text_row(row, where, text) if kind in TEXTS else object_row(row, where))
             numbers.append(number)
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
@@ -130,7 +130,7 @@ def read_column(
     kind = format_of(path) if format is None else format
     if kind not in ("csv", "tsv", "json", "jsonl", "parquet") or path.is_dir() or (kind in ("csv", "tsv") and not header):
         return None
-    read = {"csv": _delimited, "tsv": _delimited, "json": _json, "jsonl": _json_lines, "parquet": _parquet}[kind]
+    read = {"csv": _delimited, "tsv": _delimited, "json": json_list, "jsonl": _json_lines, "parquet": _parquet}[kind]
     try:
         rows = [row for _, row in read(path, delimiter=cell_delimiter(kind, delimiter), header=True)]
     except UnicodeDecodeError as error:
@@ -204,7 +204,7 @@ def _delimited(path: Path, *, delimiter: str, header: bool) -> Iterator[tuple[in
             raise InputError(f"{path}, line {reader.line_num} is not CSV: {error}") from None
 
 
-def _json(path: Path, *, delimiter: str, header: bool) -> Iterator[tuple[int, Any]]:
+def json_list(path: Path, *, delimiter: str, header: bool) -> Iterator[tuple[int, Any]]:
     with opened(path) as file:
         try:
             rows = json.load(file)
@@ -231,7 +231,7 @@ def _lines(path: Path, *, delimiter: str, header: bool) -> Iterator[tuple[int, A
             yield line, text.rstrip("\r\n")
 
 
-def _xmc(path: Path, *, delimiter: str, header: bool) -> Iterator[tuple[int, Any]]:
+def xmc_rows(path: Path, *, delimiter: str, header: bool) -> Iterator[tuple[int, Any]]:
     """Yield what has the place of "label,label feature:value ..." as {feature: value}, as `data=xmc` reads it."""
     with opened(path) as file:
         sizes = next(file, "").split()
@@ -276,7 +276,7 @@ def _parquet(path: Path, *, delimiter: str, header: bool) -> Iterator[tuple[int,
         raise InputError(f"{path} is not Parquet: {error}") from None
 
 
-def _text(row: Any, where: str, columns: TextColumns) -> str:
+def text_row(row: Any, where: str, columns: TextColumns) -> str:
     if isinstance(row, list):
         row = {str(column): cell for column, cell in enumerate(row)}
     if not isinstance(row, dict):
@@ -305,7 +305,7 @@ def _checked(text: Any, where: str) -> str:
     return text
 
 
-def _object(row: Any, where: str) -> dict[str, Any]:
+def object_row(row: Any, where: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise InputError(f"{where} holds {_shown(row)}; expected an object with a value a column")
     return row

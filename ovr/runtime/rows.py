@@ -104,7 +104,7 @@ def _read_csv(
             if header and not names:
                 what = "is empty" if reader.line_num == 0 else "begins with a blank line"
                 raise InputError(f"{path} {what}; expected a header and rows")
-            cell_D = _cells_by_column(path, names, schema, drop) if header else list(range(schema.size))
+            cell_D = cells_by_column(path, names, schema, drop) if header else list(range(schema.size))
             width = len(names) if header else schema.size
             for cells in reader:
                 if not cells:  # blank lines are taken at the end only: in between, one may stand for a lost row
@@ -113,7 +113,7 @@ def _read_csv(
                 if blank_line or len(cells) != width:
                     line, got = (blank_line, 0) if blank_line else (reader.line_num, len(cells))
                     raise InputError(f"{path}, line {line} has {got} cells; expected {width}")
-                parsed.append(_numbers([cells[cell] for cell in cell_D], path, reader.line_num, schema))
+                parsed.append(row_of_numbers([cells[cell] for cell in cell_D], path, reader.line_num, schema))
                 lines.append(reader.line_num)
         except csv.Error as error:
             raise InputError(f"{path}, line {reader.line_num} is not CSV: {error}") from None
@@ -122,7 +122,7 @@ def _read_csv(
     return np.stack(parsed).reshape(len(parsed), *schema.shape)
 
 
-def _cells_by_column(path: Path, names: list[str], schema: InputSchema, drop: Sequence[str]) -> list[int]:
+def cells_by_column(path: Path, names: list[str], schema: InputSchema, drop: Sequence[str]) -> list[int]:
     """Return for each value of a flat row the cell of a line that holds it."""
     if names and all(_is_number(name) for name in names):
         raise InputError(f"{path} begins with a line of numbers where the header should be; say header=false if it has none")
@@ -147,7 +147,7 @@ def _check_names(where: str, names: Sequence[str], schema: InputSchema) -> None:
         )
 
 
-def _numbers(cells: Sequence[str], path: Path, line: int, schema: InputSchema) -> NDArray[np.float64]:
+def row_of_numbers(cells: Sequence[str], path: Path, line: int, schema: InputSchema) -> NDArray[np.float64]:
     try:
         return np.array(cells, dtype=np.float64)
     except ValueError:
@@ -178,7 +178,7 @@ def _read_jsonl(path: Path, schema: InputSchema, *, drop: Sequence[str], lines: 
                 raise InputError(f"{path}, line {line} is not JSON: {error}") from None
             if drop and isinstance(value, dict):
                 seen |= dict.fromkeys(value)
-            parsed.append(_json_row(value, f"{path}, line {line}", schema, drop))
+            parsed.append(json_row(value, f"{path}, line {line}", schema, drop))
             lines.append(line)
     if not parsed:
         raise InputError(f"{path} holds no rows; expected a JSON array or object on each line")
@@ -186,7 +186,7 @@ def _read_jsonl(path: Path, schema: InputSchema, *, drop: Sequence[str], lines: 
     return np.stack(parsed)
 
 
-def _json_row(value: Any, where: str, schema: InputSchema, drop: Sequence[str]) -> NDArray[np.float64]:
+def json_row(value: Any, where: str, schema: InputSchema, drop: Sequence[str]) -> NDArray[np.float64]:
     cells: list[Any]
     if isinstance(value, dict):
         if not schema.columns:

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from ovr.cli.answers import writer
+from ovr.cli.answers import Answers, Rows
 from ovr.core.artifact import DecisionPolicy, ModelCard
 from ovr.core.prediction import Prediction
 from ovr.core.schema import InputSchema
@@ -34,12 +34,13 @@ def prediction(mode):
 def written(ending, mode, *, probabilities=True, parts=1, outputs=()):
     """Return the text of a prediction written in `parts` calls."""
     whole = prediction(mode)
-    file = io.BytesIO()
-    write = writer(ending, file, whole.card, probabilities=probabilities, outputs=outputs)
+    answers = Answers(ending, whole.card, probabilities, tuple(outputs))
+    data = answers.head
     for rows in np.array_split(np.arange(len(PROB_BK)), parts):
         decision = decide(PROB_BK[rows], threshold_K=whole.card.thresholds, policy=whole.card.policy)
-        write(Prediction(whole.card, PROB_BK[rows], decision))
-    return file.getvalue().decode()
+        part = Prediction(whole.card, PROB_BK[rows], decision)
+        data += answers.write(Rows(rows, np.ones(len(rows), bool), part))
+    return data.decode()
 
 
 @pytest.mark.parametrize("mode", ["argmax", "multilabel"])

@@ -9,7 +9,7 @@ import pytest
 
 from ovr import EdgePredictor
 from ovr.cli.main import main
-from ovr.cli.predict import check_same_model
+from ovr.cli.scoring import check_same_model
 from ovr.errors import ServingError
 from ovr.input.columns import NumericColumn
 from ovr.input.image import ImageEncoder
@@ -80,7 +80,7 @@ def test_an_output_that_exists_is_replaced_only_on_purpose(bundle, rows, tmp_pat
         (["bundle=null", "server=grpc://127.0.0.1:1"], "no server answers at grpc://127.0.0.1:1"),
         (["input=/nonexistent.csv"], "/nonexistent.csv cannot be read: No such file or directory"),
         (["output=/nonexistent/y.csv"], "the folder /nonexistent of output= does not exist"),
-        (["output=y.parquet"], "output=y.parquet must end in one of .csv, .jsonl, .ndjson"),
+        (["output=y.xlsx"], "output=y.xlsx must end in one of .csv, .jsonl, .ndjson, .parquet"),
         (["batch_size=0"], "batch_size is 0; expected a whole number of at least 1"),
         (["batch_size=many"], "batch_size is 'many'; expected a whole number of at least 1"),
         (["format=csv"], "is not UTF-8 text"),
@@ -97,7 +97,7 @@ def test_rows_of_another_shape_are_refused(bundle, tmp_path, capsys):
     np.save(tmp_path / "x.npy", np.zeros((3, 64)))
     assert "rows have shape (3, 64); expected (rows, 1, 8, 8)" in error_of(capsys, *predict(bundle, tmp_path))
     np.save(tmp_path / "x.npy", np.full((3, 1, 8, 8), np.nan))
-    assert "row 0, position (0, 0, 0) holds nan" in error_of(capsys, *predict(bundle, tmp_path))
+    assert "x.npy, row 0: position (0, 0, 0) holds nan" in error_of(capsys, *predict(bundle, tmp_path))
     assert not (tmp_path / "y.csv").exists()
 
 
