@@ -4,7 +4,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,7 +13,7 @@ from ovr.cli.answers import Answers
 from ovr.cli.scoring import Scored
 from ovr.core.files import staged_file
 from ovr.errors import InputError
-from ovr.runtime.batch.parts import Journal, Part
+from ovr.runtime.batch.parts import Journal, Part, StagedPart
 
 ROW_GROUP_BYTES = 1 << 24  # of Parquet; more rows wait in memory for no longer
 MAX_SHOWN = 5  # refused rows that an error tells of
@@ -24,33 +24,86 @@ def write_parts(
 ) -> None:
     """Write the chunks as parts that begin every `part_rows` rows, or at the first chunk after that.
 
+    A part is flushed to the disk in a thread, while the next one is made.
+
     Raises:
         InputError: a row was refused, and `on_error` is "fail"; the parts before it are kept.
     """
-    for _, chunks in groupby(scored, lambda chunk: chunk.first // part_rows):
-        number = len(journal.parts)
-        num_rows, num_refused, counts = 0, 0, Counter[str]()
-        with ExitStack() as stack:
-            refused = None
-            write = stack.enter_context(_writer(journal.part(number), answers, with_head=number == 0))
-            for chunk in chunks:
-                if chunk.refused and on_error == "fail":
-                    raise InputError(_refusal(chunk))
-                if chunk.refused and refused is None:
-                    refused = stack.enter_context(staged_file(journal.refused(number)))
-                for row, where, problem in chunk.refused:
-                    line = {"row": row, "where": where, "problem": problem}
-                    assert refused is not None
-                    refused.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-                write(chunk.written)
-                num_rows += chunk.num_rows
-                num_refused += len(chunk.refused)
-                counts.update(chunk.counts)
-                progress(chunk.num_rows)
-        size, refused_size = (
-            path.stat().st_size if path.exists() else 0 for path in (journal.part(number), journal.refused(number))
-        )
-        journal.add(Part(num_rows, num_refused, size, refused_size, dict(counts)))
+    with ThreadPoolExecutor(1, "ovr-flush") as flushing:
+        flushed: Future[None] | None = None
+        for number, (_, chunks) in enumerate(groupby(scored, lambda chunk: chunk.first // part_rows), start=len(journal.parts)):
+            part = OpenPart(journal, number, answers)
+            try:
+                for chunk in chunks:
+                    if chunk.refused and on_error == "fail":
+                        raise InputError(_refusal(chunk))
+                    part.write(chunk)
+                    progress(chunk.num_rows)
+                part.finish()
+            except BaseException:
+                part.abort()
+                raise
+            if flushed is not None:
+                flushed.result()
+            flushed = flushing.submit(part.commit)
+        if flushed is not None:
+            flushed.result()
+
+
+class OpenPart:
+    """A part that is being written: its answers, and the list of its refused rows, if there are any."""
+
+    def __init__(self, journal: Journal, number: int, answers: Answers) -> None:
+        self._journal, self._number = journal, number
+        self._file = StagedPart(journal.part(number))
+        self._refused: StagedPart | None = None
+        self._num_rows = self._num_refused = 0
+        self._counts = Counter[str]()
+        self._writer = _parquet_writer(self._file.file, answers) if answers.ending == ".parquet" else None
+        self._waiting: list[Any] = []
+        if number == 0:
+            self._file.file.write(answers.head)
+
+    def write(self, chunk: Scored) -> None:
+        """Add a chunk; of Parquet, rows wait until they make a row group of some MiB."""
+        for row, where, problem in chunk.refused:
+            self._refused = self._refused or StagedPart(self._journal.refused(self._number))
+            line = {"row": row, "where": where, "problem": problem}
+            self._refused.file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        if self._writer is None:
+            self._file.file.write(chunk.written)
+        else:
+            self._waiting.append(chunk.written)
+            if sum(table.nbytes for table in self._waiting) >= ROW_GROUP_BYTES:
+                self._write_group()
+        self._num_rows += chunk.num_rows
+        self._num_refused += len(chunk.refused)
+        self._counts.update(chunk.counts)
+
+    def finish(self) -> None:
+        """Write what is left."""
+        if self._writer is not None:
+            self._write_group()
+            self._writer.close()
+
+    def commit(self) -> None:
+        """Flush the files to the disk, give them their names, and let the journal tell of them."""
+        refused_bytes = 0 if self._refused is None else self._refused.commit()
+        self._journal.add(Part(self._num_rows, self._num_refused, self._file.commit(), refused_bytes, dict(self._counts)))
+
+    def abort(self) -> None:
+        """Remove what was written."""
+        for staged in (self._file, self._refused):
+            if staged is not None:
+                staged.abort()
+
+    def _write_group(self) -> None:
+        from pyarrow import concat_tables
+
+        if self._waiting and self._writer is not None:
+            table = concat_tables(self._waiting)
+            self._writer.write_table(table, row_group_size=max(1, len(table)))
+            self._waiting.clear()
 
 
 def join_parts(journal: Journal, answers: Answers) -> None:
@@ -84,44 +137,6 @@ def _refusal(chunk: Scored) -> str:
         f"{total - len(chunk.refused)} of {of} rows passed the model's checks, {len(chunk.refused)} were refused: {shown}{more} "
         "(on_error=skip leaves such rows out, on_error=empty leaves them empty)"
     )
-
-
-@contextmanager
-def _writer(path: Path, answers: Answers, *, with_head: bool) -> Iterator[Callable[[Any], None]]:
-    """Yield what adds a chunk to a part, which appears when the block ends."""
-    with staged_file(path) as file:
-        if answers.ending == ".parquet":
-            with _parquet_writer(file, answers) as writer:
-                yield from _by_groups(writer)
-            return
-        if with_head:
-            file.write(answers.head)
-
-        def write(data: bytes) -> None:
-            file.write(data)
-
-        yield write
-
-
-def _by_groups(writer: Any) -> Iterator[Callable[[Any], None]]:
-    """Yield what adds tables to a Parquet file, in row groups of some MiB."""
-    from pyarrow import concat_tables
-
-    waiting: list[Any] = []
-
-    def flush() -> None:
-        if waiting:
-            table = concat_tables(waiting)
-            writer.write_table(table, row_group_size=len(table))
-            waiting.clear()
-
-    def write(table: Any) -> None:
-        waiting.append(table)
-        if sum(table.nbytes for table in waiting) >= ROW_GROUP_BYTES:
-            flush()
-
-    yield write
-    flush()
 
 
 def _parquet_writer(file: BinaryIO, answers: Answers) -> Any:

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from ovr.cli.answers import Answers, Rows
+from ovr.cli.answers import Answers, Rows, csv_lines
 from ovr.core.artifact import DecisionPolicy, ModelCard
 from ovr.core.prediction import Prediction
 from ovr.core.schema import InputSchema
@@ -100,3 +100,29 @@ def test_probabilities_can_be_left_out():
     line = json.loads(written(".jsonl", "argmax", probabilities=False).splitlines()[0])
     assert "prob" not in line
     assert [top["class"] for top in line["top"]] == ["a", "c"]
+
+
+def test_lines_of_csv_are_the_same_with_and_without_pyarrow(rng):
+    tables = pytest.importorskip("ovr.cli.answer_tables")
+    exponents = rng.integers(-30, 0, 2_000)
+    numbers = rng.random(2_000) * 10.0**exponents
+    special = [0.0, 1.0, 0.5, 1e-4, 9.999e-5, 1e-5, 1.5e-6, 1e-6, 9.99e-7, 1e-7, 5e-324, 12.5]
+    column = np.array([*special, *numbers, *numbers.astype(np.float32), *rng.random(500).astype(np.float32)])
+    size = len(column)
+    labels = ["cat,Cat", '"a,""b""",ñ', ","]
+    given = (
+        np.arange(size),
+        ["f.png"] * size,
+        np.arange(size) % 3,
+        labels,
+        np.arange(size) % 2 == 0,
+        [column, column.astype(np.float32)],
+    )
+    data, end_B = tables.csv_lines(*given)
+    slow, slow_end_B = csv_lines(*given)
+    assert data == slow
+    np.testing.assert_array_equal(end_B, slow_end_B)
+    lines = list(csv.reader(io.StringIO(data.decode())))
+    np.testing.assert_array_equal([float(cells[-2]) for cells in lines], column)
+    assert lines[1][2:5] == ['a,"b"', "ñ", "false"]
+    assert data[end_B[1] : end_B[2]].decode().startswith('1,f.png,"a,""b""",ñ,false,1,1\n')

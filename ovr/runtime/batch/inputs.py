@@ -37,12 +37,9 @@ class Inputs:
             both = ", ".join(str(file) for file, place in places.items() if place == twice[0])
             raise InputError(f"the answers to {both} would all be {twice[0]}; rename one of them, or score them apart")
         if output.is_dir():
-            known = set(places.values())
-            others = [file for file in output.rglob(f"[!_.]*{output.suffix}") if file not in known and not _hidden(file, output)]
-            if others:
-                raise InputError(
-                    f"{output} holds {others[0].relative_to(output)}, which is no answer to {self.base}; choose another output"
-                )
+            found = (file for file in output.rglob(f"*{output.suffix}") if not _hidden(file, output))
+            if others := sorted(set(found) - set(places.values())):
+                raise InputError(f"{output} holds {others[0].relative_to(output)}, no answer to these files; choose another output")
         return places
 
 

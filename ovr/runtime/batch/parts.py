@@ -2,7 +2,7 @@
 
 Knows files, not what is in them. Beside `answers.csv` stands the folder `_answers.csv.partial` until all parts are joined: in it
 `journal.jsonl`, a line that says what is being made of what, then one a part, each written after its part has its name; and
-`part-000000.csv` and so on. A part that the journal does not tell of is made again.
+`part-000000.csv` and so on. A part that the journal does not tell of, or that is not whole, is made again.
 """
 
 import fcntl
@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ovr.core.files import canonical_json, fsync_directory, sha256_bytes, staged_file, sweep_all
+from ovr.core.files import canonical_json, fsync_directory, sha256_bytes, staged_file
 from ovr.errors import InputError
 
 SCHEMA_VERSION = 1
@@ -32,6 +32,29 @@ class Part:
     size_bytes: int
     refused_bytes: int
     counts: Mapping[str, int]
+
+
+class StagedPart:
+    """A file that is being written in a locked folder, and has its name when it is on the disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._staging = path.with_name(f".{path.name}.tmp")
+        self.file = self._staging.open("wb")
+
+    def commit(self) -> int:
+        """Give the file its name, and return its size."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        size_bytes = self.file.tell()
+        self.file.close()
+        os.replace(self._staging, self._path)
+        return size_bytes
+
+    def abort(self) -> None:
+        """Remove the file."""
+        self.file.close()
+        self._staging.unlink(missing_ok=True)
 
 
 class Journal:
@@ -93,7 +116,7 @@ def journal_of(
 
     Raises:
         InputError: another process makes this output; there are parts, and neither of the two is said; or they are of other
-            things than `about`, or damaged, and `resume` is said.
+            things than `about`, and `resume` is said; or the journal cannot be read.
     """
     folder = partial_folder(output)
     folder.mkdir(exist_ok=True)
@@ -114,8 +137,9 @@ def journal_of(
             journal.parts = []
         if journal.parts:
             _check_same(before if journal.num_refused else before | {"on_error": on_error}, head, output)
-            _check_parts(journal)
-        sweep_all(folder)
+            journal.parts = _whole_parts(journal)
+        for left in folder.glob(".*.tmp*"):
+            left.unlink()
         with staged_file(folder / "journal.jsonl") as file:  # without the torn line that a kill may leave
             for line in (head, *map(asdict, journal.parts)):
                 file.write(canonical_json(line) + b"\n")
@@ -178,11 +202,10 @@ def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], output: Path)
         )
 
 
-def _check_parts(journal: Journal) -> None:
+def _whole_parts(journal: Journal) -> list[Part]:
+    """Return the parts up to the first whose files have not the sizes that the journal tells, as after a loss of power."""
     for number, part in enumerate(journal.parts):
         for path, size in ((journal.part(number), part.size_bytes), (journal.refused(number), part.refused_bytes)):
-            found = path.stat().st_size if path.is_file() else 0
-            if found != size:
-                raise InputError(
-                    f"{path} has {found} bytes, and the journal says {size}; remove {journal.folder} to begin {journal.output} anew"
-                )
+            if size != (path.stat().st_size if path.is_file() else 0):
+                return journal.parts[:number]
+    return journal.parts
