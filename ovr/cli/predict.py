@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from omegaconf import DictConfig, ListConfig
 from ovr.cli.answers import FORMATS, Answers
 from ovr.cli.launch import Ranks, ranks
 from ovr.cli.part_files import counts_of, join_parts, refused_list, write_parts
-from ovr.cli.scoring import FromBundle, FromServer, chunk_rows, in_order, score_chunk, scorer_of
+from ovr.cli.scoring import ChunkScoring, FromBundle, FromServer, chunk_rows, in_order, scorer_of
 from ovr.core.artifact import ModelCard
 from ovr.core.files import canonical_json, read_json, sha256_bytes, write_file
 from ovr.core.nearest import nearest
@@ -55,7 +54,8 @@ def run(cfg: DictConfig) -> None:
     outputs = _outputs(cfg.outputs)
     rank = ranks(os.environ)
     with ExitStack() as stack:
-        scorer = scorer_of(cfg, stack)
+        top_k = None if output.suffix.lower() in (".jsonl", ".ndjson") else 1  # the others have no top classes
+        scorer = scorer_of(cfg, stack, top_k=top_k)
         given = [str(path) for path in cfg.input] if isinstance(cfg.input, ListConfig) else str(cfg.input)
         inputs = inputs_of(given, scorer.card.input.raw_kind)
         if inputs.base is None:
@@ -191,7 +191,7 @@ def _score_file(
         if journal.parts:
             print(f"{source}: {journal.num_rows} rows are done already")
         chunks = file.read(journal.num_rows, chunk_rows(card))
-        score = partial(score_chunk, shaping=shaping, scorer=scorer, answers=answers, on_error=cfg.on_error)
+        scoring = ChunkScoring(shaping, scorer, answers, cfg.on_error)
         with ExitStack() as stack:
             bars: list[Any] = []
 
@@ -201,7 +201,7 @@ def _score_file(
                     bars.append(stack.enter_context(bar))
                 bars[0].update(num_rows)
 
-            scored = in_order(chunks, score, num_workers=scorer.num_workers)
+            scored = in_order(chunks, scoring)
             write_parts(journal, scored, answers, part_rows=cfg.part_rows, on_error=cfg.on_error, progress=progress)
             for bar in bars:  # of files that do not tell how many rows they have
                 bar.total = bar.n

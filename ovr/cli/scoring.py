@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from omegaconf import DictConfig
@@ -20,18 +20,24 @@ from ovr.cli.signatures import required_trust
 from ovr.core.artifact import ModelCard
 from ovr.core.prediction import Prediction
 from ovr.core.schema import check_rows
+from ovr.decision.decide import decide
 from ovr.errors import ConfigError, InputError, ServingError
 from ovr.input.encoder import encoder_from_json
 from ovr.input.row_problems import row_problems
+from ovr.runtime.batch.cells import plain_cells
 from ovr.runtime.batch.chunks import Chunk
 from ovr.runtime.batch.shaping import ShapedRows, Shaping
+
+if TYPE_CHECKING:
+    from ovr.runtime.client import Client
+    from ovr.runtime.predictor import EdgePredictor
 
 CHUNK_BYTES = 1 << 23  # of a chunk's rows as numbers and of what is made of its probabilities
 CHUNK_ROWS = (16, 1 << 15)
 
 
 class Scorer(Protocol):
-    """What predicts."""
+    """What predicts, in three steps that may run in threads of their own."""
 
     @property
     def card(self) -> ModelCard:
@@ -40,15 +46,23 @@ class Scorer(Protocol):
 
     @property
     def num_workers(self) -> int:
-        """How many threads may call it at once."""
+        """How many threads may take a step at once."""
         ...
 
-    def score(self, shaped: ShapedRows, *, check: bool) -> tuple[ShapedRows, Prediction | None]:
-        """Return the rows without those that the model refuses, and the predictions of the others (None where none is left).
+    def prepare(self, shaped: ShapedRows, *, check: bool) -> tuple[ShapedRows, Any]:
+        """Return the rows without those that the model refuses, and what `answer` takes (nothing of use where none is left).
 
         Args:
             check: whether a server's rows are checked before they are sent; where they are not, it refuses a whole request.
         """
+        ...
+
+    def answer(self, shaped: ShapedRows, prepared: Any) -> Any:
+        """Return the model's answer, which `decided` takes."""
+        ...
+
+    def decided(self, answer: Any) -> Prediction:
+        """Return the predictions."""
         ...
 
 
@@ -65,72 +79,84 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class FromBundle:
-    """Scores with ONNX Runtime in this process."""
+    """Scores with ONNX Runtime in this process. `top_k` is how many top classes are needed, None for those of the policy."""
 
-    predictor: Any
+    predictor: "EdgePredictor"
     batch_size: int
     num_workers: int
+    top_k: int | None = None
 
     @property
     def card(self) -> ModelCard:
         """The model's card."""
-        card: ModelCard = self.predictor.card
-        return card
+        return self.predictor.card
 
-    def score(self, shaped: ShapedRows, *, check: bool) -> tuple[ShapedRows, Prediction | None]:
+    def prepare(self, shaped: ShapedRows, *, check: bool) -> tuple[ShapedRows, Any]:
         """See `Scorer`; all rows are checked."""
         try:
-            x = self.predictor.encode(shaped.rows)
+            return shaped, self.predictor.encode(shaped.rows)
         except InputError:
             problems = self.predictor.check(shaped.rows)
             if not problems:
                 raise
             shaped = shaped.without(problems)
-            if not len(shaped.kept_B):
-                return shaped, None
-            x = self.predictor.encode(shaped.rows)
-        return shaped, self.predictor.predict(x, cohort=shaped.cohort, encoded=True, batch_size=self.batch_size)
+            return shaped, self.predictor.encode(shaped.rows) if len(shaped.kept_B) else None
+
+    def answer(self, shaped: ShapedRows, prepared: Any) -> Any:
+        """Return probabilities (B, K)."""
+        return self.predictor.predict_proba(prepared, cohort=shaped.cohort, encoded=True, batch_size=self.batch_size)
+
+    def decided(self, answer: Any) -> Prediction:
+        """See `Scorer`."""
+        policy = self.card.policy if self.top_k is None else replace(self.card.policy, top_k=self.top_k)
+        return Prediction(self.card, answer, decide(answer, threshold_K=self.card.thresholds, policy=policy))
 
 
 @dataclass(frozen=True, slots=True)
 class FromServer:
     """Scores by asking a server."""
 
-    client: Any
+    client: "Client"
     card: ModelCard
     batch_size: int
     num_workers: int = 1
 
-    def score(self, shaped: ShapedRows, *, check: bool) -> tuple[ShapedRows, Prediction | None]:
-        """See `Scorer`.
+    def prepare(self, shaped: ShapedRows, *, check: bool) -> tuple[ShapedRows, Any]:
+        """See `Scorer`; numbers are checked in any case."""
+        if self.card.input.raw_kind is None or check:
+            shaped = shaped.without(self._problems(shaped.rows))
+        return shaped, shaped.rows
+
+    def answer(self, shaped: ShapedRows, prepared: Any) -> Any:
+        """Return the server's prediction.
 
         Raises:
             ServingError: the server refuses the rows, is not there, or serves another model by now.
         """
-        if self.card.input.raw_kind is None or check:
-            shaped = shaped.without(self._problems(shaped.rows))
-            if not len(shaped.kept_B):
-                return shaped, None
-        prediction = self.client.predict(shaped.rows, cohort=shaped.cohort, batch_size=self.batch_size)
-        return shaped, prediction
+        prediction = self.client.predict(plain_rows(prepared), cohort=shaped.cohort, batch_size=self.batch_size)
+        check_same_model(prediction.card, self.card)
+        return prediction
+
+    def decided(self, answer: Any) -> Prediction:
+        """See `Scorer`."""
+        prediction: Prediction = answer
+        return prediction
 
     def _problems(self, rows: Any) -> dict[int, str]:
         encoder = encoder_from_json(self.card.input.encoder)
-        try:
-            _ = check_rows(rows, self.card.input) if encoder is None else encoder.encode(rows)
-        except InputError:
-            size = len(next(iter(rows.values()))) if isinstance(rows, dict) else len(rows)
 
-            def encode(some: slice) -> Any:
-                part = {name: cells[some] for name, cells in rows.items()} if isinstance(rows, dict) else rows[some]
-                return check_rows(part, self.card.input) if encoder is None else encoder.encode(part)
+        def encode(some: slice) -> Any:
+            part = {name: cells[some] for name, cells in rows.items()} if isinstance(rows, dict) else rows[some]
+            return check_rows(part, self.card.input) if encoder is None else encoder.encode(part)
 
-            return row_problems(size, encode)
-        return {}
+        return row_problems(len(next(iter(rows.values()))) if isinstance(rows, dict) else len(rows), encode)
 
 
-def scorer_of(cfg: DictConfig, stack: ExitStack) -> FromBundle | FromServer:
+def scorer_of(cfg: DictConfig, stack: ExitStack, *, top_k: int | None) -> FromBundle | FromServer:
     """Return what predicts, of bundle= or server=; `stack` closes what is opened.
+
+    Args:
+        top_k: how many top classes are needed of a bundle, None for those of its policy.
 
     Raises:
         ConfigError: neither or both of bundle and server, or signatures are required of what carries none.
@@ -155,7 +181,7 @@ def scorer_of(cfg: DictConfig, stack: ExitStack) -> FromBundle | FromServer:
         return FromServer(client, client.card(), cfg.batch_size)
     from ovr.runtime.predictor import EdgePredictor
 
-    return FromBundle(EdgePredictor(Path(cfg.bundle)), cfg.batch_size, cfg.workers or default_workers())
+    return FromBundle(EdgePredictor(Path(cfg.bundle)), cfg.batch_size, cfg.workers or default_workers(), top_k)
 
 
 def default_workers() -> int:
@@ -171,69 +197,115 @@ def chunk_rows(card: ModelCard) -> int:
     return min(most, max(least, 1 << (fit.bit_length() - 1)))
 
 
-def score_chunk(chunk: Chunk, shaping: Shaping, scorer: Scorer, answers: Answers, *, on_error: str) -> Scored:
-    """Return the answers to a chunk, ready to be written; refused rows are left out or, with on_error "empty", empty."""
-    shaped = shaping.rows(chunk)
-    prediction = None
-    if len(shaped.kept_B):
-        try:
-            shaped, prediction = scorer.score(shaped, check=on_error != "fail")
-        except ServingError as error:
-            raise ServingError(f"{error} (the rows sent begin at {shaping.where(chunk, int(shaped.kept_B[0]))})") from None
-    if prediction is not None:
-        check_same_model(prediction.card, scorer.card, num_done=chunk.first)
-    refused = [(chunk.first + row, shaping.where(chunk, row), problem) for row, problem in shaped.problems.items()]
-    if refused and on_error == "fail":
-        return Scored(chunk.first, chunk.num_rows, None, refused)
-    kept_B = np.ones(len(shaped.kept_B), bool)
-    number_B = chunk.first + shaped.kept_B
-    if on_error == "empty":
-        number_B = np.arange(chunk.first, chunk.first + chunk.num_rows)
-        kept_B = np.isin(number_B, chunk.first + shaped.kept_B)
-    files = None
-    if answers.with_files and chunk.values is not None:
-        files = [_name(chunk.values[row], shaping.file.path) for row in shaped.kept_B.tolist()]
-    written = answers.write(Rows(number_B, kept_B, prediction, files))
-    counts: Mapping[str, int] = {}
-    if scorer.card.cohorts is not None:
-        cohort = shaped.cohort if isinstance(shaped.cohort, list) else [shaped.cohort] * len(shaped.kept_B)
-        counts = scorer.card.cohorts.count(cohort)
-    return Scored(chunk.first, chunk.num_rows, written, refused, counts)
+@dataclass(frozen=True, slots=True)
+class ChunkScoring:
+    """The three steps from a chunk of one file to answers that are ready to be written, each for threads of its own.
 
-
-def in_order(chunks: Iterator[Chunk], score: Callable[[Chunk], Scored], *, num_workers: int) -> Iterator[Scored]:
-    """Yield what `score` makes of each chunk, in order, while the next ones are scored and one more is read.
-
-    At most `num_workers` + 3 chunks are held. An error of reading comes after the chunks that were read before it.
+    Rows that are refused are left out or, with on_error "empty", written without a prediction; with "fail" nothing is made of a
+    chunk that has any.
     """
+
+    shaping: Shaping
+    scorer: Scorer
+    answers: Answers
+    on_error: str
+
+    def prepare(self, chunk: Chunk) -> "InWork":
+        """Shape, check and encode the rows."""
+        shaped, prepared = self.shaping.rows(chunk), None
+        if len(shaped.kept_B):
+            shaped, prepared = self.scorer.prepare(shaped, check=self.on_error != "fail")
+        failed = bool(shaped.problems) and self.on_error == "fail"
+        return InWork(chunk, shaped, prepared, to_answer=bool(len(shaped.kept_B)) and not failed)
+
+    def answer(self, work: "InWork") -> "InWork":
+        """Run the model, or ask the server."""
+        if not work.to_answer:
+            return work
+        try:
+            return replace(work, made=self.scorer.answer(work.shaped, work.made))
+        except ServingError as error:
+            place = self.shaping.where(work.chunk, int(work.shaped.kept_B[0]))
+            raise ServingError(f"{error} (the rows sent begin at {place})") from None
+
+    def finish(self, work: "InWork") -> Scored:
+        """Decide, and put the answers into the form in which they are written."""
+        chunk, shaped = work.chunk, work.shaped
+        refused = [(chunk.first + row, self.shaping.where(chunk, row), problem) for row, problem in shaped.problems.items()]
+        if refused and self.on_error == "fail":
+            return Scored(chunk.first, chunk.num_rows, None, refused)
+        prediction = self.scorer.decided(work.made) if work.to_answer else None
+        kept_B, number_B = np.ones(len(shaped.kept_B), bool), chunk.first + shaped.kept_B
+        if self.on_error == "empty":
+            number_B = np.arange(chunk.first, chunk.first + chunk.num_rows)
+            kept_B = np.isin(number_B, chunk.first + shaped.kept_B)
+        files = None
+        if self.answers.with_files and chunk.values is not None:
+            files = [_name(chunk.values[row], self.shaping.file.path) for row in shaped.kept_B.tolist()]
+        counts: Mapping[str, int] = {}
+        if self.scorer.card.cohorts is not None:
+            cohort = shaped.cohort if isinstance(shaped.cohort, list) else [shaped.cohort] * len(shaped.kept_B)
+            counts = self.scorer.card.cohorts.count(cohort)
+        return Scored(chunk.first, chunk.num_rows, self.answers.write(Rows(number_B, kept_B, prediction, files)), refused, counts)
+
+
+@dataclass(frozen=True, slots=True)
+class InWork:
+    """A chunk between two steps: its rows, and what the last step made of them."""
+
+    chunk: Chunk
+    shaped: ShapedRows
+    made: Any
+    to_answer: bool
+
+
+def in_order(chunks: Iterator[Chunk], scoring: ChunkScoring) -> Iterator[Scored]:
+    """Yield the answers to each chunk, in order, while others go through the steps and the next one is read.
+
+    Each step has as many threads as the scorer has workers, so that ONNX Runtime waits for nothing where there are processors for
+    the others. At most three chunks a worker, and three more, are held. An error of reading comes after the chunks before it.
+    """
+    num_workers = scoring.scorer.num_workers
     pending: deque[Future[Scored]] = deque()
     failed: Exception | None = None
-    reading, scoring = ThreadPoolExecutor(1, "ovr-read"), ThreadPoolExecutor(num_workers, "ovr-score")
+    reading, *pools = (ThreadPoolExecutor(size, "ovr-step") for size in (1, num_workers, num_workers, num_workers))
+    preparing, answering, finishing = pools
     try:
         following: Future[Chunk | None] | None = reading.submit(next, chunks, None)
         while following is not None or pending:
-            if following is not None and len(pending) <= num_workers:
+            if following is not None and len(pending) <= 3 * num_workers:
                 try:
                     chunk = following.result()
                 except Exception as error:
                     failed, chunk = error, None
                 following = None if chunk is None else reading.submit(next, chunks, None)
                 if chunk is not None:
-                    pending.append(scoring.submit(score, chunk))
+                    prepared = preparing.submit(scoring.prepare, chunk)
+                    answered = answering.submit(_after, scoring.answer, prepared)
+                    pending.append(finishing.submit(_after, scoring.finish, answered))
                 continue
             yield pending.popleft().result()
         if failed is not None:
             raise failed
     finally:
-        for pool in (reading, scoring):
+        for pool in (reading, *pools):
             pool.shutdown(cancel_futures=True)
 
 
-def check_same_model(answered: ModelCard, asked: ModelCard, *, num_done: int) -> None:
+def _after(step: Callable[[Any], Any], before: Future[Any]) -> Any:
+    return step(before.result())
+
+
+def plain_rows(rows: Any) -> Any:
+    """Return rows with their columns as a client takes them: lists of Python values, or arrays."""
+    return {name: plain_cells(cells) for name, cells in rows.items()} if isinstance(rows, dict) else rows
+
+
+def check_same_model(answered: ModelCard, asked: ModelCard) -> None:
     """Raise ServingError unless both cards are of one bundle: a file must not mix the answers of two."""
     if answered.bundle_sha256 != asked.bundle_sha256:
         raise ServingError(
-            f"the server's model was replaced after {num_done} rows: bundle {answered.bundle_sha256[:12]} answers, "
+            f"the server's model was replaced on the way: bundle {answered.bundle_sha256[:12]} answers, "
             f"{asked.bundle_sha256[:12]} was asked; nothing is written, repeat the call"
         )
 

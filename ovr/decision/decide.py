@@ -83,6 +83,9 @@ def _top(prob_BK: NDArray[np.float32], num_top: int) -> NDArray[np.int64]:
     has one answer.
     """
     num_heads = prob_BK.shape[1]
+    if num_top == 1:
+        best_B1: NDArray[np.int64] = prob_BK.argmax(axis=1)[:, None]  # of equal ones the first
+        return best_B1
     key_BK = prob_BK.view(np.uint32).astype(np.int64) << 32
     key_BK += np.arange(num_heads - 1, -1, -1)
     if num_top < num_heads:
