@@ -35,7 +35,7 @@ def text_columns(answers: "Answers") -> list[str]:
 
 def table(rows: "Rows", answers: "Answers") -> Any:
     """Return the rows as a table of `schema`."""
-    made = schema(answers)
+    made = answers.schema
     if rows.prediction is None:
         columns = [pa.array(rows.number_B), *(pa.nulls(len(rows.number_B), field.type) for field in list(made)[1:])]
         return pa.Table.from_arrays(columns, schema=made)

@@ -67,6 +67,13 @@ class Answers:
         return names + [f"{output}:{class_id}" for output in self._per_class for class_id in self.card.taxonomy.ids]
 
     @cached_property
+    def schema(self) -> Any:
+        """What `ovr.cli.answer_tables.schema` gives."""
+        from ovr.cli.answer_tables import schema
+
+        return schema(self)
+
+    @cached_property
     def head(self) -> bytes:
         """What a file begins with: the header of CSV."""
         return _csv_line(self.names) if self.ending == ".csv" else b""

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO
+from types import TracebackType
+from typing import Any, BinaryIO, Self
 
 from ovr.cli.answers import Answers
 from ovr.cli.scoring import Scored
@@ -20,34 +21,98 @@ MAX_SHOWN = 5  # refused rows that an error tells of
 
 
 def write_parts(
-    journal: Journal, scored: Iterator[Scored], answers: Answers, *, part_rows: int, on_error: str, progress: Callable[[int], Any]
+    journal: Journal,
+    scored: Iterator[Scored],
+    answers: Answers,
+    *,
+    part_rows: int,
+    on_error: str,
+    progress: Callable[[int], Any],
+    check: Callable[[], Any],
 ) -> None:
-    """Write the chunks as parts that begin every `part_rows` rows, or at the first chunk after that.
+    """Write the chunks as parts that begin every `part_rows` rows, or at the first chunk after that, and the output of all parts.
 
-    A part is flushed to the disk in a thread, while the next one is made.
+    Parts are flushed to the disk in one thread and added to the output, earlier ones first, in another, while the next one is made.
+    The output appears when it is complete, and before it the list of the rows that were refused, if any were.
+
+    Args:
+        progress: called with the number of rows done since the last call.
+        check: called when all is done, before the output appears; what it raises keeps it from that.
 
     Raises:
         InputError: a row was refused, and `on_error` is "fail"; the parts before it are kept.
     """
-    with ThreadPoolExecutor(1, "ovr-flush") as flushing:
+    with (
+        staged_file(journal.output) as file,
+        Joined(file, answers) as joined,
+        ThreadPoolExecutor(1, "ovr-join") as joining,
+        ThreadPoolExecutor(1, "ovr-flush") as flushing,
+    ):
         flushed: Future[None] | None = None
-        for number, (_, chunks) in enumerate(groupby(scored, lambda chunk: chunk.first // part_rows), start=len(journal.parts)):
-            part = OpenPart(journal, number, answers)
-            try:
-                for chunk in chunks:
-                    if chunk.refused and on_error == "fail":
-                        raise InputError(_refusal(chunk))
-                    part.write(chunk)
-                    progress(chunk.num_rows)
-                part.finish()
-            except BaseException:
-                part.abort()
-                raise
-            if flushed is not None:
-                flushed.result()
-            flushed = flushing.submit(part.commit)
-        if flushed is not None:
-            flushed.result()
+        added = [joining.submit(joined.add, journal.part(number)) for number in range(len(journal.parts))]
+        try:
+            for number, (_, chunks) in enumerate(groupby(scored, lambda chunk: chunk.first // part_rows), start=len(journal.parts)):
+                part = OpenPart(journal, number, answers)
+                try:
+                    for chunk in chunks:
+                        if chunk.refused and on_error == "fail":
+                            raise InputError(_refusal(chunk))
+                        part.write(chunk)
+                        progress(chunk.num_rows)
+                    part.finish()
+                except BaseException:
+                    part.abort()
+                    raise
+                if flushed is not None:
+                    flushed.result()
+                flushed = flushing.submit(part.commit)
+                added.append(joining.submit(_add_flushed, joined, flushed, journal.part(number)))
+            for done in added:
+                done.result()
+        except BaseException:
+            joining.shutdown(cancel_futures=True)
+            raise
+        check()
+        _list_refused(journal)
+
+
+def _add_flushed(joined: "Joined", flushed: "Future[None]", part: Path) -> None:
+    flushed.result()
+    joined.add(part)
+
+
+class Joined:
+    """The output that is being made of parts."""
+
+    def __init__(self, file: BinaryIO, answers: Answers) -> None:
+        self._file = file
+        self._writer: Any = None
+        if answers.ending == ".parquet":
+            from pyarrow.parquet import ParquetWriter
+
+            from ovr.cli.answer_tables import text_columns
+
+            # Dictionaries of probabilities, nearly all of which differ, would take ten times as long as the probabilities.
+            self._writer = ParquetWriter(file, answers.schema, use_dictionary=text_columns(answers), compression="snappy")
+
+    def add(self, part: Path) -> None:
+        """Add a part: its bytes, or its record batches as row groups."""
+        if self._writer is None:
+            with part.open("rb") as file:
+                shutil.copyfileobj(file, self._file, 1 << 20)
+            return
+        from pyarrow import OSFile, ipc
+
+        with OSFile(str(part)) as source, ipc.open_file(source) as batches:
+            for number in range(batches.num_record_batches):
+                self._writer.write_batch(batches.get_batch(number))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._writer is not None:
+            self._writer.close()
 
 
 class OpenPart:
@@ -59,13 +124,17 @@ class OpenPart:
         self._refused: StagedPart | None = None
         self._num_rows = self._num_refused = 0
         self._counts = Counter[str]()
-        self._writer = _parquet_writer(self._file.file, answers) if answers.ending == ".parquet" else None
+        self._writer: Any = None
+        if answers.ending == ".parquet":
+            from pyarrow import ipc
+
+            self._writer = ipc.new_file(self._file.file, answers.schema)
         self._waiting: list[Any] = []
         if number == 0:
             self._file.file.write(answers.head)
 
     def write(self, chunk: Scored) -> None:
-        """Add a chunk; of Parquet, rows wait until they make a row group of some MiB."""
+        """Add a chunk; of Parquet, rows wait until they make a row group of some MiB, which is a record batch of the part."""
         for row, where, problem in chunk.refused:
             self._refused = self._refused or StagedPart(self._journal.refused(self._number))
             line = {"row": row, "where": where, "problem": problem}
@@ -101,26 +170,20 @@ class OpenPart:
         from pyarrow import concat_tables
 
         if self._waiting and self._writer is not None:
-            table = concat_tables(self._waiting)
-            self._writer.write_table(table, row_group_size=max(1, len(table)))
+            table = concat_tables(self._waiting).combine_chunks()
+            self._writer.write_table(table)
             self._waiting.clear()
 
 
-def join_parts(journal: Journal, answers: Answers) -> None:
-    """Make the output of all parts, and the list of refused rows if there are any, which appears before it."""
-    numbers = range(len(journal.parts))
+def _list_refused(journal: Journal) -> None:
     listed = refused_list(journal.output)
-    if journal.num_refused:
-        with staged_file(listed) as file:
-            _append(file, [journal.refused(number) for number in numbers if journal.refused(number).exists()])
-    else:
+    if not journal.num_refused:
         listed.unlink(missing_ok=True)
-    parts = [journal.part(number) for number in numbers]
-    with staged_file(journal.output) as file:
-        if answers.ending != ".parquet" or len(parts) == 1:
-            _append(file, parts)
-        else:
-            _append_parquet(file, parts, answers)
+        return
+    with staged_file(listed) as file:
+        for number, part in enumerate(journal.parts):
+            if part.num_refused:
+                file.write(journal.refused(number).read_bytes())
 
 
 def refused_list(output: Path) -> Path:
@@ -137,32 +200,6 @@ def _refusal(chunk: Scored) -> str:
         f"{total - len(chunk.refused)} of {of} rows passed the model's checks, {len(chunk.refused)} were refused: {shown}{more} "
         "(on_error=skip leaves such rows out, on_error=empty leaves them empty)"
     )
-
-
-def _parquet_writer(file: BinaryIO, answers: Answers) -> Any:
-    from pyarrow.parquet import ParquetWriter
-
-    from ovr.cli.answer_tables import schema, text_columns
-
-    # Dictionaries of probabilities, nearly all of which differ, would take ten times as long as the probabilities.
-    return ParquetWriter(file, schema(answers), use_dictionary=text_columns(answers), compression="snappy")
-
-
-def _append(file: BinaryIO, paths: list[Path]) -> None:
-    for path in paths:
-        with path.open("rb") as part:
-            shutil.copyfileobj(part, file, 1 << 20)
-
-
-def _append_parquet(file: BinaryIO, paths: list[Path], answers: Answers) -> None:
-    from ovr.runtime.batch.cells import open_parquet
-
-    with _parquet_writer(file, answers) as writer:
-        for path in paths:
-            with open_parquet(path) as part:
-                for group in range(part.num_row_groups):
-                    table = part.read_row_group(group, use_threads=False)
-                    writer.write_table(table, row_group_size=len(table))
 
 
 def counts_of(journal: Journal) -> Mapping[str, int]:

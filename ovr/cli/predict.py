@@ -17,7 +17,7 @@ from omegaconf import DictConfig, ListConfig
 
 from ovr.cli.answers import FORMATS, Answers
 from ovr.cli.launch import Ranks, ranks
-from ovr.cli.part_files import counts_of, join_parts, refused_list, write_parts
+from ovr.cli.part_files import counts_of, refused_list, write_parts
 from ovr.cli.scoring import ChunkScoring, FromBundle, FromServer, chunk_rows, in_order, scorer_of
 from ovr.core.artifact import ModelCard
 from ovr.core.files import canonical_json, read_json, sha256_bytes, write_file
@@ -195,6 +195,12 @@ def _score_file(
         with ExitStack() as stack:
             bars: list[Any] = []
 
+            def unchanged() -> None:
+                if not journal.num_rows:
+                    raise InputError(f"{source} holds no rows; expected at least one")
+                if identity(source, files=images) != about["input"]:
+                    raise InputError(f"{source} was changed while it was read; remove {journal.folder} and begin anew")
+
             def progress(num_rows: int) -> None:
                 if not bars:  # not before there is something to show: an error may come first
                     bar = tqdm(total=file.num_rows, initial=journal.num_rows, desc="predict", unit="row")
@@ -202,15 +208,12 @@ def _score_file(
                 bars[0].update(num_rows)
 
             scored = in_order(chunks, scoring)
-            write_parts(journal, scored, answers, part_rows=cfg.part_rows, on_error=cfg.on_error, progress=progress)
+            write_parts(
+                journal, scored, answers, part_rows=cfg.part_rows, on_error=cfg.on_error, progress=progress, check=unchanged
+            )
             for bar in bars:  # of files that do not tell how many rows they have
                 bar.total = bar.n
                 bar.refresh()
-        if not journal.num_rows:
-            raise InputError(f"{source} holds no rows; expected at least one")
-        if identity(source, files=images) != about["input"]:
-            raise InputError(f"{source} was changed while it was read; remove {journal.folder} and begin anew")
-        join_parts(journal, answers)
         result = Result(journal.num_rows, journal.num_refused, counts_of(journal))
         if record is not None:
             done = {"num_rows": result.num_rows, "num_refused": result.num_refused, "about": about}

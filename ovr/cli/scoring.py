@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ovr.runtime.client import Client
     from ovr.runtime.predictor import EdgePredictor
 
-CHUNK_BYTES = 1 << 23  # of a chunk's rows as numbers and of what is made of its probabilities
+CHUNK_BYTES = 1 << 24  # of a chunk's rows as numbers and of what is made of its probabilities
 CHUNK_ROWS = (16, 1 << 15)
 
 
@@ -263,7 +263,7 @@ def in_order(chunks: Iterator[Chunk], scoring: ChunkScoring) -> Iterator[Scored]
     """Yield the answers to each chunk, in order, while others go through the steps and the next one is read.
 
     Each step has as many threads as the scorer has workers, so that ONNX Runtime waits for nothing where there are processors for
-    the others. At most three chunks a worker, and three more, are held. An error of reading comes after the chunks before it.
+    the others. At most two chunks a worker, and three more, are held. An error of reading comes after the chunks before it.
     """
     num_workers = scoring.scorer.num_workers
     pending: deque[Future[Scored]] = deque()
@@ -273,7 +273,7 @@ def in_order(chunks: Iterator[Chunk], scoring: ChunkScoring) -> Iterator[Scored]
     try:
         following: Future[Chunk | None] | None = reading.submit(next, chunks, None)
         while following is not None or pending:
-            if following is not None and len(pending) <= 3 * num_workers:
+            if following is not None and len(pending) <= 2 * num_workers:
                 try:
                     chunk = following.result()
                 except Exception as error:

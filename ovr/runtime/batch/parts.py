@@ -77,7 +77,10 @@ class Journal:
 
     def part(self, number: int) -> Path:
         """Return the place of a part."""
-        return self.folder / f"part-{number:06d}{self.output.suffix}"
+        ending = (
+            ".arrow" if self.output.suffix == ".parquet" else self.output.suffix
+        )  # a Parquet file cannot be made of others as it is
+        return self.folder / f"part-{number:06d}{ending}"
 
     def refused(self, number: int) -> Path:
         """Return the place of the list of a part's refused rows, which is there if there are any."""
