@@ -19,11 +19,8 @@ from ovr.cli.answers import Answers, Rows
 from ovr.cli.signatures import required_trust
 from ovr.core.artifact import ModelCard
 from ovr.core.prediction import Prediction
-from ovr.core.schema import check_rows
 from ovr.decision.decide import decide
 from ovr.errors import ConfigError, InputError, ServingError
-from ovr.input.encoder import encoder_from_json
-from ovr.input.row_problems import row_problems
 from ovr.runtime.batch.cells import plain_cells
 from ovr.runtime.batch.chunks import Chunk
 from ovr.runtime.batch.shaping import ShapedRows, Shaping
@@ -49,12 +46,8 @@ class Scorer(Protocol):
         """How many threads may take a step at once."""
         ...
 
-    def prepare(self, shaped: ShapedRows, *, check: bool) -> tuple[ShapedRows, Any]:
-        """Return the rows without those that the model refuses, and what `answer` takes (nothing of use where none is left).
-
-        Args:
-            check: whether a server's rows are checked before they are sent; where they are not, it refuses a whole request.
-        """
+    def prepare(self, shaped: ShapedRows) -> tuple[ShapedRows, Any]:
+        """Return the rows without those that the model refuses, and what `answer` takes (nothing of use where none is left)."""
         ...
 
     def answer(self, shaped: ShapedRows, prepared: Any) -> Any:
@@ -91,8 +84,8 @@ class FromBundle:
         """The model's card."""
         return self.predictor.card
 
-    def prepare(self, shaped: ShapedRows, *, check: bool) -> tuple[ShapedRows, Any]:
-        """See `Scorer`; all rows are checked."""
+    def prepare(self, shaped: ShapedRows) -> tuple[ShapedRows, Any]:
+        """See `Scorer`."""
         try:
             return shaped, self.predictor.encode(shaped.rows)
         except InputError:
@@ -121,10 +114,8 @@ class FromServer:
     batch_size: int
     num_workers: int = 1
 
-    def prepare(self, shaped: ShapedRows, *, check: bool) -> tuple[ShapedRows, Any]:
-        """See `Scorer`; numbers are checked in any case."""
-        if self.card.input.raw_kind is None or check:
-            shaped = shaped.without(self._problems(shaped.rows))
+    def prepare(self, shaped: ShapedRows) -> tuple[ShapedRows, Any]:
+        """See `Scorer`; what an encoder would refuse only the server knows, which refuses the whole request."""
         return shaped, shaped.rows
 
     def answer(self, shaped: ShapedRows, prepared: Any) -> Any:
@@ -141,15 +132,6 @@ class FromServer:
         """See `Scorer`."""
         prediction: Prediction = answer
         return prediction
-
-    def _problems(self, rows: Any) -> dict[int, str]:
-        encoder = encoder_from_json(self.card.input.encoder)
-
-        def encode(some: slice) -> Any:
-            part = {name: cells[some] for name, cells in rows.items()} if isinstance(rows, dict) else rows[some]
-            return check_rows(part, self.card.input) if encoder is None else encoder.encode(part)
-
-        return row_problems(len(next(iter(rows.values()))) if isinstance(rows, dict) else len(rows), encode)
 
 
 def scorer_of(cfg: DictConfig, stack: ExitStack, *, top_k: int | None) -> FromBundle | FromServer:
@@ -214,7 +196,7 @@ class ChunkScoring:
         """Shape, check and encode the rows."""
         shaped, prepared = self.shaping.rows(chunk), None
         if len(shaped.kept_B):
-            shaped, prepared = self.scorer.prepare(shaped, check=self.on_error != "fail")
+            shaped, prepared = self.scorer.prepare(shaped)
         failed = bool(shaped.problems) and self.on_error == "fail"
         return InWork(chunk, shaped, prepared, to_answer=bool(len(shaped.kept_B)) and not failed)
 

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from ovr.core.packed import open_gzip_text
 from ovr.errors import InputError
-from ovr.input.records import TEXTS, take_column
+from ovr.input.records import TEXTS
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "txt"}
 FORMATS |= {".parquet": "parquet", ".pq": "parquet"}
@@ -115,29 +115,6 @@ def read_placed_records(
         raise InputError(f"{path} holds no rows; expected at least one")
     check_dropped(path, drop, list(seen))
     return rows, lambda row: f"{path}, {unit} {numbers[row]}"
-
-
-def read_column(
-    path: Path, column: str, *, format: str | None = None, header: bool = True, delimiter: str | None = None
-) -> list[Any] | None:
-    """Return the cells of a column of a file of rows, None for a row without it; None where no row has such a column.
-
-    Files that have no names of columns (npy, plain lines, JSON arrays, folders, CSV without a header) have none.
-
-    Raises:
-        InputError: what `read_records` says of a file that cannot be read.
-    """
-    kind = format_of(path) if format is None else format
-    if kind not in ("csv", "tsv", "json", "jsonl", "parquet") or path.is_dir() or (kind in ("csv", "tsv") and not header):
-        return None
-    read = {"csv": _delimited, "tsv": _delimited, "json": json_list, "jsonl": _json_lines, "parquet": _parquet}[kind]
-    try:
-        rows = [row for _, row in read(path, delimiter=cell_delimiter(kind, delimiter), header=True)]
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    return take_column(rows, column, keep=True)[0]
 
 
 def format_of(path: Path) -> str | None:

@@ -7,7 +7,7 @@ from ovr.core.schema import InputSchema
 from ovr.data.xmc import read_xmc
 from ovr.errors import InputError
 from ovr.input.sparse import SparseRows
-from ovr.runtime.record_files import TextColumns, read_column, read_placed_records, read_records
+from ovr.runtime.record_files import TextColumns, read_placed_records, read_records
 from ovr.runtime.rows import read_rows
 
 
@@ -123,7 +123,6 @@ def test_an_xmc_file_has_the_rows_that_training_reads(tmp_path):
 def test_a_delimiter_of_its_own_cuts_cells(tmp_path, given, mark):
     file = written(tmp_path, "a.csv", f'a{mark}b\n1,5{mark}"x{mark}y"\n')
     assert read_records(file, "table", delimiter=given) == [{"a": "1,5", "b": f"x{mark}y"}]
-    assert read_column(file, "a", delimiter=given) == ["1,5"]
     numbers = written(tmp_path, "n.csv", f"u{mark}v\n1{mark}2\n")
     assert read_rows(numbers, InputSchema((2,)), delimiter=given).tolist() == [[1, 2]]
 
@@ -156,21 +155,3 @@ def test_no_parquet_is_an_error_of_its_own(tmp_path):
     pytest.importorskip("pyarrow")
     with pytest.raises(InputError, match="is not Parquet"):
         read_records(written(tmp_path, "a.parquet", "no"), "table")
-
-
-def test_a_column_of_a_file_of_any_form_is_read_alone(tmp_path):
-    (tmp_path / "a.csv").write_text("a,s\n1,x\n2,\n")
-    (tmp_path / "a.tsv").write_text("a\ts\n1\tx\n2\t\n")
-    (tmp_path / "a.jsonl").write_text('{"a": 1, "s": "x"}\n{"a": 2, "s": ""}\n')
-    for name in ("a.csv", "a.tsv", "a.jsonl"):
-        assert read_column(tmp_path / name, "s") == ["x", ""]
-        assert read_column(tmp_path / name, "t") is None
-    assert read_column(tmp_path / "a.csv", "s", header=False) is None
-    (tmp_path / "a.txt").write_text("s")
-    assert read_column(tmp_path / "a.txt", "s") is None
-    assert read_column(tmp_path, "s") is None
-    (tmp_path / "bad.csv").write_bytes(b"s\n\xff\n")
-    with pytest.raises(InputError, match="is not UTF-8 text"):
-        read_column(tmp_path / "bad.csv", "s")
-    with pytest.raises(InputError, match="cannot be read: No such file"):
-        read_column(tmp_path / "none.csv", "s")

@@ -81,6 +81,22 @@ def test_the_command_line_takes_lines_of_text(served, tmp_path, capsys):
     assert (tmp_path / "bundle.jsonl").read_text() == (tmp_path / "server.jsonl").read_text()
 
 
+def test_a_run_of_the_command_line_that_stopped_goes_on_from_the_server(served, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("ovr.cli.scoring.CHUNK_ROWS", (16, 64))
+    server, bundle = served
+    lines = [f'"text {n}"' for n in range(300)]
+    lines[200] = "3"
+    (tmp_path / "texts.jsonl").write_text("\n".join(lines))
+    arguments = ["predict", f"input={tmp_path / 'texts.jsonl'}", "part_rows=64"]
+    served_to = [*arguments, f"server={server.grpc_url}", f"output={tmp_path / 'served.csv'}"]
+    assert main(served_to) == 1
+    assert "texts.jsonl, line 201: it holds 3; expected a text" in capsys.readouterr().err
+    assert main([*served_to, "resume=true", "on_error=skip"]) == 0
+    assert ": 192 rows are done already\n" in capsys.readouterr().out
+    assert main([*arguments, f"bundle={bundle}", f"output={tmp_path / 'own.csv'}", "on_error=skip"]) == 0
+    assert (tmp_path / "served.csv").read_text() == (tmp_path / "own.csv").read_text()
+
+
 def test_a_bundle_of_another_kind_of_rows_is_refused(served, tmp_path):
     publish(small_bundle(tmp_path / "texts", shape=(4, 2), encoder=ENCODER.to_json()), tmp_path / "repo")
     with pytest.raises(ArtifactError, match=r"serves rows of shape \(1,\) as input 'text', this bundle takes \(4, 2\) as 'x'"):
