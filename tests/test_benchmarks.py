@@ -160,6 +160,17 @@ def test_peak_memory_counts_what_a_dense_step_holds():
     assert 2 * logits < row.peer < 10 * logits
 
 
+@pytest.mark.exhaustive
+@pytest.mark.slow
+def test_the_benchmark_of_batch_scoring_kills_a_run_and_compares_with_a_bare_loop(tmp_path):
+    pytest.importorskip("pyarrow")
+    rows = {row["what"]: row for row in run_quick("batch_scoring", tmp_path)["rows"]}
+    assert {"table, parquet to parquet", "texts, parquet to parquet", "table, batch_size=64"} <= set(rows)
+    assert rows["memory above that of 500 rows, parquet"]["ours"] < rows["memory above that of 500 rows, parquet"]["peer"]
+    killed = rows["outputs that differ, of runs killed, parquet"]
+    assert (killed["ours"], killed["peer"]) == (0, 1)
+
+
 def test_the_page_of_scaling_is_made_of_the_stored_rows():
     pages = {name: ROOT / "docs" / f"scaling.{name}" for name in ("md", "svg")}
     before = {name: page.read_text() for name, page in pages.items()}

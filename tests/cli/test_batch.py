@@ -2,12 +2,8 @@
 
 import csv
 import json
-import os
-import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +17,11 @@ from ovr.input.columns import CategoryColumn, DateColumn, NumericColumn
 from ovr.input.table import TableEncoder
 from ovr.input.text import HashedText
 from tests.bundles import small_bundle
+from tests.cli.batch import command, probs
 from tests.cli.test_main import error_of
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_ROWS = 5_000
-
-
-@pytest.fixture(scope="module")
-def numbers(tmp_path_factory):
-    """A model of rows of six numbers."""
-    return small_bundle(tmp_path_factory.mktemp("numbers") / "bundle").path
 
 
 @pytest.fixture(scope="module")
@@ -43,26 +34,6 @@ def table(tmp_path_factory):
     )
     encoder = TableEncoder(columns)
     return small_bundle(tmp_path_factory.mktemp("table") / "bundle", shape=encoder.tensor.shape, encoder=encoder.to_json()).path
-
-
-@pytest.fixture
-def x(rng):
-    return rng.normal(size=(NUM_ROWS, 6)).astype(np.float32)
-
-
-def command(bundle, source, output, *more):
-    return ["predict", f"bundle={bundle}", f"input={source}", f"output={output}", *more]
-
-
-def probs(path):
-    """Return the probabilities in an output."""
-    if path.suffix == ".parquet":
-        answers = pq.read_table(path)
-        return np.stack([answers[name].to_numpy() for name in answers.column_names if name.startswith("prob:")], axis=1)
-    if path.suffix == ".jsonl":
-        return np.array([list(json.loads(line)["prob"].values()) for line in path.read_text().splitlines()], np.float32)
-    with path.open(newline="") as file:
-        return np.array([[float(v) for k, v in row.items() if k.startswith("prob:")] for row in csv.DictReader(file)], np.float32)
 
 
 def write_inputs(folder, x):
@@ -178,100 +149,6 @@ def test_texts_and_numbers_that_are_refused_do_not_stop_the_others(numbers, tmp_
         np.testing.assert_array_equal(probs(tmp_path / "y.csv"), EdgePredictor(numbers).predict_proba(x[[0, 3]]))
 
 
-def begun(arguments, journal, num_parts):
-    """Start a run in a process of its own, wait until so many parts are there, and kill it."""
-    process = subprocess.Popen([sys.executable, "-m", "ovr", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") > num_parts):
-        time.sleep(0.001)
-    time.sleep(random.uniform(0, 0.03))
-    process.send_signal(signal.SIGKILL)
-    process.stderr.read()
-    process.stderr.close()
-    return process.wait()
-
-
-@pytest.mark.parametrize(("output", "moments"), [("y.parquet", (2, 6)), ("y.csv", (4,))])
-def test_a_run_that_is_killed_goes_on_and_gives_the_same_bytes(numbers, tmp_path, capsys, output, moments):
-    np.save(tmp_path / "x.npy", np.random.default_rng(1).normal(size=(400_000, 6)))
-    whole, resumed = tmp_path / f"whole{Path(output).suffix}", tmp_path / output
-    more = ["part_rows=4096", "workers=2"]
-    assert main(command(numbers, tmp_path / "x.npy", whole, *more)) == 0
-    arguments = command(numbers, tmp_path / "x.npy", resumed, *more, "resume=true")
-    journal = tmp_path / f"_{output}.partial" / "journal.jsonl"
-    killed = [begun(arguments, journal, num_parts) for num_parts in moments]
-    assert -signal.SIGKILL in killed
-    assert not resumed.exists()
-    assert main(arguments) == 0
-    assert "rows are done already" in capsys.readouterr().out
-    assert resumed.read_bytes() == whole.read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["x.npy", output, whole.name])
-
-
-@pytest.fixture
-def unfinished(numbers, tmp_path, capsys, monkeypatch):
-    """A run that stopped at a bad row, after 1,024 rows."""
-    monkeypatch.setattr("ovr.cli.scoring.CHUNK_ROWS", (16, 512))
-    x = np.random.default_rng(2).normal(size=(2_000, 6))
-    x[1_999, 3] = np.nan
-    np.save(tmp_path / "x.npy", x)
-    arguments = command(numbers, tmp_path / "x.npy", tmp_path / "y.csv", "part_rows=512")
-    assert "1999 of the first 2000 rows passed" in error_of_late(capsys, *arguments)
-    assert not (tmp_path / "y.csv").exists()
-    return arguments
-
-
-def error_of_late(capsys, *args):
-    """Return the message of a command that fails after it has shown its progress."""
-    assert main(args) == 1
-    return capsys.readouterr().err.partition("error: ")[2]
-
-
-def test_what_is_unfinished_is_neither_lost_nor_mixed_with_another_run(unfinished, numbers, tmp_path, capsys):
-    assert "y.csv was begun and not finished: 1536 rows are in " in error_of(capsys, *unfinished)
-    goes_on = [*unfinished, "resume=true", "on_error=skip"]
-    error = error_of(capsys, *goes_on, "probabilities=false")
-    assert "was begun with something else than this run has (options probabilities: True, now False); resume=true needs" in error
-    other = small_bundle(tmp_path / "other", seed=1).path
-    assert "(model bundle_sha256: '" in error_of(capsys, *goes_on, f"bundle={other}")
-    changed = np.load(tmp_path / "x.npy")
-    stat = (tmp_path / "x.npy").stat()
-    np.save(tmp_path / "x.npy", changed + 1)
-    os.utime(tmp_path / "x.npy", ns=(stat.st_mtime_ns, stat.st_mtime_ns))
-    assert "(input sha256: '" in error_of(capsys, *goes_on)
-    np.save(tmp_path / "x.npy", changed)
-    assert "(input changed_ns: " in error_of(capsys, *goes_on)
-    os.utime(tmp_path / "x.npy", ns=(stat.st_mtime_ns, stat.st_mtime_ns))
-    assert main(goes_on) == 0
-    np.testing.assert_array_equal(probs(tmp_path / "y.csv"), EdgePredictor(numbers).predict_proba(changed[:1_999]))
-
-
-def test_parts_that_are_not_whole_are_made_again_and_a_journal_that_is_none_is_refused(unfinished, tmp_path, capsys):
-    folder = tmp_path / "_y.csv.partial"
-    goes_on = [*unfinished, "resume=true", "on_error=skip"]
-    journal = (folder / "journal.jsonl").read_bytes()
-    (folder / "journal.jsonl").write_bytes(journal[:5] + b"\n" + journal)
-    assert "journal.jsonl cannot be read" in error_of(capsys, *goes_on)
-    (folder / "journal.jsonl").write_bytes(journal[:-4])  # as a kill may leave it: the last part counts for nothing
-    part = folder / "part-000001.csv"
-    part.write_bytes(part.read_bytes()[:-1])
-    assert main(goes_on) == 0
-    assert ": 512 rows are done already" in capsys.readouterr().out
-    assert main([*unfinished[:3], f"output={tmp_path / 'z.csv'}", "on_error=skip", "part_rows=512"]) == 0
-    assert (tmp_path / "y.csv").read_bytes() == (tmp_path / "z.csv").read_bytes()
-
-
-def test_an_unfinished_run_is_begun_anew_on_purpose_and_two_do_not_write_one_output(unfinished, tmp_path, capsys):
-    import fcntl
-
-    with (tmp_path / "_y.csv.partial" / "lock").open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        assert f"another process is writing {tmp_path / 'y.csv'}" in error_of(capsys, *unfinished, "resume=true")
-    assert main([*unfinished, "overwrite=true", "on_error=empty"]) == 0
-    assert "done already" not in capsys.readouterr().out
-    assert len((tmp_path / "y.csv").read_text().splitlines()) == 2_001
-    assert not (tmp_path / "_y.csv.partial").exists()
-
-
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -362,15 +239,6 @@ def test_each_process_scores_its_share_and_the_last_one_says_that_all_is_there(n
     capsys.readouterr()
     error = error_of(capsys, *arguments, "resume=true", "probabilities=false")
     assert "was made of another input, bundle or option; remove" in error
-
-
-def test_a_file_that_changes_while_it_is_read_gives_no_output(numbers, x, tmp_path, capsys, monkeypatch):
-    np.save(tmp_path / "x.npy", x)
-    told = iter(({"sha256": "1"}, {"sha256": "2"}))
-    monkeypatch.setattr("ovr.cli.predict.identity", lambda *_, **__: next(told))
-    error = error_of_late(capsys, *command(numbers, tmp_path / "x.npy", tmp_path / "y.csv"))
-    assert "x.npy was changed while it was read; remove" in error
-    assert not (tmp_path / "y.csv").exists()
 
 
 MEASURE = """
