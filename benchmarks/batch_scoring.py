@@ -232,13 +232,14 @@ def sizes(quick: bool) -> Iterator[Row]:
 
 
 MEASURE = """
-import resource, sys
+import re, sys
 from ovr.cli.main import main
-grown = []
+peaks = []
 for call in sys.argv[1:]:
     assert main(call.split("|")) == 0
-    grown.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-print(grown[1] - grown[0], file=sys.stderr)
+    # Not getrusage, whose maximum a process takes over from the one that started it.
+    peaks.append(int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]))
+print(peaks[1] - peaks[0], file=sys.stderr)
 """
 
 
