@@ -75,7 +75,7 @@ def test_an_unknown_command_is_refused_with_the_nearest(capsys):
     assert error_of(capsys, "trian") == "'trian' is not a command of ovr; nearest: train"
     assert "see ovr --help" in error_of(capsys, "xyzzy")
     for args in (["data"], ["data", "chekc"]):
-        assert error_of(capsys, *args) == "'data' is not a command of ovr; nearest: data check"
+        assert error_of(capsys, *args) == "'data' is not a command of ovr; nearest: data check, gateway"
 
 
 def test_values_that_are_not_given_are_named_together(capsys):
