@@ -35,6 +35,12 @@ def read_config(repository: Path, name: str) -> pb.ModelConfig | None:
         raise ArtifactError(f"{path} cannot be read: {error}") from None
 
 
+def served_versions(repository: Path, name: str) -> set[int]:
+    """Return the versions that a model's configuration names; none where there is no such model."""
+    config = read_config(repository, name)
+    return set() if config is None else set(config.version_policy.specific.versions)
+
+
 def versions_of(model: Path) -> list[int]:
     """Return the versions of the model in directory `model`, rising; none where it does not exist."""
     if not model.is_dir():

@@ -33,7 +33,7 @@ def unload_model(url: str, name: str, *, timeout_s: float = UNLOAD_TIMEOUT_S) ->
         ServingError: the server is not there, does not allow model control, or still has the model after `timeout_s`.
     """
     _request(f"{_base(url)}/v2/repository/models/{quote(name, safe='')}/unload", body=b"{}", timeout_s=timeout_s)
-    wait_until_alone(url, name, None, timeout_s=timeout_s)
+    wait_until_alone(url, name, timeout_s=timeout_s)
 
 
 def ready_versions(url: str) -> dict[str, set[int]]:
@@ -71,26 +71,31 @@ def model_parameters(url: str, name: str) -> dict[str, str] | None:
     return {key: value.get("string_value", "") for key, value in config.get("parameters", {}).items()}
 
 
-def wait_until_alone(url: str, name: str, version: int | None, *, timeout_s: float = UNLOAD_TIMEOUT_S) -> None:
+def wait_until_alone(url: str, name: str, *versions: int, timeout_s: float = UNLOAD_TIMEOUT_S) -> None:
     """Return once no other version of model `name` is at work: loading answers before the old version has done its last request.
 
     Args:
-        version: None waits until there is none at all.
+        versions: none waits until the model has none at all.
 
     Raises:
         ServingError: the server is not there, or another version is still there after `timeout_s`.
     """
     deadline = time.monotonic() + timeout_s
-    while others := [v for v in _live_versions(url, name) if v != version]:
+    while others := live_versions(url, name) - set(versions):
         if time.monotonic() > deadline:
-            since = "it was unloaded" if version is None else f"version {version} came"
-            raise ServingError(f"the server still has version {others[0]} of {name!r} at work {timeout_s:g} s after {since}")
+            since = f"version {max(versions)} came" if versions else "it was unloaded"
+            raise ServingError(f"the server still has version {min(others)} of {name!r} at work {timeout_s:g} s after {since}")
         time.sleep(0.02)
 
 
-def _live_versions(url: str, name: str) -> list[int]:
+def live_versions(url: str, name: str) -> set[int]:
+    """Return the versions of model `name` that the server has at all: ready ones, and those that do their last requests.
+
+    Raises:
+        ServingError: the server is not there.
+    """
     rows = [row for row in _index(url) if row["name"] == name]
-    return [int(row["version"]) for row in rows if row.get("state", "UNAVAILABLE") != "UNAVAILABLE"]
+    return {int(row["version"]) for row in rows if row.get("state", "UNAVAILABLE") != "UNAVAILABLE"}
 
 
 def _index(url: str) -> list[dict[str, str]]:

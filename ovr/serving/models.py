@@ -42,7 +42,9 @@ def models_of(
     fused: bytes | Path = bundle.fused_onnx
     if isinstance(fused, Path) and card.cohorts is not None:
         fused = with_required_cohort(fused.read_bytes())
-    callees = [Model(scores_config(card, scheduling, version=version), {"model.onnx": fused, "labels.txt": labels})]
+    labels_version = version_with_labels(repository, labels, version)
+    scores: dict[str, bytes | Path] = {"model.onnx": fused} | ({"labels.txt": labels} if labels_version == version else {})
+    callees = [Model(scores_config(card, scheduling, version=version, labels_version=labels_version), scores)]
     router = router_files(card)
     signatures = [bundle.path / name for name in (BUNDLE_SIGNATURE, HEAD_SIGNATURES) if (bundle.path / name).is_file()]
     router |= {f"{SIGNATURES}/{file.name}": file for file in signatures}
@@ -69,6 +71,12 @@ def router_files(card: ModelCard) -> dict[str, bytes | Path]:
     if card.input.raw_kind is not None:
         files |= import_closure(KINDS[card.input.raw_kind].rpartition(".")[0])
     return files
+
+
+def version_with_labels(repository: Path, labels: bytes, version: int) -> int:
+    """Return the lowest version of the scores whose directory holds this label file, or `version` where none does yet."""
+    scores = repository / "ovr_scores"
+    return next((v for v in versions_of(scores) if is_same(scores / str(v) / "labels.txt", labels)), version)
 
 
 def num_features_of(backbone_onnx: Path) -> int:

@@ -56,13 +56,18 @@ def head_model_name(class_id: str) -> str:
     return f"head_{slug(class_id)}"
 
 
-def scores_config(card: ModelCard, scheduling: Scheduling, *, version: int) -> pb.ModelConfig:
-    """Return the configuration of `ovr_scores`: raw rows to calibrated probabilities, names by the classification extension."""
+def scores_config(card: ModelCard, scheduling: Scheduling, *, version: int, labels_version: int) -> pb.ModelConfig:
+    """Return the configuration of `ovr_scores`: raw rows to calibrated probabilities, names by the classification extension.
+
+    Args:
+        labels_version: the version whose directory holds the label file. Triton starts every version again whose configuration
+            changes in more than the versions, so that versions with the same classes share one.
+    """
     config = _onnx_config("ovr_scores", scheduling, version=version)
     _tensor(config.input, card.input.name, pb.TYPE_FP32, card.input.shape)
     if card.cohorts is not None:
         _tensor(config.input, COHORT, pb.TYPE_INT64, [1])
-    _tensor(config.output, "prob", pb.TYPE_FP32, [len(card.taxonomy)]).label_filename = f"{version}/labels.txt"
+    _tensor(config.output, "prob", pb.TYPE_FP32, [len(card.taxonomy)]).label_filename = f"{labels_version}/labels.txt"
     return config
 
 

@@ -19,7 +19,7 @@ from ovr.runtime.reference import load_reference
 from ovr.serving.pbtxt import head_model_name
 
 TIMEOUT_S = 60.0
-CHUNK_ROWS = 32
+REQUEST_BYTES = 1 << 20  # of rows: a request waits for its turn behind the clients', so that many would take long
 
 
 class RecordedAnswers:
@@ -38,7 +38,8 @@ class RecordedAnswers:
         self.bundle = bundle
         self.reference = load_reference(bundle)
         self._server = server
-        self._num_rows = min(CHUNK_ROWS, max_batch_size)
+        row_bytes = self.reference.x[:1].nbytes
+        self._num_rows = min(max(1, REQUEST_BYTES // max(1, row_bytes)), max_batch_size)
 
     def check_scores(self, version: int) -> None:
         """Raise ServingError unless that version of `ovr_scores` gives them; for rows of every cohort where there are any."""

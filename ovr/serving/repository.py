@@ -1,6 +1,7 @@
 """Publishing a bundle into a Triton model repository. Knows where things lie in it, not how a server is run.
 
-    ovr_scores/<N>/model.onnx, labels.txt        raw rows -> all probabilities (the fused graph; with cohorts, see `scores_graph`)
+    ovr_scores/<N>/model.onnx                    raw rows -> all probabilities (the fused graph; with cohorts, see `scores_graph`)
+    ovr_scores/<N>/labels.txt                    of the first version with these classes
     ovr/<N>/model.py, card.json, ovr/...         the router, with the files of ovr that it imports, the bundle's signatures
     backbone/<V>/model.onnx                      raw rows -> features              } layout per_head
     head_<slug>/<version>/model.onnx             features -> one probability       }
@@ -9,30 +10,31 @@
 Every version directory is staged beside the repository, renamed, and never changed. What is served is said by the configurations
 alone: each names its versions, and the router and the ensemble name those that they call. A change goes through a state in which
 the callees serve the old and the new version, so that at every moment, and after a crash at any, the callers find theirs. In a
-running server new callees give the bundle's recorded answers before the callers go over, and so do these before the old callees go.
+running server new callees give the bundle's recorded answers before the callers go over, and so do these before the old callees go,
+at once or by the next publication (see `retirement`).
 """
 
-import fcntl
 import json
 import logging
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from ovr.core.bundle import ModelBundle
 from ovr.core.cohorts import COHORT
-from ovr.core.files import fsync_directory, read_json, sweep_all
+from ovr.core.files import read_json
 from ovr.errors import ArtifactError, ConfigError, OvrError, ServingError
 from ovr.serving import control
-from ovr.serving.contents import read_config, versions_of
+from ovr.serving.contents import model_names, read_config, served_versions, versions_of
+from ovr.serving.lock import locked
 from ovr.serving.models import Layout, models_of
 from ovr.serving.pbtxt import CARD, VERSION, InstanceKind, Scheduling, head_model_name, router_input
 from ovr.serving.recorded_answers import RecordedAnswers
+from ovr.serving.retirement import check_is_loaded, retire_uncalled
 from ovr.serving.transition import Model, Transition, is_same
 
 log = logging.getLogger(__name__)
+
+MAX_OLD = 3  # versions of one model that wait for their last requests when a publication begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,13 @@ def publish(
     max_queue_size: int = 1024,
     num_threads: int = 1,
     server: str | None = None,
+    wait: bool = True,
 ) -> Published:
     """Publish `bundle` into the Triton repository at `repository` and return what is served now.
 
-    A bundle that the repository holds as an earlier version is served as that version again. Whatever goes wrong once something
-    was written is taken back, and what was served is served on; a publication that was killed is finished by the next.
+    A bundle that the repository holds as an earlier version is served as that version again. Whatever goes wrong until the new
+    bundle is served and has given its recorded answers is taken back, and what was served is served on; a publication that was
+    killed is finished by the next.
 
     Args:
         bundle: as `open_bundle` returned it.
@@ -72,6 +76,8 @@ def publish(
         max_queue_size: waiting requests a model; more are refused. 0: no limit.
         num_threads: of one ONNX session; 0: as many as there are cores.
         server: HTTP address of a running server on this repository, which loads each change when it is written.
+        wait: for the server to unload the old versions. Without, they stay loaded, a few at most, until the next publication or
+            `settle` finds that no request needs them; where more than versions changed (classes, settings) it waits all the same.
 
     Raises:
         ArtifactError: the bundle is served there already, another head has this head's version, or the repository serves
@@ -100,7 +106,7 @@ def publish(
         raise ArtifactError(f"{repository} lies within the bundle {bundle.path}, which is never changed; choose another place")
     if server is not None:
         control.check_live(server)
-    with _locked(repository):
+    with locked(repository):
         if server is not None:
             _check_serves(server, repository)
         _check_same_use(repository, bundle, layout)
@@ -113,19 +119,44 @@ def publish(
         answers = None if server is None else RecordedAnswers(bundle, server, max_batch_size=max_batch_size)
         transition = Transition(repository, server)
         try:
+            if server is not None:
+                retire_uncalled(Transition(repository, server), server, keep=MAX_OLD)
+                transition = Transition(repository, server)
             _switch(transition, callees, callers, answers)
         except BaseException as error:
             _take_back(transition, error)
             raise
-        try:
-            for name in retired:
-                transition.retire(name)
-            transition.settle(callees)
-        except (OSError, OvrError) as error:
-            raise _also(error, f"version {version} is served; publish it again to finish", repository) from None
+        if wait or server is None or retired or not all(map(transition.is_open, callees)):
+            try:
+                _retire_old(transition, callees, callers, retired)
+            except (OSError, OvrError) as error:
+                raise _also(error, f"version {version} is served; publish it again to finish", repository) from None
     versions = {model.name: model.version for model in (*callees, *callers)}
     log.info("published bundle %s as version %d in %s (%s)", bundle.bundle_sha256[:12], version, repository, layout)
     return Published(repository, layout, bundle.bundle_sha256, versions)
+
+
+def settle(repository: Path, server: str) -> None:
+    """Return once the server has unloaded the versions that publications left loaded with `wait=False`.
+
+    Raises:
+        ArtifactError: another process is publishing, or there is no repository, or it cannot be written.
+        ServingError: the server is not there or serves something else than the repository, or a request to an old version is not
+            done after a minute.
+    """
+    repository = repository.absolute()
+    if read_config(repository, "ovr") is None:
+        raise ArtifactError(f"{repository} serves no bundle; publish one there with `ovr publish`")
+    with locked(repository):
+        _check_serves(server, repository)
+        check_is_loaded(repository, server)
+        transition = Transition(repository, server)
+        try:
+            retire_uncalled(transition, server, keep=0)
+            for name in model_names(repository):
+                control.wait_until_alone(server, name, *served_versions(repository, name))
+        except OSError as error:
+            raise _also(error, "old versions stay loaded", repository) from None
 
 
 def _switch(transition: Transition, callees: list[Model], callers: list[Model], answers: RecordedAnswers | None) -> None:
@@ -140,9 +171,15 @@ def _switch(transition: Transition, callees: list[Model], callers: list[Model], 
     if answers is not None:
         for model in callers:
             (answers.check_router if model.name == "ovr" else answers.check_ensemble)(model.version)
+
+
+def _retire_old(transition: Transition, callees: list[Model], callers: list[Model], retired: list[str]) -> None:
     transition.settle(callers)  # what the old ones still work on needs the old callees
     for model in callees:
         transition.configure(model.config)
+    for name in retired:
+        transition.retire(name)
+    transition.settle(callees)
 
 
 def _check_callees(answers: RecordedAnswers, callees: list[Model], changed: list[Model]) -> None:
@@ -253,30 +290,3 @@ def _check_versions(repository: Path, models: list[Model]) -> None:
             f"{repository} has {', '.join(clashes[:5])}{more} with other weights; a version is never overwritten: "
             "give the new heads a higher version (`ovr train version=...`)"
         )
-
-
-@contextmanager
-def _locked(repository: Path) -> Iterator[None]:
-    """Make the repository where it is missing, and keep other publishers out of it."""
-    existed = repository.exists()
-    if existed and not repository.is_dir():
-        raise ArtifactError(f"{repository} is a file; expected a directory, or a place to make one")
-    repository.mkdir(parents=True, exist_ok=True)
-    if repository.stat().st_dev != repository.parent.stat().st_dev:
-        raise ArtifactError(
-            f"{repository} and {repository.parent} are on different file systems, so that no version could appear at once; "
-            "make the repository a directory within the mounted one"
-        )
-    descriptor = os.open(repository, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ArtifactError(f"another process is publishing into {repository}") from None
-        fsync_directory(repository.parent)
-        sweep_all(repository.parent)
-        yield
-    finally:
-        os.close(descriptor)
-        if not existed and not any(repository.iterdir()):
-            repository.rmdir()

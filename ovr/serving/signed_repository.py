@@ -21,7 +21,7 @@ from ovr.runtime.predictor import CARD_KEY
 from ovr.serving.contents import model_names, read_config
 from ovr.serving.head_signatures import owners_of, signatures_in, statement
 from ovr.serving.labels import labels_file
-from ovr.serving.models import num_features_of, router_files
+from ovr.serving.models import num_features_of, router_files, version_with_labels
 from ovr.serving.pbtxt import (
     InstanceKind,
     Scheduling,
@@ -65,9 +65,11 @@ def check_repository(repository: Path, trust: Trust) -> dict[str, str]:
     except (KeyError, ValueError) as error:
         raise ArtifactError(f"{fused} has no model card that can be read: {error}") from None
     expected = {f"ovr/{version}/{name}": content for name, content in router_files(card).items()}
-    expected[f"ovr_scores/{version}/labels.txt"] = labels_file(card.taxonomy)
+    labels = labels_file(card.taxonomy)
+    labels_version = version_with_labels(repository, labels, version)
+    expected[f"ovr_scores/{labels_version}/labels.txt"] = labels
     signed = {f"ovr_scores/{version}/model.onnx": digests[FUSED_ONNX]} if card.cohorts is None else {}
-    signed |= _configurations_and_heads(repository, card, version, digests, expected)
+    signed |= _configurations_and_heads(repository, card, version, labels_version, digests, expected)
     problems = [
         f"{name} is {'another' if (repository / name).is_file() else 'missing'}"
         for name, content in expected.items()
@@ -110,11 +112,19 @@ def _fused(repository: Path, router: Path, version: int, digests: dict[str, str]
 
 
 def _configurations_and_heads(
-    repository: Path, card: ModelCard, version: int, digests: dict[str, str], expected: dict[str, bytes | Path]
+    repository: Path,
+    card: ModelCard,
+    version: int,
+    labels_version: int,
+    digests: dict[str, str],
+    expected: dict[str, bytes | Path],
 ) -> dict[str, str]:
     """Add the configurations to `expected`, and return the digests of the models of layout per_head."""
     scheduling = _scheduling(repository)
-    configs = [scores_config(card, scheduling, version=version), router_config(card, scheduling, version=version)]
+    configs = [
+        scores_config(card, scheduling, version=version, labels_version=labels_version),
+        router_config(card, scheduling, version=version),
+    ]
     signed: dict[str, str] = {}
     if (repository / "ovr_heads").exists():
         backbone = _served(repository, "backbone")

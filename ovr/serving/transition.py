@@ -3,13 +3,15 @@
 Knows where models, versions and configurations lie, not what is in them or in which order they change.
 """
 
-from collections.abc import Callable, Mapping
+import os
+import time
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2 as pb
 
-from ovr.core.files import discard, place, sha256_bytes, sha256_file, staged_directory, write_file
+from ovr.core.files import discard, place, sha256_bytes, sha256_file, staged_directory, staged_file
 from ovr.errors import OvrError, ServingError
 from ovr.serving import control
 from ovr.serving.contents import read_config, versions_of
@@ -97,14 +99,33 @@ class Transition:
             ServingError: the server cannot load it; it serves what it served.
         """
         name, text, versions = config.name, to_text(config), set(config.version_policy.specific.versions)
+        self._wait_for_leaving(name, versions)
         path = self.repository / name / "config.pbtxt"
         before = path.read_text(encoding="utf-8")
         if before != text:
             self._changes.append((name, before))
-            write_file(path, text.encode())
+            self._write_config(name, text)
         elif self.server is None or self._ready.get(name) == versions:
             return
         self._load(name, versions)
+
+    def restrict(self, name: str, called: Collection[int]) -> None:
+        """Let the model serve none but the `called` of the versions that it serves.
+
+        Raises:
+            ServingError: as `configure`.
+        """
+        config = read_config(self.repository, name)
+        assert config is not None
+        config.version_policy.specific.versions[:] = [v for v in config.version_policy.specific.versions if v in called]
+        self.configure(config)
+
+    def is_open(self, model: Model) -> bool:
+        """Return whether the model serves its version as it is to, but for other versions that it may serve besides."""
+        config = read_config(self.repository, model.name)
+        assert config is not None
+        config.version_policy.specific.versions[:] = [model.version]
+        return to_text(config) == to_text(model.config)
 
     def retire(self, name: str) -> None:
         """Take a model that nothing calls out of the server and the repository."""
@@ -155,6 +176,22 @@ class Transition:
         self._loaded |= {self.repository / name / str(version) for version in versions}
         self._ready[name] = versions
 
+    def _wait_for_leaving(self, name: str, versions: set[int]) -> None:
+        """Wait until no version that is to come is still being unloaded: of two under one number the server shows one."""
+        if self.server is None or not (coming := versions - self._ready.get(name, set())):
+            return
+        if leaving := coming & (live := control.live_versions(self.server, name)):
+            control.wait_until_alone(self.server, name, *(live - leaving))
+
+    def _write_config(self, name: str, text: str) -> None:
+        """Write it as the newest file of its model whatever the clock says: or else Triton, told to load it, would do nothing."""
+        model = self.repository / name
+        time_ns = max(time.time_ns(), _newest_ns(model) + 1)
+        with staged_file(model / "config.pbtxt") as file:
+            file.write(text.encode())
+            file.flush()
+            os.utime(file.fileno(), ns=(time_ns, time_ns))
+
     def _is_named(self, path: Path) -> bool:
         """Return whether a version directory is one that its model's configuration names, or a whole model."""
         if path.parent == self.repository:
@@ -163,15 +200,15 @@ class Transition:
         return config is not None and int(path.name) in config.version_policy.specific.versions
 
     def _put_back(self, name: str, before: str) -> None:
-        write_file(self.repository / name / "config.pbtxt", before.encode())
+        self._write_config(name, before)
         if name in self._told:
             self._load(name, _versions(before))
             if name in CALLERS:  # what they call is taken back next
                 self._settle_again(name, before)
 
     def _settle_again(self, name: str, before: str) -> None:
-        if self.server is not None and name in self._told and len(versions := _versions(before)) == 1:
-            control.wait_until_alone(self.server, name, min(versions))
+        if self.server is not None and name in self._told:
+            control.wait_until_alone(self.server, name, *_versions(before))
 
     def _withdraw(self, path: Path) -> None:
         """Remove what this transition made, but for versions that were served."""
@@ -199,20 +236,20 @@ class Transition:
         config = read_config(self.repository, name)
         assert config is not None
         text = to_text(config)
-        (served,) = config.version_policy.specific.versions
+        versions = list(config.version_policy.specific.versions)
+        served = max(versions)  # whom clients that name no version get
         source, stand_ins = self.repository / name / str(served), [self.repository / name / str(version) for version in failed]
         for stand_in in stand_ins:
             with staged_directory(stand_in, beside=self.repository.parent) as staging:
                 place(staging, {p.relative_to(source).as_posix(): p for p in source.rglob("*") if p.is_file()})
         config.version_policy.specific.versions.extend(failed)
-        path = self.repository / name / "config.pbtxt"
         try:
-            write_file(path, to_text(config).encode())
+            self._write_config(name, to_text(config))
             control.load_model(self.server, name)
         finally:
-            write_file(path, text.encode())
+            self._write_config(name, text)
             control.load_model(self.server, name)
-            control.wait_until_alone(self.server, name, served)
+            control.wait_until_alone(self.server, name, *versions)
             for stand_in in stand_ins:
                 self._discard(stand_in)
 
@@ -221,6 +258,16 @@ def _shared(model: Path, parts: Mapping[str, bytes | Path]) -> dict[str, bytes |
     """Return `parts` with each that the model's last version holds with the same bytes as that version's file."""
     last = model / str(max(versions_of(model), default=0))
     return {name: last / name if is_same(last / name, content) else content for name, content in parts.items()}
+
+
+def _newest_ns(path: Path) -> int:
+    """Return the latest time stamp, in nanoseconds, of all that lies at or under `path`, by what Triton compares."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:  # a server's Python replaces what it compiles
+        return 0
+    newest_ns = max(status.st_mtime_ns, status.st_ctime_ns)
+    return max([newest_ns, *(_newest_ns(child) for child in path.iterdir())]) if path.is_dir() else newest_ns
 
 
 def _versions(text: str) -> set[int]:

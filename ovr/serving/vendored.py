@@ -4,15 +4,18 @@ A repository runs where no ovr is installed; what it carries is a copy of the mo
 """
 
 import ast
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
-def import_closure(module: str, *, root: Path = PACKAGE_ROOT) -> dict[str, bytes]:
+@cache
+def import_closure(module: str, *, root: Path = PACKAGE_ROOT) -> Mapping[str, bytes]:
     """Return the source of `module` and of all that it imports of its own top-level package when it is loaded.
 
-    Imports within functions and for type checkers alone are not followed.
+    Imports within functions and for type checkers alone are not followed. Files are read once a process.
 
     Args:
         module: dotted name, such as `ovr.runtime.triton.router`.

@@ -1,9 +1,10 @@
 """Run as a script: publishers that are stopped at each of their system steps in turn, and what is served after each.
 
-    python -m tests.serving.stopped_publishers DIRECTORY fused|per_head kill|error|full
+    python -m tests.serving.stopped_publishers DIRECTORY fused|left|per_head kill|error|full
 
-DIRECTORY holds the bundles `first` and `second`. The first publication (with layout fused), that of the second bundle over the
-first, and the way back are each stopped: by SIGKILL, by one call that fails, or by a disk on which from then on nothing can be
+DIRECTORY holds the bundles `first`, `second` and `third`. The first publication (with layout fused), that of the second bundle over
+the first, and the way back are each stopped, and with `left` instead those that do not wait for the old versions to go, beside old
+versions that were left loaded: by SIGKILL, by one call that fails, or by a disk on which from then on nothing can be
 written. A server that runs on is stood in for by a record of what was loaded, which must be consistent after every load. Without
 fsync, which is for power failures and takes most of the time.
 """
@@ -63,7 +64,8 @@ class StandIn:
         control.ready_versions = lambda url: {name: set(versions) for name, versions in self.loaded.items()}
         control.failed_versions = lambda url, name: []
         control.model_parameters = lambda url, name: None
-        control.wait_until_alone = lambda url, name, version: None
+        control.wait_until_alone = lambda url, name, *versions: None
+        control.live_versions = lambda url, name: set(self.loaded.get(name, ()))
         repository.RecordedAnswers = lambda bundle, server, max_batch_size: Answers(bundle, self)  # type: ignore[misc]
 
 
@@ -108,7 +110,7 @@ def stop_at(number: int, under: Path, fault: str) -> Callable[[], bool]:
     return lambda: seen >= number
 
 
-def stopped(number: int, under: Path, fault: str, bundle: ModelBundle, **settings: str) -> int:
+def stopped(number: int, under: Path, fault: str, bundle: ModelBundle, **settings: object) -> int:
     """Return the exit code of a child that published and was to be stopped at its change `number`."""
     if (child := os.fork()) == 0:
         try:
@@ -125,7 +127,9 @@ def stopped(number: int, under: Path, fault: str, bundle: ModelBundle, **setting
     return code
 
 
-def at_each_step(root: Path, start: Path | None, new: ModelBundle, old: ModelBundle, fault: str, layout: str) -> int:
+def at_each_step(
+    root: Path, start: Path | None, new: ModelBundle, old: ModelBundle, fault: str, layout: str, *, wait: bool = True
+) -> int:
     """Stop a publication of `new` at each step, and return how many there were."""
     settings = {"layout": layout, "server": "http://stand.in"}
     under = root / "run"
@@ -140,7 +144,7 @@ def at_each_step(root: Path, start: Path | None, new: ModelBundle, old: ModelBun
             shutil.copytree(start, under / "repo")
             before = check_repository(under / "repo")
             start_server(server)
-        code = stopped(number, under, fault, new, **settings)
+        code = stopped(number, under, fault, new, wait=wait, **settings)
         served = check_repository(under / "repo") if (under / "repo").exists() else None
         if code == STOPPED and fault == "error":  # all was taken back, or all but the end was done
             assert [served] in ([before], live(server))
@@ -190,7 +194,9 @@ def main(root: Path, layout: str, fault: str) -> None:
     """Check three publications, and print how many steps each has."""
     os.fsync = lambda descriptor: None  # type: ignore[assignment]
     models.import_closure = lambda module: {"ovr/__init__.py": b"", "ovr/router.py": b"router"}  # type: ignore[assignment]
-    first, second = open_bundle(root / "first"), open_bundle(root / "second")
+    first, second, third = (open_bundle(root / name) for name in ("first", "second", "third"))
+    if layout == "left":
+        return left(root, first, second, third, fault)
     if layout == "fused":  # the other adds steps of the same kind
         print("first", at_each_step(root, None, first, second, fault, layout))
     publish(first, root / "one" / "repo", layout=layout)  # type: ignore[arg-type]
@@ -198,6 +204,19 @@ def main(root: Path, layout: str, fault: str) -> None:
     shutil.copytree(root / "one", root / "two")
     publish(second, root / "two" / "repo", layout=layout)  # type: ignore[arg-type]
     print("back", at_each_step(root, root / "two" / "repo", first, second, fault, layout))
+
+
+def left(root: Path, first: ModelBundle, second: ModelBundle, third: ModelBundle, fault: str) -> None:
+    """Check publications where the scores of the version before are still loaded: of other classes, and back to that version."""
+    repository = root / "one" / "repo"
+    publish(second, repository)
+    server = StandIn(root / "loaded.json", repository)
+    server.install()
+    start_server(server)
+    publish(third, repository, server="http://stand.in", wait=False)
+    assert server.loaded == {"ovr": [2], "ovr_scores": [1, 2]}
+    print("next", at_each_step(root, repository, first, third, fault, "fused", wait=False))
+    print("back", at_each_step(root, repository, second, third, fault, "fused", wait=False))
 
 
 if __name__ == "__main__":

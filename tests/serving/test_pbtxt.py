@@ -46,7 +46,7 @@ def card(class_ids=ODD_IDS, shape=(1, 8, 8), top_k=3):
 
 def all_configs():
     return [
-        scores_config(card(), SCHEDULING, version=3),
+        scores_config(card(), SCHEDULING, version=3, labels_version=3),
         router_config(card(), SCHEDULING, version=3),
         backbone_config(card(), SCHEDULING, version=2, num_features=5),
         head_config("..", SCHEDULING, version=4, num_features=5),
@@ -87,7 +87,7 @@ def test_the_router_returns_no_more_top_classes_than_there_are():
 
 
 def test_dynamic_batching_and_instances_are_those_asked_for():
-    config = scores_config(card(), SCHEDULING, version=1)
+    config = scores_config(card(), SCHEDULING, version=1, labels_version=1)
     assert config.max_batch_size == 32
     assert config.dynamic_batching.max_queue_delay_microseconds == 100
     assert config.dynamic_batching.default_queue_policy.max_queue_size == 7
@@ -97,7 +97,11 @@ def test_dynamic_batching_and_instances_are_those_asked_for():
 
 def test_the_router_stays_on_the_cpu_where_the_scores_use_a_gpu():
     scheduling = Scheduling(**{**VALUES, "instance_kind": "KIND_GPU"})
-    kinds = [config(card(), scheduling, version=1).instance_group[0].kind for config in (scores_config, router_config)]
+    configs = (
+        scores_config(card(), scheduling, version=1, labels_version=1),
+        router_config(card(), scheduling, version=1),
+    )
+    kinds = [config.instance_group[0].kind for config in configs]
     assert kinds == [1, 2]
 
 
@@ -109,8 +113,8 @@ def test_the_ensemble_names_the_version_of_every_head():
 
 
 def test_between_two_versions_sizes_that_differ_are_open():
-    old = scores_config(card(class_ids=("a", "b")), SCHEDULING, version=1)
-    both = both_versions(old, scores_config(card(class_ids=("a", "b", "c")), SCHEDULING, version=2))
+    old = scores_config(card(class_ids=("a", "b")), SCHEDULING, version=1, labels_version=1)
+    both = both_versions(old, scores_config(card(class_ids=("a", "b", "c")), SCHEDULING, version=2, labels_version=2))
     assert list(both.version_policy.specific.versions) == [1, 2]
     assert [list(tensor.dims) for tensor in (*both.input, *both.output)] == [[1, 8, 8], [-1]]
     assert list(old.version_policy.specific.versions) == [1]

@@ -5,6 +5,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 
 import onnx
 import pytest
@@ -15,7 +16,7 @@ from ovr.core.taxonomy import slug
 from ovr.errors import ArtifactError, ConfigError, ServingError
 from ovr.serving import control
 from ovr.serving.contents import model_names, read_config
-from ovr.serving.repository import publish
+from ovr.serving.repository import publish, settle
 from ovr.serving.transition import Transition
 from tests.bundles import ODD_IDS, small_bundle
 from tests.cohorts import some_cohorts
@@ -129,8 +130,40 @@ def test_files_that_stay_the_same_are_shared_with_the_version_before(bundles, tm
         for root in (tmp_path / "repo/ovr/1", tmp_path / "repo/ovr/2")
     )
     assert {path.as_posix() for path in new if new[path] != old[path]} == {"card.json"}
-    assert (tmp_path / "repo/ovr_scores/2/labels.txt").samefile(tmp_path / "repo/ovr_scores/1/labels.txt")
     assert (tmp_path / "repo/ovr_scores/2/model.onnx").samefile(bundles[1].fused_onnx)
+
+
+def test_versions_with_the_same_classes_have_one_label_file(bundles, tmp_path):
+    """So that their configurations differ in the versions alone: or else Triton would start again the one that it serves."""
+    repository, other = tmp_path / "repo", small_bundle(tmp_path / "other", ODD_IDS[1:])
+    named = []
+    for bundle in (*bundles, other, bundles[1], other):
+        publish(bundle, repository)
+        named.append(read_config(repository, "ovr_scores").output[0].label_filename)
+    assert named == ["1/labels.txt", "1/labels.txt", "3/labels.txt", "1/labels.txt", "3/labels.txt"]
+    assert not (repository / "ovr_scores/2/labels.txt").exists()
+
+
+def test_a_configuration_is_the_newest_file_of_its_model_whatever_the_clock_says(bundles, tmp_path, monkeypatch):
+    """Triton loads nothing where no file is newer than all were before."""
+    repository, stamps = tmp_path / "repo", []
+    publish(bundles[0], repository)
+    tomorrow_ns = time.time_ns() + 86_400 * 10**9
+    os.utime(repository / "ovr/1/card.json", ns=(tomorrow_ns, tomorrow_ns))
+    monkeypatch.setattr(time, "time_ns", lambda: 10**18)  # and this process's own clock is years behind
+    for bundle in (bundles[1], bundles[0], bundles[1]):
+        publish(bundle, repository)
+        stamps.append((repository / "ovr/config.pbtxt").stat().st_mtime_ns)
+    assert stamps[0] > tomorrow_ns
+    assert sorted(set(stamps)) == stamps
+
+
+def test_old_versions_are_not_waited_for_where_there_are_none(bundles, tmp_path):
+    with pytest.raises(ArtifactError, match="repo serves no bundle; publish one there with `ovr publish`"):
+        settle(tmp_path / "repo", "http://127.0.0.1:9")
+    publish(bundles[0], tmp_path / "repo")
+    with pytest.raises(ServingError, match=r"no Triton server answers at http://127\.0\.0\.1:9"):
+        settle(tmp_path / "repo", "http://127.0.0.1:9")
 
 
 def test_a_head_version_with_other_weights_is_refused_before_anything_is_written(bundles, tmp_path):
@@ -293,11 +326,15 @@ def test_a_mounted_directory_cannot_be_the_repository_itself(bundles):
         publish(bundles[0], Path("/dev/shm"))
 
 
-@pytest.mark.parametrize(("layout", "fault"), [("fused", "kill"), ("fused", "error"), ("fused", "full"), ("per_head", "kill")])
+@pytest.mark.parametrize(
+    ("layout", "fault"),
+    [("fused", "kill"), ("fused", "error"), ("fused", "full"), ("left", "kill"), ("left", "error"), ("per_head", "kill")],
+)
 def test_a_publisher_that_is_stopped_at_any_step_leaves_a_whole_repository_and_can_be_repeated(tmp_path, layout, fault):
     """Killed, with one call that fails, on a disk that stays full: at each step in turn, beside a server that runs on."""
     small_bundle(tmp_path / "first", ("/", ".."))
     small_bundle(tmp_path / "second", ("/", "A"), seed=1, version=2, head_seeds=[7, 8])
+    small_bundle(tmp_path / "third", ("/", "A"), seed=1, version=3, head_seeds=[7, 9])
     command = [sys.executable, "-m", "tests.serving.stopped_publishers", str(tmp_path), layout, fault]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -112,4 +112,4 @@ def test_a_version_that_stays_at_work_is_not_waited_for_forever(tmp_path, starte
     with pytest.raises(ServingError, match=r"still has version 1 of 'ovr' at work 0\.2 s after version 2 came"):
         wait_until_alone(server.http_url, "ovr", 2, timeout_s=0.2)
     with pytest.raises(ServingError, match=r"still has version 1 of 'ovr' at work 0\.2 s after it was unloaded"):
-        wait_until_alone(server.http_url, "ovr", None, timeout_s=0.2)
+        wait_until_alone(server.http_url, "ovr", timeout_s=0.2)

@@ -1,0 +1,57 @@
+"""How versions that a publication left loaded go: when nothing calls them any more. Knows nothing of bundles.
+
+The router calls the scores of its own version; the ensemble names the versions that it calls. A version that is called by one that
+still does its last requests stays.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ovr.errors import ServingError
+from ovr.serving import control
+from ovr.serving.contents import read_config, served_versions
+from ovr.serving.transition import CALLERS, Transition
+
+
+def retire_uncalled(transition: Transition, server: str, *, keep: int) -> None:
+    """Let models serve no version but those that are called.
+
+    Args:
+        transition: on the repository of `server`.
+        keep: old versions of one model that may stay because of requests that are not done; where there are more, these are waited
+            for.
+
+    Raises:
+        ServingError: the server is not there, or a request is not done after a minute.
+    """
+    for caller, current, callees in _calls(transition.repository):
+        old = {name: served_versions(transition.repository, name) - {version} for name, version in callees.items()}
+        if not any(old.values()):
+            continue
+        if max(map(len, old.values())) > keep:
+            control.wait_until_alone(server, caller, current)
+        others = control.live_versions(server, caller) - {current}
+        for name, version in callees.items():
+            called = {version} | (others if caller == "ovr" else old[name] if others else set())
+            transition.restrict(name, called)
+
+
+def check_is_loaded(repository: Path, server: str) -> None:
+    """Raise ServingError unless the server has what the repository says it serves: else a publication was killed."""
+    ready = control.ready_versions(server)
+    for caller, current, callees in _calls(repository):
+        for name, version in {**callees, caller: current}.items():
+            if version not in ready.get(name, ()):
+                raise ServingError(
+                    f"version {version} of {name!r} is not loaded at {server}: a publication is not finished; repeat it"
+                )
+
+
+def _calls(repository: Path) -> Iterator[tuple[str, int, dict[str, int]]]:
+    """Yield each caller in the repository with its version, and the models that it calls with theirs."""
+    for caller in CALLERS:
+        if (config := read_config(repository, caller)) is None:
+            continue
+        (current,) = config.version_policy.specific.versions
+        steps = {step.model_name: int(step.model_version) for step in config.ensemble_scheduling.step}
+        yield caller, int(current), steps or {"ovr_scores": int(current)}
