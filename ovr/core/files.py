@@ -106,7 +106,7 @@ def staged_file(path: Path) -> Iterator[BinaryIO]:
         fsync_directory(path.parent)
     except BaseException as error:
         staging.unlink(missing_ok=True)
-        _name(error, path)
+        _name(error, staging, path)
         raise
 
 
@@ -128,8 +128,8 @@ def staged_directory(final: Path, *, beside: Path | None = None) -> Iterator[Pat
     final.parent.mkdir(parents=True, exist_ok=True)
     sweep(parent / final.name)
     staging = _staging_name(parent / final.name)
-    staging.mkdir()
     try:
+        staging.mkdir()
         yield staging
         _fsync_tree(staging)
         if os.path.lexists(final):
@@ -143,12 +143,14 @@ def staged_directory(final: Path, *, beside: Path | None = None) -> Iterator[Pat
         fsync_directory(final.parent)
     except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
-        _name(error, final)
+        _name(error, staging, final)
         raise
 
 
 def discard(path: Path, *, beside: Path) -> None:
     """Remove the directory `path`, if there is one: it vanishes at once, by a rename into `beside` on the same file system."""
+    if not os.path.lexists(path):  # where nothing can be written renaming what is not there is another error
+        return
     staging = _staging_name(beside / path.name)
     try:
         os.rename(path, staging)
@@ -205,10 +207,13 @@ def fsync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def _name(error: BaseException, path: Path) -> None:
-    """Say which file could not be written: a full disk, say, is reported without one."""
-    if isinstance(error, OSError) and error.errno is not None and error.filename is None:
-        error.filename = str(path)
+def _name(error: BaseException, staging: Path, final: Path) -> None:
+    """Say which file could not be written, by its final name: a full disk is reported without any, or with a copy's source."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return
+    written = error.filename2 or error.filename or staging
+    if isinstance(written, str | Path) and Path(written).is_relative_to(staging):
+        error.filename, error.filename2 = str(final / Path(written).relative_to(staging)), None
 
 
 def _staging_name(path: Path) -> Path:

@@ -15,12 +15,16 @@ def locked(repository: Path) -> Iterator[None]:
     """Make the repository where it is missing, keep other publishers out of it, and remove what killed ones left beside it.
 
     Raises:
-        ArtifactError: another process is publishing, or the repository is a file, or a mounted file system of its own.
+        ArtifactError: another process is publishing, or the repository is a file, or a mounted file system of its own, or cannot be
+            made.
     """
     existed = repository.exists()
     if existed and not repository.is_dir():
         raise ArtifactError(f"{repository} is a file; expected a directory, or a place to make one")
-    repository.mkdir(parents=True, exist_ok=True)
+    try:
+        repository.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"{error.filename} cannot be made: {error.strerror}; nothing is published") from None
     if repository.stat().st_dev != repository.parent.stat().st_dev:
         raise ArtifactError(
             f"{repository} and {repository.parent} are on different file systems, so that no version could appear at once; "
