@@ -1,5 +1,6 @@
 import json
 import os
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -124,6 +125,18 @@ def test_rolling_back_uses_the_very_files_of_the_earlier_version(bundle, twice, 
     assert again.merkle_root == twice.merkle_root
     assert again.next_version(CLASS_IDS[1]) == 4
     assert back.provenance["history"][-1]["versions"] == [2]
+
+
+def test_the_order_is_that_of_the_history_when_the_clock_goes_back(bundle, twice, tmp_path, monkeypatch):
+    clock = iter([1e9, 5e8])
+    monkeypatch.setattr(time, "gmtime", lambda real=time.gmtime: real(next(clock)))
+    gone = retire(twice, tmp_path / "gone", [CLASS_IDS[1]]).bundle
+    back = rollback(gone, tmp_path / "back", [last_version(gone, CLASS_IDS[1])]).bundle
+    steps = back.provenance["history"][-3:]
+    assert [step["command"] for step in steps] == ["calibrate", "head retire", "head rollback"]
+    assert sorted((step["created_at"] for step in steps), reverse=True) == [step["created_at"] for step in steps]
+    assert back.head(CLASS_IDS[1]) == twice.head(CLASS_IDS[1])
+    assert last_version(back, CLASS_IDS[1]) == last_version(twice, CLASS_IDS[1])
 
 
 def test_a_retired_class_answers_no_more_and_comes_back_as_it_was(bundle, tmp_path):

@@ -8,9 +8,21 @@ import pytest
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
 
+def run_quick(name, tmp_path):
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--json", str(tmp_path / "rows.json")]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads((tmp_path / "rows.json").read_text())["rows"]
+
+
 def test_the_serving_benchmark_runs_and_shows_the_fused_graph_ahead(tmp_path, installed):
-    command = [sys.executable, "-m", "benchmarks.serving", "--quick", "--json", str(tmp_path / "rows.json")]
-    subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, check=True)
-    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    rows = run_quick("serving", tmp_path)
     assert all(row["ratio"] > 1 for row in rows if row["against"] == "per-head ensemble")
     assert {row["k"] for row in rows} == {10, 1000}
+
+
+def test_writers_that_are_killed_at_random_times_leave_nothing_bad_to_read(tmp_path, installed):
+    rows = {row["what"]: row["ours"] for row in run_quick("kills", tmp_path)}
+    assert rows["bad reads"] == 0
+    assert rows["kills"] >= 12
+    assert all(count > 0 for what, count in rows.items() if what.startswith(("reads: ", "kills: "))), rows
