@@ -38,6 +38,8 @@ def find(store: Store, model: str, reference: int | str, *, class_id: str | None
         if class_id is not None and not known and (near := nearest(class_id, aliases.heads)):
             raise ConfigError(f"{whose} has no aliases; {near}")
         raise ConfigError(f"{whose} has no alias {reference!r}; {_named(reference, known) or 'it has none'}")
+    if number not in by_number:  # a version that came, and was named, since the others were read
+        by_number = {version.version: version for version in known_versions(store, model)}
     if number not in by_number:
         raise ArtifactError(f"alias {reference!r} of {model!r} names version {number}, which is not in {store.name}")
     return by_number[number]

@@ -127,6 +127,20 @@ def test_the_order_is_that_of_numbers_when_the_clock_goes_back(store, bundle_of,
     assert sorted(whens, reverse=True) == whens
 
 
+def test_a_version_that_comes_while_its_alias_is_read_is_found(store, bundle_of, monkeypatch):
+    store.register(bundle_of(1), "pets", **BY)
+    second, aliases = bundle_of(2), type(store).aliases
+
+    def aliases_after_a_move(self, model):
+        if len(store.versions("pets")) == 1:
+            store.register(second, "pets", **BY)
+            promote(store, "pets", 2, "champion", **BY)
+        return aliases(self, model)
+
+    monkeypatch.setattr(type(store), "aliases", aliases_after_a_move)
+    assert find(store, "pets", "champion").version == 2
+
+
 def test_what_is_not_there_is_told_with_the_nearest(store, bundle_of):
     with pytest.raises(ConfigError, match=r"has no model 'pets'; it has none: `ovr bundle register` adds one"):
         known_versions(store, "pets")
