@@ -198,7 +198,7 @@ def reader(root: Path, name: str, read: Callable[[], int]) -> int:
             num_reads += read()
         except Exception:
             bad.append(f"{name}: {traceback.format_exc()}")
-        time.sleep(0.001)  # the machine is for the writers too
+        time.sleep(0.005)  # the machine is for the writers too
     (root / f"{name}.seen").write_bytes(pickle.dumps((num_reads, bad)))
     os._exit(0)
 

@@ -29,7 +29,8 @@ def retire_uncalled(transition: Transition, server: str, *, keep: int) -> None:
         if not any(old.values()):
             continue
         if max(map(len, old.values())) > keep:
-            control.wait_until_alone(server, caller, current)
+            # One that answers still, as a publisher was killed before it had loaded the current one, would not go.
+            control.wait_until_alone(server, caller, current, *control.ready_versions(server).get(caller, ()))
         others = control.live_versions(server, caller) - {current}
         for name, version in callees.items():
             called = {version} | (others if caller == "ovr" else old[name] if others else set())

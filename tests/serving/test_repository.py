@@ -15,8 +15,10 @@ from ovr.core.bundle import head_directory, open_bundle
 from ovr.core.taxonomy import slug
 from ovr.errors import ArtifactError, ConfigError, ServingError
 from ovr.serving import control
-from ovr.serving.contents import model_names, read_config
+from ovr.serving.contents import model_names, read_config, served_versions
+from ovr.serving.pbtxt import to_text
 from ovr.serving.repository import publish, settle
+from ovr.serving.retirement import retire_uncalled
 from ovr.serving.transition import Transition
 from tests.bundles import ODD_IDS, small_bundle
 from tests.cohorts import some_cohorts
@@ -308,6 +310,25 @@ def test_what_is_left_to_do_after_the_switch_is_done_by_the_next_publication(bun
     assert check_repository(repository) == 2
     publish(fewer, repository, layout="per_head")
     assert not (repository / f"head_{slug(ODD_IDS[0])}").exists()
+
+
+def test_a_router_that_answers_still_is_not_waited_for_and_finds_what_it_calls(bundles, tmp_path, monkeypatch):
+    """The publisher was killed when it had written the router's configuration and before it told the server."""
+    for bundle in bundles:
+        publish(bundle, tmp_path / "repo")
+    config = read_config(tmp_path / "repo", "ovr_scores")
+    config.version_policy.specific.versions[:] = [1, 2, 3]
+    (tmp_path / "repo/ovr_scores/config.pbtxt").write_text(to_text(config))
+    shutil.copytree(tmp_path / "repo/ovr_scores/2", tmp_path / "repo/ovr_scores/3")
+    waited, loaded = [], []
+    monkeypatch.setattr(control, "ready_versions", lambda url: {"ovr": {1}, "ovr_scores": {1, 2, 3}})
+    monkeypatch.setattr(control, "live_versions", lambda url, name: {1})
+    monkeypatch.setattr(control, "wait_until_alone", lambda url, name, *versions: waited.append((name, set(versions))))
+    monkeypatch.setattr(control, "load_model", lambda url, name: loaded.append(name))
+    retire_uncalled(Transition(tmp_path / "repo", "http://127.0.0.1:9"), "http://127.0.0.1:9", keep=1)
+    assert waited == [("ovr", {1, 2})]
+    assert loaded == ["ovr_scores"]
+    assert served_versions(tmp_path / "repo", "ovr_scores") == {1, 2}
 
 
 def test_a_server_that_could_not_load_a_router_stays_not_ready_and_that_is_told(bundles, tmp_path, monkeypatch):
