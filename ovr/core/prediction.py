@@ -3,6 +3,7 @@
 B = batch, K = heads, M = top-k
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,17 +21,21 @@ class Decision:
 
     label_BK: NDArray[np.bool_]  # the classes decided on; an abstained row has none
     abstained_B: NDArray[np.bool_]
-    top_BM: NDArray[np.int64]  # columns by falling probability; ties by rising column
+    top_BM: NDArray[np.int64]  # columns by falling probability; ties by rising column; -1: no more that are available
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Calibrated probabilities (B, K) float32 in [0, 1], each for its own class (rows need not sum to 1), and the decision."""
+    """Calibrated probabilities (B, K) float32 in [0, 1], each for its own class (rows need not sum to 1), and the decision.
+
+    Where `unavailable_BK` is True a probability is none of the row: NaN, or a prior where the server was told so.
+    """
 
     card: ModelCard
     prob_BK: NDArray[np.float32]
     decision: Decision
     request_id: str = ""
+    unavailable_BK: NDArray[np.bool_] | None = None  # classes that no head scored, where a server says so; None: there are none
 
     def __len__(self) -> int:
         return len(self.prob_BK)
@@ -46,7 +51,10 @@ class Prediction:
         With thresholds of `threshold=conformal` it is a class-conditional conformal set.
         """
         ids, threshold_K = self.card.taxonomy.ids, np.array(self.card.thresholds, dtype=np.float32)
-        return [tuple(ids[k] for k in np.flatnonzero(row)) for row in self.prob_BK >= threshold_K]
+        member_BK = self.prob_BK >= threshold_K
+        if self.unavailable_BK is not None:
+            member_BK &= ~self.unavailable_BK
+        return [tuple(ids[k] for k in np.flatnonzero(row)) for row in member_BK]
 
     def prob_none(self) -> NDArray[np.float64]:
         """Return each row's probability (B,) of none of the classes, if classes are independent: see `ovr.core.outcomes`."""
@@ -67,6 +75,8 @@ class Prediction:
     def records(self, outputs: Sequence[str] = ()) -> list[dict[str, Any]]:
         """Return for each row a plain dictionary: labels, abstained, top (class, prob), and prob of every class.
 
+        Where a class is unavailable in some row, each has a list of those that are in it, and None for what is not known.
+
         `outputs` adds values by their names in `ovr.core.outcomes.OUTPUTS`, those of each class by class id.
         """
         ids = self.card.taxonomy.ids
@@ -74,14 +84,26 @@ class Prediction:
             {
                 "labels": list(labels),
                 "abstained": bool(abstained),
-                "top": [{"class": ids[k], "prob": float(prob_K[k])} for k in top_M],
-                "prob": {class_id: float(p) for class_id, p in zip(ids, prob_K, strict=True)},
+                "top": [{"class": ids[k], "prob": float(prob_K[k])} for k in top_M if k >= 0],
+                "prob": {class_id: _number(p) for class_id, p in zip(ids, prob_K, strict=True)},
             }
             for labels, abstained, top_M, prob_K in zip(
                 self.labels(), self.decision.abstained_B, self.decision.top_BM, self.prob_BK, strict=True
             )
         ]
         for name in outputs:
-            for record, value in zip(records, outcomes.OUTPUTS[name](self.prob_BK).tolist(), strict=True):
-                record[name] = dict(zip(ids, value, strict=True)) if name in outcomes.PER_CLASS else value
+            for record, value in zip(records, outcomes.OUTPUTS[name](self.prob_BK), strict=True):
+                if name in outcomes.PER_CLASS:
+                    record[name] = {class_id: _number(item) for class_id, item in zip(ids, value, strict=True)}
+                else:
+                    record[name] = _number(value)
+        if self.unavailable_BK is not None and self.unavailable_BK.any():
+            for record, missing_K in zip(records, self.unavailable_BK, strict=True):
+                record["unavailable"] = [ids[k] for k in np.flatnonzero(missing_K)]
         return records
+
+
+def _number(value: Any) -> float | None:
+    """Return a number that JSON can hold: None for what is not known."""
+    number = float(value)
+    return None if math.isnan(number) else number

@@ -16,28 +16,40 @@ from ovr.core.prediction import Decision
 from ovr.errors import ArtifactError, InputError
 
 
-def decide(prob_BK: Any, *, threshold_K: ArrayLike, policy: DecisionPolicy) -> Decision:
+def decide(
+    prob_BK: Any, *, threshold_K: ArrayLike, policy: DecisionPolicy, available_BK: NDArray[np.bool_] | None = None
+) -> Decision:
     """Return the classes decided on, the rows abstained on and the top columns for probabilities in [0, 1].
 
     argmax decides on the most probable class, of equal ones that with the lower column, and looks at no threshold; multilabel on
     every class whose probability is at or above its threshold. A row whose highest probability is below `abstain_below` gets no
     class in either mode. `top_BM` has min(top_k, K) columns, and is there for abstained rows too.
 
+    Args:
+        available_BK: False where a class was not scored: it is not decided on whatever `prob_BK` holds there, and not among the
+            top columns, which are -1 where a row has too few others; a row with none that is available is abstained on.
+
     Raises:
         InputError: not (B, K) with K >= 1, not numbers, NaN, or outside [0, 1].
         ArtifactError: not one threshold a head, or a threshold that is NaN.
     """
+    if available_BK is not None:
+        prob_BK = np.where(available_BK, prob_BK, np.float32(0))
     prob_BK = _checked(prob_BK)
     num_heads = prob_BK.shape[1]
     threshold_K = np.asarray(threshold_K, dtype=np.float32)
     if threshold_K.shape != (num_heads,) or np.isnan(threshold_K).any():
         raise ArtifactError(f"thresholds are {threshold_K} of shape {threshold_K.shape}; expected {num_heads} numbers, one a head")
-    top_BM = _top(prob_BK, min(policy.top_k, num_heads))
+    top_BM = _top(prob_BK, min(policy.top_k, num_heads), available_BK)
     highest_B = np.take_along_axis(prob_BK, top_BM[:, :1], axis=1)[:, 0]
     abstained_B = abstains(highest_B, policy)
+    if available_BK is not None:
+        abstained_B |= top_BM[:, 0] < 0
     label_BK = labels_decided(
         prob_BK, first_column=0, top_B=top_BM[:, 0], abstained_B=abstained_B, threshold_C=threshold_K, policy=policy
     )
+    if available_BK is not None:
+        label_BK &= available_BK
     return Decision(label_BK=label_BK, abstained_B=abstained_B, top_BM=top_BM)
 
 
@@ -76,8 +88,8 @@ def _checked(prob_BK: Any) -> NDArray[np.float32]:
     return array.astype(np.float32) + np.float32(0)  # -0.0 becomes 0.0, whose bits sort below all others
 
 
-def _top(prob_BK: NDArray[np.float32], num_top: int) -> NDArray[np.int64]:
-    """Return the columns of the `num_top` highest probabilities, falling; ties by rising column.
+def _top(prob_BK: NDArray[np.float32], num_top: int, available_BK: NDArray[np.bool_] | None) -> NDArray[np.int64]:
+    """Return the columns of the `num_top` highest probabilities, falling; ties by rising column; -1 for what is not available.
 
     The bits of a float32 from 0 on sort as the number does. With the column below them every key differs, so that a partial sort
     has one answer.
@@ -88,8 +100,12 @@ def _top(prob_BK: NDArray[np.float32], num_top: int) -> NDArray[np.int64]:
         return best_B1
     key_BK = prob_BK.view(np.uint32).astype(np.int64) << 32
     key_BK += np.arange(num_heads - 1, -1, -1)
+    if available_BK is not None:
+        key_BK[~available_BK] = -1
     if num_top < num_heads:
         key_BK = np.partition(key_BK, num_heads - num_top, axis=1)[:, num_heads - num_top :]
     key_BK.sort(axis=1)
     column_BM: NDArray[np.int64] = num_heads - 1 - (key_BK[:, ::-1] & 0xFFFFFFFF)
+    if available_BK is not None:
+        column_BM[key_BK[:, ::-1] < 0] = -1
     return column_BM

@@ -62,3 +62,18 @@ def test_probabilities_of_whole_outcomes_are_named_apart():
     np.testing.assert_allclose(PREDICTION.prob_none(), [0.125, 0.75])
     np.testing.assert_allclose(PREDICTION.prob_none_exclusive(), [1 / (1 + 3 + 1), 0.75], rtol=1e-6)
     np.testing.assert_allclose(PREDICTION.prob_normalized(), [[0.75, 0.25], [0.0, 1.0]], atol=1e-6)
+
+
+def test_classes_that_were_unavailable_are_told_and_in_no_set():
+    decision = Decision(np.array([[False, True], [False, False]]), np.array([False, True]), np.array([[1, -1], [1, 0]]))
+    unavailable_BK = np.array([[True, False], [False, False]])
+    partial = Prediction(CARD, np.array([[np.nan, 0.5], [0.0, 0.25]], np.float32), decision, unavailable_BK=unavailable_BK)
+    first, second = json.loads(json.dumps(partial.records(tuple(OUTPUTS)), allow_nan=False))
+    assert first["prob"] == {"a": None, "猫": 0.5}
+    assert first["top"] == [{"class": "猫", "prob": 0.5}]
+    assert first["prob_none"] is None
+    assert first["prob_normalized"] == {"a": None, "猫": None}
+    assert (first["unavailable"], second["unavailable"]) == (["a"], [])
+    assert second["prob_none"] == 0.75
+    with_prior = Prediction(CARD, np.array([[1.0, 1.0], [0.0, 0.0]], np.float32), decision, unavailable_BK=unavailable_BK)
+    assert with_prior.prediction_set() == [("猫",), ()]

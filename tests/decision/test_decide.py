@@ -110,3 +110,27 @@ def test_probabilities_are_rows_by_heads(wrong):
 def test_one_threshold_a_head_is_demanded(wrong):
     with pytest.raises(ArtifactError, match="expected 2 numbers, one a head"):
         decide([[0.5, 0.5]], threshold_K=wrong, policy=DecisionPolicy())
+
+
+@pytest.mark.parametrize("mode", ["argmax", "multilabel"])
+@pytest.mark.parametrize("top_k", [1, 3, 50])
+def test_classes_that_are_not_available_are_decided_as_if_there_were_none(mode, top_k):
+    rng = np.random.default_rng(top_k)
+    prob_BK = rng.integers(0, 5, size=(80, 7)) / 4
+    available_BK = rng.random(prob_BK.shape) < 0.5
+    available_BK[:3] = [[False] * 7, [True] * 7, [True] + [False] * 6]
+    given_BK = np.where(available_BK, prob_BK, np.nan)
+    threshold_K = rng.integers(0, 5, size=7) / 4
+    policy = DecisionPolicy(mode, 0.3, top_k)
+    decision = decide(given_BK, threshold_K=threshold_K, policy=policy, available_BK=available_BK)
+    for b in range(len(prob_BK)):
+        columns = np.flatnonzero(available_BK[b])
+        if not len(columns):
+            assert decision.abstained_B[b]
+            assert not decision.label_BK[b].any()
+            assert (decision.top_BM[b] == -1).all()
+            continue
+        labels, abstained, top = by_hand(prob_BK[b, columns], threshold_K[columns], policy)
+        assert np.flatnonzero(decision.label_BK[b]).tolist() == columns[labels].tolist()
+        assert decision.abstained_B[b] == abstained
+        assert decision.top_BM[b].tolist() == columns[top].tolist() + [-1] * (min(top_k, 7) - len(top))
