@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ovr.core.artifact import ModelCard
 from ovr.core.outcomes import OUTPUTS, PER_CLASS
 from ovr.core.prediction import Prediction
+from ovr.errors import ServingError
 
 FORMATS = (".csv", ".jsonl", ".ndjson", ".parquet")
 LEAST_PLAIN = 1e-6  # of numbers in CSV; below it they have an exponent
@@ -42,7 +43,8 @@ class Answers:
     jsonl: row, labels, names, abstained, top (class, prob), and prob by class id. csv and parquet: row, label and name (of argmax;
     empty where it abstained) or labels and names (of multilabel; lists, in csv as JSON arrays, since ids may hold any character),
     abstained, confidence (the highest probability), and a column `prob:<class id>` for each class. A row without a prediction has
-    its number and empty cells.
+    its number and empty cells. Where a class is unavailable, each line of jsonl has a list `unavailable`; the others cannot
+    say it.
 
     Args:
         ending: one of `FORMATS`.
@@ -79,7 +81,19 @@ class Answers:
         return _csv_line(self.names) if self.ending == ".csv" else b""
 
     def write(self, rows: Rows) -> Any:
-        """Return the rows as bytes of CSV or JSON lines, without a header, or as an Arrow table for Parquet."""
+        """Return the rows as bytes of CSV or JSON lines, without a header, or as an Arrow table for Parquet.
+
+        Raises:
+            ServingError: a class was unavailable for a row of CSV or Parquet.
+        """
+        unavailable_BK = None if rows.prediction is None else rows.prediction.unavailable_BK
+        if self.ending in (".csv", ".parquet") and unavailable_BK is not None and unavailable_BK.any():
+            row, column = np.argwhere(unavailable_BK)[0].tolist()
+            number = rows.number_B[rows.kept_B][row]
+            raise ServingError(
+                f"class {self.card.taxonomy.ids[column]!r} was unavailable at the server for row {number}, "
+                f"which {self.ending} has no place for; repeat it, or write JSON lines, which say so"
+            )
         if self.ending == ".parquet":
             from ovr.cli.answer_tables import table
 

@@ -17,9 +17,14 @@ def run(cfg: DictConfig) -> None:
         ServingError: the server is not there, cannot load what was published, or does not give the bundle's recorded answers.
     """
     from ovr.core.bundle import open_bundle
+    from ovr.core.faults import Faults
     from ovr.serving.repository import publish
 
     settings = {str(key): value for key, value in OmegaConf.to_object(cfg.serving).items()}  # type: ignore[union-attr]
+    fallback_of = {
+        str(class_id): fallback for class_id, fallback in (settings["faults"]["fallback_of"] or {}).items()
+    }  # ids like 3
+    settings["faults"] = Faults(**{**settings["faults"], "fallback_of": fallback_of})
     bundle = open_bundle(Path(cfg.bundle))
     check_bundle(bundle, cfg)
     published = publish(bundle, Path(cfg.repository), server=cfg.server, **settings)

@@ -98,10 +98,10 @@ class Client:
             ServingError: the server is not there or answers with an error, such as for a text or a cell that does not fit, or its
                 model was replaced during the call.
         """
-        outputs = ("prob", "label", "abstained", "top")
+        outputs = ("prob", "label", "abstained", "top", "unavailable")
         card, answers = self._infer(ROUTER, outputs, rows, cohort, batch_size, progress, request_id)
-        prob_BK, label_BK, abstained_B1, top_BM = (np.concatenate(parts) for parts in zip(*answers, strict=True))
-        return Prediction(card, prob_BK, Decision(label_BK, abstained_B1[:, 0], top_BM), request_id)
+        prob_BK, label_BK, abstained_B1, top_BM, unavailable_BK = (np.concatenate(parts) for parts in zip(*answers, strict=True))
+        return Prediction(card, prob_BK, Decision(label_BK, abstained_B1[:, 0], top_BM), request_id, unavailable_BK)
 
     def scores(
         self, rows: Any, *, cohort: Any = None, batch_size: int = 64, progress: Callable[[int], Any] | None = None

@@ -157,7 +157,7 @@ def served_prob(bundle: ModelBundle, x: Any, *, cohort: Any = None, url: str) ->
     """Return the probabilities (N, K) that the server at `url` (grpc://HOST:PORT) gives for rows, compared with ONNX Runtime's.
 
     Raises:
-        ServingError: the server is not there, serves another bundle, or its model is replaced on the way.
+        ServingError: the server is not there, serves another bundle, a class is unavailable, or the model is replaced on the way.
     """
     prob_NK = np.empty((len(x), len(bundle.taxonomy)), np.float32)
     edge, diff, same = EdgePredictor(bundle.path), 0.0, True
@@ -167,7 +167,11 @@ def served_prob(bundle: ModelBundle, x: Any, *, cohort: Any = None, url: str) ->
             part = np.asarray(x[here])
             names = cohort if cohort is None or isinstance(cohort, str) else cohort[here]
             if bundle.input.raw_kind is None:
-                prob_NK[here] = client.predict(part, cohort=names).prob_BK
+                prediction = client.predict(part, cohort=names)
+                if prediction.unavailable_BK is not None and prediction.unavailable_BK.any():
+                    class_id = bundle.taxonomy.ids[int(prediction.unavailable_BK.any(axis=0).argmax())]
+                    raise ServingError(f"class {class_id!r} is unavailable at {url}: its head does not answer")
+                prob_NK[here] = prediction.prob_BK
             else:
                 prob_NK[here] = client.scores(part, cohort=names)
             if (answered := client.card().bundle_sha256) != bundle.bundle_sha256:

@@ -1,5 +1,6 @@
 """The Triton models that a bundle is served by. Knows which directories there are already, not when they are written."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -7,6 +8,7 @@ import onnx
 
 from ovr.core.artifact import ModelCard
 from ovr.core.bundle import BUNDLE_SIGNATURE, HEAD_SIGNATURES, SIGNATURES, ModelBundle
+from ovr.core.faults import HeadPlan
 from ovr.core.files import canonical_json
 from ovr.errors import ArtifactError
 from ovr.input.encoder import KINDS
@@ -34,7 +36,7 @@ __all__ = ["TritonPythonModel"]
 
 
 def models_of(
-    repository: Path, bundle: ModelBundle, layout: Layout, scheduling: Scheduling, version: int
+    repository: Path, bundle: ModelBundle, layout: Layout, scheduling: Scheduling, plan: HeadPlan, version: int
 ) -> tuple[list[Model], list[Model]]:
     """Return the models that others call, and those that call them."""
     card = bundle.card
@@ -50,17 +52,20 @@ def models_of(
     router |= {f"{SIGNATURES}/{file.name}": file for file in signatures}
     if signatures and isinstance(fused, bytes):
         router[f"{SIGNATURES}/fused.onnx"] = bundle.fused_onnx  # what was signed; the scores have it changed
-    callers = [Model(router_config(card, scheduling, version=version), router)]
+    callers = []
     if layout == "per_head":
         num_features = num_features_of(bundle.backbone_onnx)
         backbone_version = _version_of(repository / "backbone", bundle.backbone_onnx)
+        plan = replace(plan, backbone_version=backbone_version)
         backbone = backbone_config(card, scheduling, version=backbone_version, num_features=num_features)
         callees.append(Model(backbone, {"model.onnx": bundle.backbone_onnx}))
         for head in bundle.heads:
-            config = head_config(head.class_id, scheduling, version=head.version, num_features=num_features)
+            earlier = plan.earlier.get(head.class_id)
+            config = head_config(head.class_id, scheduling, version=head.version, num_features=num_features, earlier=earlier)
             callees.append(Model(config, {"model.onnx": bundle.head_onnx(head)}))
         ensemble = ensemble_config(card, scheduling, version=version, backbone_version=backbone_version)
-        callers.insert(0, Model(ensemble, {}))
+        callers.append(Model(ensemble, {}))
+    callers.append(Model(router_config(card, scheduling, version=version, plan=plan), router))
     return callees, callers
 
 

@@ -1,6 +1,6 @@
 """Triton model configurations as protobuf messages, and their text. Knows nothing of directories or servers.
 
-B = batch (left out of Triton's dims), K = heads, D = features, M = top-k
+B = batch (left out of Triton's dims), K = heads, D = features
 """
 
 import json
@@ -13,6 +13,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from ovr.core.artifact import ModelCard
 from ovr.core.cohorts import COHORT
+from ovr.core.faults import PLAN, HeadPlan
 from ovr.core.outcomes import OUTPUTS, PER_CLASS
 from ovr.core.schema import InputSchema
 from ovr.core.taxonomy import slug
@@ -71,28 +72,32 @@ def scores_config(card: ModelCard, scheduling: Scheduling, *, version: int, labe
     return config
 
 
-def router_config(card: ModelCard, scheduling: Scheduling, *, version: int) -> pb.ModelConfig:
-    """Return the configuration of `ovr`, with the model card among its parameters, where any client can read it."""
+def router_config(card: ModelCard, scheduling: Scheduling, *, version: int, plan: HeadPlan | None = None) -> pb.ModelConfig:
+    """Return the configuration of `ovr`, with the model card among its parameters, where any client can read it.
+
+    Outputs of a class each, and the top classes, are as many as a request asks for.
+    """
     config = _config("ovr", "python", scheduling, version=version)
     config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=scheduling.instance_count)
     # Requests wait for company once, in front of the scores; here those that are waiting anyway are taken together.
     config.dynamic_batching.max_queue_delay_microseconds = 0
-    num_heads = len(card.taxonomy)
-    num_top = min(card.policy.top_k, num_heads)
     name, shape = router_input(card.input)
     _tensor(config.input, name, pb.TYPE_FP32 if card.input.raw_kind is None else pb.TYPE_STRING, shape)
     if card.cohorts is not None:
         _tensor(config.input, COHORT, pb.TYPE_STRING, [1]).optional = True
-    _tensor(config.output, "prob", pb.TYPE_FP32, [num_heads])
-    _tensor(config.output, "label", pb.TYPE_BOOL, [num_heads])
+    _tensor(config.output, "prob", pb.TYPE_FP32, [-1])
+    _tensor(config.output, "label", pb.TYPE_BOOL, [-1])
     _tensor(config.output, "abstained", pb.TYPE_BOOL, [1])
-    _tensor(config.output, "top", pb.TYPE_INT64, [num_top])
-    _tensor(config.output, "top_class", pb.TYPE_STRING, [num_top])
-    _tensor(config.output, "head_version", pb.TYPE_INT64, [num_heads])
+    _tensor(config.output, "top", pb.TYPE_INT64, [-1])
+    _tensor(config.output, "top_class", pb.TYPE_STRING, [-1])
+    _tensor(config.output, "head_version", pb.TYPE_INT64, [-1])
+    _tensor(config.output, "unavailable", pb.TYPE_BOOL, [-1])
+    _tensor(config.output, "bundle_sha256", pb.TYPE_STRING, [1])
     for output in OUTPUTS:  # made for requests that name them, or no output at all
-        _tensor(config.output, output, pb.TYPE_FP64, [num_heads if output in PER_CLASS else 1])
+        _tensor(config.output, output, pb.TYPE_FP64, [-1 if output in PER_CLASS else 1])
     config.parameters[CARD].string_value = json.dumps(_public(card).to_json(), ensure_ascii=False, sort_keys=True)
     config.parameters[VERSION].string_value = str(version)
+    config.parameters[PLAN].string_value = json.dumps((plan or HeadPlan()).to_json(), ensure_ascii=False, sort_keys=True)
     return config
 
 
@@ -116,9 +121,17 @@ def backbone_config(card: ModelCard, scheduling: Scheduling, *, version: int, nu
     return config
 
 
-def head_config(class_id: str, scheduling: Scheduling, *, version: int, num_features: int) -> pb.ModelConfig:
-    """Return the configuration of one head: features (B, D) to its calibrated probability (B, 1)."""
+def head_config(
+    class_id: str, scheduling: Scheduling, *, version: int, num_features: int, earlier: int | None = None
+) -> pb.ModelConfig:
+    """Return the configuration of one head: features (B, D) to its calibrated probability (B, 1).
+
+    Args:
+        earlier: a version that is kept loaded beside `version`.
+    """
     config = _onnx_config(head_model_name(class_id), scheduling, version=version)
+    if earlier is not None:
+        config.version_policy.specific.versions.append(earlier)
     _tensor(config.input, "features", pb.TYPE_FP32, [num_features])
     _tensor(config.output, "prob", pb.TYPE_FP32, [1])
     return config

@@ -19,6 +19,7 @@ from ovr.runtime.reference import load_reference
 from ovr.serving.pbtxt import head_model_name
 
 TIMEOUT_S = 60.0
+READY_TIMEOUT_S = 10.0  # until a new router has had an answer of every head
 REQUEST_BYTES = 1 << 20  # of rows: a request waits for its turn behind the clients', so that many would take long
 
 
@@ -62,7 +63,16 @@ class RecordedAnswers:
         if self.bundle.input.raw_kind is not None:
             return
         x = {self.bundle.input.name: self.reference.x}
-        prob_NK, version_NK = self._ask("ovr", version, x, ["prob", "head_version"])
+        prob_NK, version_NK, unavailable_NK = self._ask("ovr", version, x, ["prob", "head_version", "unavailable"])
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while unavailable_NK.any() and time.monotonic() < deadline:  # heads that take too long at first, or on a machine at work
+            time.sleep(0.1)
+            prob_NK, version_NK, unavailable_NK = self._ask("ovr", version, x, ["prob", "head_version", "unavailable"])
+        if unavailable_NK.any():
+            class_id = self.bundle.taxonomy.ids[int(unavailable_NK.any(axis=0).argmax())]
+            raise ServingError(
+                f"ovr version {version} says that class {class_id!r} is unavailable: its head does not answer in time"
+            )
         self._compare(self.reference, prob_NK, f"ovr version {version}")
         expected = list(self.bundle.card.head_versions)
         if (wrong := version_NK[0].tolist()) != expected:

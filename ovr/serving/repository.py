@@ -21,12 +21,14 @@ from pathlib import Path
 
 from ovr.core.bundle import ModelBundle
 from ovr.core.cohorts import COHORT
+from ovr.core.faults import Faults
 from ovr.core.files import read_json
 from ovr.errors import ArtifactError, ConfigError, OvrError, ServingError
 from ovr.serving import control
 from ovr.serving.contents import model_names, read_config, served_versions, versions_of
+from ovr.serving.head_plan import plan_heads
 from ovr.serving.lock import locked
-from ovr.serving.models import Layout, models_of
+from ovr.serving.models import Layout, models_of, router_files
 from ovr.serving.pbtxt import CARD, VERSION, InstanceKind, Scheduling, head_model_name, router_input
 from ovr.serving.recorded_answers import RecordedAnswers
 from ovr.serving.retirement import check_is_loaded, retire_uncalled
@@ -58,6 +60,7 @@ def publish(
     max_queue_delay_us: int = 0,
     max_queue_size: int = 1024,
     num_threads: int = 1,
+    faults: Faults | None = None,
     server: str | None = None,
     wait: bool = True,
 ) -> Published:
@@ -75,15 +78,16 @@ def publish(
         max_queue_delay_us: how long Triton may keep a request waiting for others to batch it with.
         max_queue_size: waiting requests a model; more are refused. 0: no limit.
         num_threads: of one ONNX session; 0: as many as there are cores.
+        faults: what the router does about heads that do not answer; None: `Faults()`.
         server: HTTP address of a running server on this repository, which loads each change when it is written.
         wait: for the server to unload the old versions. Without, they stay loaded, a few at most, until the next publication or
             `settle` finds that no request needs them; where more than versions changed (classes, settings) it waits all the same.
 
     Raises:
-        ArtifactError: the bundle is served there already, another head has this head's version, or the repository serves
-            another input or layout, or cohorts where this bundle has none, or none where it has; the bundle has no fused graph, or
-            head shards or cohorts with layout per_head; another process is publishing. Nothing has been written then. Or the disk
-            cannot be written: all was taken back.
+        ArtifactError: the bundle is served there already with these settings, another head has this head's version, or the
+            repository serves another input or layout, or cohorts where this bundle has none, or none where it has; the bundle has
+            no fused graph, or head shards or cohorts with layout per_head; another process is publishing. Nothing has been written
+            then. Or the disk cannot be written: all was taken back.
         ConfigError: a value that cannot be used.
         ServingError: `server` is not there or serves another repository (nothing has been written), or cannot load the models, or
             they do not give the bundle's recorded answers: all was taken back.
@@ -111,7 +115,8 @@ def publish(
             _check_serves(server, repository)
         _check_same_use(repository, bundle, layout)
         version = _version_to_serve(repository, bundle)
-        callees, callers = models_of(repository, bundle, layout, scheduling, version)
+        plan = plan_heads(repository, bundle, layout, faults or Faults())
+        callees, callers = models_of(repository, bundle, layout, scheduling, plan, version)
         retired = _retired(repository, bundle, layout)
         _check_versions(repository, [*callees, *callers])
         if not retired and _is_served(repository, server, [*callees, *callers]):
@@ -247,9 +252,13 @@ def _check_same_use(repository: Path, bundle: ModelBundle, layout: Layout) -> No
 
 
 def _version_to_serve(repository: Path, bundle: ModelBundle) -> int:
-    """Return the version that the repository holds this bundle as, or else the next free one."""
+    """Return the version that the repository holds this bundle as, with this ovr's router, or else the next free one."""
     for version in reversed(versions_of(repository / "ovr")):
-        if read_json(repository / "ovr" / str(version) / "card.json")["bundle_sha256"] == bundle.bundle_sha256:
+        directory = repository / "ovr" / str(version)
+        if read_json(directory / "card.json")["bundle_sha256"] != bundle.bundle_sha256:
+            continue
+        # An earlier ovr's router does not know what the configurations of this one say.
+        if all(is_same(directory / name, content) for name, content in router_files(bundle.card).items()):
             return version
     return 1 + max(v for name in ("ovr_scores", "ovr", "ovr_heads") for v in (0, *versions_of(repository / name)))
 
@@ -263,15 +272,15 @@ def _retired(repository: Path, bundle: ModelBundle, layout: Layout) -> list[str]
 
 
 def _is_served(repository: Path, server: str | None, models: list[Model]) -> bool:
-    """Return whether each of the models is there and serves its version alone, in the server too."""
+    """Return whether each of the models is there and serves its version alone with these settings, in the server too."""
     ready = None if server is None else control.ready_versions(server)
     for model in models:
         config = read_config(repository, model.name)
-        if config is None or list(config.version_policy.specific.versions) != [model.version]:
+        if config != model.config:
             return False
         if not (repository / model.name / str(model.version)).is_dir():
             return False
-        if ready is not None and ready.get(model.name) != {model.version}:
+        if ready is not None and ready.get(model.name) != model.versions:
             return False
     return True
 

@@ -4,12 +4,15 @@ The router calls the scores of its own version; the ensemble names the versions 
 still does its last requests stays.
 """
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from ovr.core.faults import PLAN, HeadPlan
 from ovr.errors import ServingError
 from ovr.serving import control
 from ovr.serving.contents import read_config, served_versions
+from ovr.serving.pbtxt import head_model_name
 from ovr.serving.transition import CALLERS, Transition
 
 
@@ -25,7 +28,8 @@ def retire_uncalled(transition: Transition, server: str, *, keep: int) -> None:
         ServingError: the server is not there, or a request is not done after a minute.
     """
     for caller, current, callees in _calls(transition.repository):
-        old = {name: served_versions(transition.repository, name) - {version} for name, version in callees.items()}
+        kept = _kept(transition.repository)
+        old = {name: served_versions(transition.repository, name) - {version, kept.get(name)} for name, version in callees.items()}
         if not any(old.values()):
             continue
         if max(map(len, old.values())) > keep:
@@ -33,7 +37,7 @@ def retire_uncalled(transition: Transition, server: str, *, keep: int) -> None:
             control.wait_until_alone(server, caller, current, *control.ready_versions(server).get(caller, ()))
         others = control.live_versions(server, caller) - {current}
         for name, version in callees.items():
-            called = {version} | (others if caller == "ovr" else old[name] if others else set())
+            called = {version, kept.get(name)} | (others if caller == "ovr" else old[name] if others else set())
             transition.restrict(name, called)
 
 
@@ -46,6 +50,15 @@ def check_is_loaded(repository: Path, server: str) -> None:
                 raise ServingError(
                     f"version {version} of {name!r} is not loaded at {server}: a publication is not finished; repeat it"
                 )
+
+
+def _kept(repository: Path) -> dict[str, int]:
+    """Return the versions of heads that stand in for those in use where these fail."""
+    config = read_config(repository, "ovr")
+    if config is None or PLAN not in config.parameters:
+        return {}
+    earlier = HeadPlan.from_json(json.loads(config.parameters[PLAN].string_value)).earlier
+    return {head_model_name(class_id): version for class_id, version in earlier.items()}
 
 
 def _calls(repository: Path) -> Iterator[tuple[str, int, dict[str, int]]]:

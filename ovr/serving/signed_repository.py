@@ -7,12 +7,14 @@ graph, the router by the code of the ovr that checks it, the configurations by w
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2 as pb
 
 from ovr.core.artifact import ModelCard
 from ovr.core.bundle import BACKBONE_ONNX, BUNDLE_SIGNATURE, FUSED_ONNX, HEAD_SIGNATURES, SIGNATURES
+from ovr.core.faults import PLAN, HeadPlan
 from ovr.core.files import sha256_bytes, sha256_file
 from ovr.core.ledger import HeadVersion
 from ovr.core.onnx_file import GRAPH_OPS, check_onnx_file, onnx_metadata
@@ -121,13 +123,12 @@ def _configurations_and_heads(
 ) -> dict[str, str]:
     """Add the configurations to `expected`, and return the digests of the models of layout per_head."""
     scheduling = _scheduling(repository)
-    configs = [
-        scores_config(card, scheduling, version=version, labels_version=labels_version),
-        router_config(card, scheduling, version=version),
-    ]
+    plan = replace(_plan(repository), backbone_version=None, earlier={})  # what `publish` writes of a bundle alone
+    configs = [scores_config(card, scheduling, version=version, labels_version=labels_version)]
     signed: dict[str, str] = {}
     if (repository / "ovr_heads").exists():
         backbone = _served(repository, "backbone")
+        plan = replace(plan, backbone_version=backbone)
         backbone_file = f"backbone/{backbone}/model.onnx"
         signed[backbone_file] = digests.get(BACKBONE_ONNX, "")
         if not _is(repository / backbone_file, signed[backbone_file]):
@@ -141,6 +142,7 @@ def _configurations_and_heads(
             configs.append(head_config(class_id, scheduling, version=head_version, num_features=num_features))
             name = f"{head_model_name(class_id)}/{head_version}/model.onnx"
             signed[name] = digests.get(f"{HeadVersion(class_id, head_version).directory}/model.onnx", "")
+    configs.append(router_config(card, scheduling, version=version, plan=plan))
     expected |= {f"{config.name}/config.pbtxt": to_text(config).encode() for config in configs}
     return signed
 
@@ -160,6 +162,15 @@ def _scheduling(repository: Path) -> Scheduling:
         )
     except (IndexError, ValueError, ConfigError) as error:
         raise ArtifactError(f"{repository}/ovr_scores/config.pbtxt is none that `ovr publish` writes: {error}") from None
+
+
+def _plan(repository: Path) -> HeadPlan:
+    """Return what the router does about heads that do not answer, which nobody signs either."""
+    config = read_config(repository, "ovr") or pb.ModelConfig()
+    try:
+        return HeadPlan.from_json(json.loads(config.parameters[PLAN].string_value))
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
+        raise ArtifactError(f"{repository}/ovr/config.pbtxt is none that `ovr publish` writes: {error}") from None
 
 
 def _present(repository: Path) -> list[str]:

@@ -34,8 +34,13 @@ class Model:
 
     @property
     def version(self) -> int:
-        """The one version that it is to serve."""
+        """The version that the publication is of."""
         return int(self.config.version_policy.specific.versions[0])
+
+    @property
+    def versions(self) -> set[int]:
+        """The versions that it is to serve: that one, and one before it where that stands in for a head that fails."""
+        return set(self.config.version_policy.specific.versions)
 
 
 class Transition:
@@ -86,7 +91,7 @@ class Transition:
         ready = self._ready.get(model.name, set())
         there = {v for v in ready if (self.repository / model.name / str(v)).is_dir()}
         versions = sorted({*config.version_policy.specific.versions, *there})
-        if versions == [model.version] and self.server is None:
+        if set(versions) == model.versions and self.server is None:
             return False
         config.version_policy.specific.versions[:] = versions
         self.configure(config)
@@ -109,7 +114,7 @@ class Transition:
             return
         self._load(name, versions)
 
-    def restrict(self, name: str, called: Collection[int]) -> None:
+    def restrict(self, name: str, called: Collection[int | None]) -> None:
         """Let the model serve none but the `called` of the versions that it serves.
 
         Raises:
@@ -124,7 +129,7 @@ class Transition:
         """Return whether the model serves its version as it is to, but for other versions that it may serve besides."""
         config = read_config(self.repository, model.name)
         assert config is not None
-        config.version_policy.specific.versions[:] = [model.version]
+        config.version_policy.specific.versions[:] = model.config.version_policy.specific.versions
         return to_text(config) == to_text(model.config)
 
     def retire(self, name: str) -> None:
@@ -141,7 +146,7 @@ class Transition:
         """
         if self.server is not None:
             for model in models:
-                control.wait_until_alone(self.server, model.name, model.version)
+                control.wait_until_alone(self.server, model.name, *model.versions)
 
     def undo(self) -> list[str]:
         """Take all back, last first, and return what could not be: the next transition to the same models goes on from there.

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from ovr.core.prediction import Prediction
 from ovr.core.schema import InputSchema
 from ovr.core.taxonomy import ClassSpec, Taxonomy
 from ovr.decision.decide import decide
+from ovr.errors import ServingError
 
 IDS = ("a", 'b, "x"\nñ', "c")
 PROB_BK = np.array([[0.9, 0.2, 0.7], [0.1, 0.8, 0.7], [0.3, 0.2, 0.1]], dtype=np.float32)
@@ -126,3 +128,17 @@ def test_lines_of_csv_are_the_same_with_and_without_pyarrow(rng):
     np.testing.assert_array_equal([float(cells[-2]) for cells in lines], column)
     assert lines[1][2:5] == ['a,"b"', "ñ", "false"]
     assert data[end_B[1] : end_B[2]].decode().startswith('1,f.png,"a,""b""",ñ,false,1,1\n')
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_a_class_that_was_unavailable_is_told_in_json_lines_and_refused_elsewhere(ending):
+    whole = prediction("multilabel")
+    unavailable_BK = np.zeros(PROB_BK.shape, bool)
+    unavailable_BK[1, 2] = True
+    partial = replace(whole, prob_BK=np.where(unavailable_BK, np.nan, PROB_BK), unavailable_BK=unavailable_BK)
+    rows = Rows(np.arange(3, 6), np.ones(3, bool), partial)
+    lines = [json.loads(line) for line in Answers(".jsonl", whole.card).write(rows).decode().splitlines()]
+    assert [line["unavailable"] for line in lines] == [[], ["c"], []]
+    assert lines[1]["prob"]["c"] is None
+    with pytest.raises(ServingError, match=rf"class 'c' was unavailable at the server for row 4, which {ending} has no place for"):
+        Answers(ending, whole.card).write(rows)

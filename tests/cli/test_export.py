@@ -3,8 +3,10 @@
 import json
 
 from ovr.cli.main import main
+from ovr.core.faults import PLAN, Faults, HeadPlan
 from ovr.core.files import sha256_file
 from ovr.core.taxonomy import slug
+from ovr.serving.contents import read_config
 from tests.cli.test_main import error_of
 
 
@@ -36,6 +38,20 @@ def test_publish_takes_the_settings_of_serving(bundle, tmp_path, capsys):
     assert "max_queue_delay_microseconds: 500" in config
     heads = {path.name for path in (tmp_path / "repository").glob("head_*")}
     assert heads == {f"head_{slug(class_id)}" for class_id in bundle.taxonomy.ids}
+
+
+def test_publish_takes_what_is_to_be_done_about_faults(bundle, tmp_path, capsys):
+    args = ["publish", f"bundle={bundle.path}", f"repository={tmp_path / 'repository'}"]
+    class_id = bundle.taxonomy.ids[0]
+    assert main([*args, "serving.faults.breaker_pause_s=9", f"serving.faults.fallback_of={{{class_id}: fail}}"]) == 0
+    plan = read_config(tmp_path / "repository", "ovr").parameters[PLAN].string_value
+    assert HeadPlan.from_json(json.loads(plan)).faults == Faults(breaker_pause_s=9, fallback_of={class_id: "fail"})
+    assert main([*args, "serving.faults.breaker_pause_s=5"]) == 0
+    plan = read_config(tmp_path / "repository", "ovr").parameters[PLAN].string_value
+    assert HeadPlan.from_json(json.loads(plan)).faults == Faults()  # conf and the functions have the same defaults
+    capsys.readouterr()
+    assert "fallback is 'zero'; expected one of" in error_of(capsys, *args, "serving.faults.fallback=zero")
+    assert "no class of this bundle: 'zzz'" in error_of(capsys, *args, "serving.faults.fallback_of={zzz: fail}")
 
 
 def test_what_cannot_be_published_is_refused_and_nothing_is_written(bundle, tmp_path, capsys):

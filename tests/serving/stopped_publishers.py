@@ -24,7 +24,7 @@ from ovr.errors import ArtifactError, ServingError
 from ovr.serving import control, models, repository
 from ovr.serving.contents import read_config
 from ovr.serving.repository import publish
-from tests.serving.consistency import check_repository
+from tests.serving.consistency import check_plan, check_repository
 
 STEPS = {"os.rename", "os.mkdir", "os.link", "os.remove", "os.rmdir", "shutil.rmtree"}
 MADE, STOPPED, HELD_ON = 0, 3, 4  # exit codes; held on: there was another way round the step that failed
@@ -50,6 +50,7 @@ class StandIn:
         loaded = {**self.loaded, name: versions}
         if "ovr" in loaded:
             assert loaded["ovr"][-1] in loaded["ovr_scores"], loaded
+            check_plan(self.repository, loaded["ovr"][-1], loaded)
         if name == "ovr_heads":
             assert all(step.model_version in loaded[step.model_name] for step in config.ensemble_scheduling.step), loaded
         self.path.write_text(json.dumps(loaded))

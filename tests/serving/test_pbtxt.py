@@ -69,17 +69,19 @@ def test_the_card_comes_back_from_the_router_configuration():
     assert ModelCard.from_json(json.loads(parsed.parameters[CARD].string_value)) == card()
 
 
-def test_the_router_returns_no_more_top_classes_than_there_are():
+def test_the_router_returns_as_many_classes_as_a_request_asks_for():
     config = router_config(card(class_ids=("a", "b"), top_k=5), SCHEDULING, version=1)
     dims = {tensor.name: list(tensor.dims) for tensor in config.output}
     assert dims == {
-        "prob": [2],
-        "label": [2],
+        "prob": [-1],
+        "label": [-1],
         "abstained": [1],
-        "top": [2],
-        "top_class": [2],
-        "head_version": [2],
-        "prob_normalized": [2],
+        "top": [-1],
+        "top_class": [-1],
+        "head_version": [-1],
+        "unavailable": [-1],
+        "bundle_sha256": [1],
+        "prob_normalized": [-1],
         "prob_none": [1],
         "prob_none_exclusive": [1],
         "out_of_scope_score": [1],

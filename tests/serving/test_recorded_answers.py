@@ -13,8 +13,8 @@ from tests.bundles import small_bundle
 from tests.cohorts import some_cohorts
 
 
-def answers_of(bundle, monkeypatch, *, off=0.0, head_version=1):
-    """Return the checks of a bundle, asked of what ONNX Runtime gives, with class dog off by so much."""
+def answers_of(bundle, monkeypatch, *, off=0.0, head_version=1, num_unavailable=0):
+    """Return the checks of a bundle, asked of what ONNX Runtime gives, with class dog off by so much, and at first unavailable."""
     edge, asked = EdgePredictor(bundle.path), []
 
     def ask(self, model, version, inputs, outputs):
@@ -28,6 +28,7 @@ def answers_of(bundle, monkeypatch, *, off=0.0, head_version=1):
         found = {
             "prob": prob_NK if column is None else prob_NK[:, [column]],
             "head_version": np.full(prob_NK.shape, head_version),
+            "unavailable": np.full(prob_NK.shape, [False, len(asked) <= num_unavailable, False]),
             "features": np.zeros((len(x), 5), np.float32),
         }
         found |= {f"prob_{slug(class_id)}": prob_NK[:, [k]] for k, class_id in enumerate(bundle.taxonomy.ids)}
@@ -63,6 +64,17 @@ def test_what_gives_others_is_named_with_class_and_row(tmp_path, monkeypatch):
 def test_a_router_of_other_heads_is_told(tmp_path, monkeypatch):
     answers, _ = answers_of(small_bundle(tmp_path / "bundle"), monkeypatch, head_version=2)
     with pytest.raises(ServingError, match=r"ovr version 3 says that its heads are of versions \[2, 2, 2\]; expected \[1, 1, 1\]"):
+        answers.check_router(3)
+
+
+def test_heads_of_a_new_router_are_waited_for_and_not_forever(tmp_path, monkeypatch):
+    bundle = small_bundle(tmp_path / "bundle")
+    answers, asked = answers_of(bundle, monkeypatch, num_unavailable=2)
+    answers.check_router(3)
+    assert asked == [("ovr", 3)] * 3
+    monkeypatch.setattr(recorded_answers, "READY_TIMEOUT_S", 0.2)
+    answers, _ = answers_of(bundle, monkeypatch, num_unavailable=1000)
+    with pytest.raises(ServingError, match="ovr version 3 says that class 'dog' is unavailable: its head does not answer in time"):
         answers.check_router(3)
 
 

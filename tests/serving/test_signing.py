@@ -16,9 +16,12 @@ from ovr.cli.main import main
 from ovr.cli.signatures import required_trust
 from ovr.core import scale
 from ovr.core.bundle import BUNDLE_SIGNATURE, HEAD_SIGNATURES, MANIFEST, open_bundle
+from ovr.core.faults import PLAN, Faults
 from ovr.core.files import canonical_json
 from ovr.errors import ArtifactError, ConfigError, TaxonomyError
+from ovr.serving.contents import read_config
 from ovr.serving.head_signatures import carry_signatures, check_owners, sign_heads, signers
+from ovr.serving.pbtxt import to_text
 from ovr.serving.repository import publish
 from ovr.serving.signed_repository import check_repository
 from ovr.serving.signing import Trust, check_signatures, sign_bundle
@@ -346,6 +349,26 @@ def test_a_repository_of_a_signed_bundle_is_vouched_for_and_every_change_in_it_i
         file.unlink()
         shutil.rmtree(repository / "evil", ignore_errors=True)
     assert check_repository(repository, trust)
+
+
+def test_what_is_done_about_faults_is_the_publisher_s_to_say_but_no_head_of_another_bundle_is_served(bundle, keys, trust, tmp_path):
+    repository, faults = tmp_path / "repository", Faults(fallback_of={"dog": "last_good", "cat": "prior"})
+    publish(bundle, repository, layout="per_head", faults=faults)
+    check_repository(repository, trust)
+    second = small_bundle(tmp_path / "second", IDS, version=2, head_seeds=[5, 6, 7])
+    sign_bundle(second, key=keys / "ann.pem")
+    publish(second, repository, layout="per_head", faults=faults)
+    with pytest.raises(ArtifactError, match=r"head_dog/config.pbtxt is another; .*head_dog/1/model.onnx is of no bundle"):
+        check_repository(repository, trust)
+
+
+def test_a_router_without_its_settings_is_refused(bundle, trust, tmp_path):
+    publish(bundle, tmp_path / "repository")
+    config = read_config(tmp_path / "repository", "ovr")
+    del config.parameters[PLAN]
+    (tmp_path / "repository/ovr/config.pbtxt").write_text(to_text(config))
+    with pytest.raises(ArtifactError, match=r"ovr/config.pbtxt is none that `ovr publish` writes"):
+        check_repository(tmp_path / "repository", trust)
 
 
 def test_the_scores_of_a_bundle_with_cohorts_are_vouched_for(tmp_path, keys, trust):

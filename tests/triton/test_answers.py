@@ -8,6 +8,7 @@ from tritonclient.utils import InferenceServerException
 
 from ovr import Client, EdgePredictor
 from ovr.core.artifact import DecisionPolicy
+from ovr.core.faults import Faults
 from ovr.core.outcomes import OUTPUTS
 from ovr.core.prediction import Prediction
 from ovr.core.taxonomy import slug
@@ -26,7 +27,7 @@ def served(installed, tmp_path_factory):
     root = tmp_path_factory.mktemp("served")
     policy = DecisionPolicy(mode="multilabel", abstain_below=0.99, top_k=3)
     bundle = small_bundle(root / "bundle", ODD_IDS, shape=(2, 3), policy=policy, versions=range(1, 1 + len(ODD_IDS)))
-    publish(bundle, root / "repo", layout="per_head", max_batch_size=32)
+    publish(bundle, root / "repo", layout="per_head", max_batch_size=32, faults=Faults(head_timeout_ms=20_000))
     with start(root / "repo") as server:
         yield server, EdgePredictor(bundle.path)
 
@@ -113,12 +114,15 @@ def test_the_router_gives_outcomes_of_rows_as_a_whole_where_they_are_asked_for(s
         assert ask(api, connection, "ovr", "x", x[:1], outputs=named[:1]).as_numpy("prob_none") is None
     prediction = served[1].predict(x[:20])
     own = Prediction(prediction.card, answer.as_numpy("prob"), prediction.decision)
+    unsure_B = (prediction.prob_BK < 0.999).all(axis=1)
+    assert unsure_B.sum() > 5
     for name in OUTPUTS:
         value = answer.as_numpy(name)
         assert value.dtype == np.float64
-        # The server's numpy may be another one; probabilities may differ from ONNX Runtime's here, and logarithms more than they.
+        # The server's numpy may be another one. Heads alone differ from the fused graph by 1e-7, and the odds near 1 by much more.
         np.testing.assert_allclose(value, getattr(own, name)().reshape(value.shape), rtol=1e-12)
-        np.testing.assert_allclose(value, getattr(prediction, name)().reshape(value.shape), atol=1e-4)
+        theirs = getattr(prediction, name)().reshape(value.shape)
+        np.testing.assert_allclose(value[unsure_B], theirs[unsure_B], atol=1e-4)
 
 
 @pytest.mark.parametrize("api", [http_api, grpc_api])
@@ -135,10 +139,13 @@ def test_the_router_refuses_nan_and_says_where(served, api, x):
 
 
 def test_a_row_that_overflows_in_the_model_is_an_error_of_its_own(served, x):
-    x = np.full_like(x[:1], 3e38) * np.array([[[1, -1, 1], [-1, 1, -1]]], np.float32)
+    x = x[:2].copy()
+    x[1] = 3e38 * np.array([[1, -1, 1], [-1, 1, -1]], np.float32)
     with (
         http_api.InferenceServerClient(served[0].http_url.removeprefix("http://")) as connection,
-        pytest.raises(InferenceServerException, match=r"probability of row 0, head column .* is nan"),
+        pytest.raises(
+            InferenceServerException, match="row 1 gets no probability of any class that is asked for: its values overflow"
+        ),
     ):
         ask(http_api, connection, "ovr", "x", x)
 

@@ -5,6 +5,7 @@ import urllib.request
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc_api
+import tritonclient.http as http_api
 from tritonclient.utils import InferenceServerException
 
 from ovr import Client, EdgePredictor
@@ -69,6 +70,20 @@ def test_the_scores_take_numbers_and_pool_those_that_there_are_not(served, x):
             connection.infer("ovr_scores", tensors[:1])
     expected = EdgePredictor(bundle.path).predict_proba(x[:16], cohort=[None, "M", None, None] * 4)
     np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("api", [http_api, grpc_api])
+def test_a_cohort_for_all_rows_may_be_a_parameter_and_not_an_input_too(served, x, api):
+    server, bundle = served
+    url = server.http_url if api is http_api else server.grpc_url
+    tensors = [api.InferInput("x", [16, 6], "FP32"), api.InferInput("cohort", [16, 1], "BYTES")]
+    tensors[0].set_data_from_numpy(x[:16])
+    tensors[1].set_data_from_numpy(np.array([[b"F"]] * 16, dtype=np.object_))
+    with api.InferenceServerClient(url.partition("://")[2]) as connection:
+        got = connection.infer("ovr", tensors[:1], parameters={"cohort": "M"}).as_numpy("prob")
+        with pytest.raises(InferenceServerException, match="cohort is given twice, as an input and as a parameter"):
+            connection.infer("ovr", tensors, parameters={"cohort": "M"})
+    np.testing.assert_allclose(got, EdgePredictor(bundle.path).predict_proba(x[:16], cohort="M"), atol=1e-6)
 
 
 def test_the_command_line_takes_cohorts_from_the_file_or_for_all_rows(served, x, tmp_path, capsys):

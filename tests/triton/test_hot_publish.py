@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ovr import Client, EdgePredictor
+from ovr.core.faults import Faults
 from ovr.errors import ServingError
 from ovr.serving.control import load_model, ready_versions, wait_until_alone
 from ovr.serving.repository import publish
@@ -21,7 +22,8 @@ def test_no_request_is_lost_or_answered_by_a_mixture_while_a_bundle_is_replaced(
         small_bundle(tmp_path / "first", ("a", "b")),
         small_bundle(tmp_path / "second", ("a", "b", "c"), seed=1, head_seeds=[7, 8, 9], version=2, num_features=7),
     ]
-    publish(bundles[0], tmp_path / "repo", layout=layout)
+    settings = {"layout": layout, "faults": Faults(head_timeout_ms=20_000)}  # publishing takes the processors for a while
+    publish(bundles[0], tmp_path / "repo", **settings)
     server = started(tmp_path / "repo")
     x = rng.normal(size=(3, 6)).astype(np.float32)
     expected = {bundle.bundle_sha256: EdgePredictor(bundle.path).predict_proba(x) for bundle in bundles}
@@ -43,11 +45,11 @@ def test_no_request_is_lost_or_answered_by_a_mixture_while_a_bundle_is_replaced(
     for thread in threads:
         thread.start()
     try:
-        publish(bundles[1], tmp_path / "repo", layout=layout, server=server.http_url)
+        publish(bundles[1], tmp_path / "repo", **settings, server=server.http_url)
         with Client(server.http_url) as client:
             assert client.predict(x).card == bundles[1].card
         if layout == "per_head":  # and back, by which class c is retired
-            publish(bundles[0], tmp_path / "repo", layout=layout, server=server.http_url)
+            publish(bundles[0], tmp_path / "repo", **settings, server=server.http_url)
             assert server.is_ready()
             assert "head_c" not in ready_versions(server.http_url)
             assert set(map(len, ready_versions(server.http_url).values())) == {1}
@@ -59,6 +61,24 @@ def test_no_request_is_lost_or_answered_by_a_mixture_while_a_bundle_is_replaced(
             thread.join()
     assert errors == []
     assert all(count > 0 for count in counts.values()), counts
+
+
+def test_the_version_before_stays_loaded_where_it_is_the_last_good_one(tmp_path, started, rng):
+    settings = {"layout": "per_head", "faults": Faults(head_timeout_ms=20_000, fallback_of={"b": "last_good"})}
+    bundles = [small_bundle(tmp_path / str(n), ("a", "b"), head_seeds=[0, n], versions=[1, n]) for n in (1, 2, 3)]
+    publish(bundles[0], tmp_path / "repo", **settings)
+    server = started(tmp_path / "repo")
+    for number, versions in ((1, {1, 2}), (2, {2, 3})):
+        publish(bundles[number], tmp_path / "repo", **settings, server=server.http_url)
+        assert ready_versions(server.http_url) == {
+            **{name: {number + 1} for name in ("ovr", "ovr_scores", "ovr_heads")},
+            "backbone": {1},
+            "head_a": {1},
+            "head_b": versions,
+        }
+        with Client(server.http_url) as client:
+            expected = EdgePredictor(bundles[number].path).predict_proba(x := rng.normal(size=(3, 6)))
+            assert np.abs(client.predict(x).prob_BK - expected).max() <= 1e-6
 
 
 def test_a_first_bundle_can_be_published_into_a_server_of_another(tmp_path, started, rng):

@@ -26,7 +26,7 @@ ENCODER = HashedText(num_tokens=6, max_tokens=4)
 def served(installed, tmp_path_factory):
     root = tmp_path_factory.mktemp("texts")
     bundle = small_bundle(root / "bundle", shape=(4, 2), encoder=ENCODER.to_json())
-    publish(bundle, root / "repo", layout="per_head", max_batch_size=32)
+    publish(bundle, root / "repo", max_batch_size=32)
     with start(root / "repo") as server:
         yield server, bundle.path
 

@@ -1,9 +1,9 @@
-"""The model `ovr` that clients talk to: checks the rows, asks `ovr_scores`, decides. Runs inside Triton's Python backend.
+"""The model `ovr` that clients talk to: checks the rows, has them scored, decides. Runs inside Triton's Python backend.
 
 It needs numpy, the files of ovr that it imports (published beside it, the encoder's among them) and `card.json`; it does not know
-how scores are computed.
+how scores are computed, or what is done about heads that do not answer.
 
-B = batch, K = heads, M = top-k
+B = batch, K = heads, C = classes that a request asks for, M = top-k
 """
 
 import json
@@ -16,26 +16,32 @@ import triton_python_backend_utils as pb_utils
 
 from ovr.core.artifact import ModelCard
 from ovr.core.cohorts import COHORT
-from ovr.core.outcomes import OUTPUTS
+from ovr.core.faults import PLAN, HeadPlan
 from ovr.core.schema import check_rows
-from ovr.decision.decide import decide
 from ovr.errors import InputError
 from ovr.input.encoder import encoder_from_json
 from ovr.input.records import IMAGE, from_bytes, wire_name
 from ovr.input.row_problems import row_problems
 from ovr.runtime.cohort_rows import cohort_names, split_cohorts
-
-SCORES = "ovr_scores"
+from ovr.runtime.triton.answer import Answers, NotAnswered
+from ovr.runtime.triton.heads import Scored
+from ovr.runtime.triton.parameters import Asked, parameters_of
+from ovr.runtime.triton.scores import FusedScores, HeadScores, NotScored
 
 
 class TritonPythonModel:
     """One instance of the router."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Read the model card of this version."""
+        """Read the model card of this version, and from the configuration how the heads are asked."""
         directory = Path(args["model_repository"]) / args["model_version"]
         self.card = ModelCard.from_json(json.loads((directory / "card.json").read_bytes()))
-        self.version = int(args["model_version"])  # the scores of the same publication have the same version
+        parameters = json.loads(args["model_config"]).get("parameters", {})
+        plan = HeadPlan.from_json(json.loads(parameters[PLAN]["string_value"])) if PLAN in parameters else HeadPlan()
+        version = int(args["model_version"])
+        self.scores = FusedScores(self.card, version) if plan.backbone_version is None else HeadScores(self.card, version, plan)
+        self.answers = Answers(self.card, plan)
+        self.parse = parameters_of(self.card)
         self.encoder = encoder_from_json(self.card.input.encoder)
         self.input_name = self.card.input.name if self.encoder is None else wire_name(self.encoder.kind)
         self.rows_total = pb_utils.MetricFamily(  # must outlive its metrics
@@ -62,39 +68,44 @@ class TritonPythonModel:
                 )
                 for cohort in ("known", "unknown", "missing")
             }
-        self.threshold_K = np.array(self.card.thresholds)
-        self.class_K = np.array([class_id.encode() for class_id in self.card.taxonomy.ids], dtype=np.object_)
-        self.head_version_K = np.array(self.card.head_versions, dtype=np.int64)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer each request; a bad one gets an error of its own, the others are scored together."""
+        """Answer each request, with its own parameters; a bad one gets an error of its own, the others are scored together."""
         responses: list[Any] = [None] * len(requests)
-        rows: dict[int, np.ndarray[Any, Any]] = {}
+        asked: dict[int, Asked] = {}
+        rows: list[np.ndarray[Any, Any]] = []
         cohorts: list[str | None] = []  # of the rows that are scored, where the model has any
         for index, request in enumerate(requests):
             sent = pb_utils.get_input_tensor_by_name(request, self.input_name).as_numpy()
+            num_refused = 0
             try:
-                rows[index], names = self._encoded(request, sent)
+                wishes = self.parse(request.parameters())
+            except InputError as error:
+                responses[index] = _error(str(error), pb_utils.TritonError.INVALID_ARG)
+                continue
+            try:
+                x, names = self._encoded(request, sent, wishes.cohort)
+                rows.append(x)
                 cohorts += names
-                num_refused = 0
+                asked[index] = wishes
             except InputError as error:
                 responses[index] = _error(str(error), pb_utils.TritonError.INVALID_ARG)
                 num_refused = len(self._problems(sent))
             self.num_rows["passed"].increment(len(sent) - num_refused)
-            self.num_rows["refused"].increment(num_refused)
+            if num_refused:
+                self.num_rows["refused"].increment(num_refused)
         if not rows:
             return responses
-        scored = self._score(np.concatenate(list(rows.values())), cohorts)
-        if scored.has_error():
-            failure = _error(f"{SCORES}: {scored.error().message()}", pb_utils.TritonError.UNAVAILABLE)
+        try:
+            scored = self.scores.score(np.concatenate(rows), self._cohort_numbers(cohorts), self._columns(asked))
+        except NotScored as error:
+            failure = _error(str(error), pb_utils.TritonError.UNAVAILABLE)
             return [failure if response is None else response for response in responses]
-        prob_BK = pb_utils.get_output_tensor_by_name(scored, "prob").as_numpy()
         start = 0
-        for index, x in rows.items():
-            try:
-                responses[index] = self._answer(requests[index], prob_BK[start : start + len(x)])
-            except InputError as error:  # a finite row can still overflow within the model
-                responses[index] = _error(str(error), pb_utils.TritonError.INTERNAL)
+        for (index, wishes), x in zip(asked.items(), rows, strict=True):
+            here = slice(start, start + len(x))
+            own = Scored(scored.prob_BK[here], scored.head_version_BK[here], scored.answered_K)
+            responses[index] = self._answer(requests[index], wishes, own)
             start += len(x)
         return responses
 
@@ -102,14 +113,32 @@ class TritonPythonModel:
         """Let go of the counts before their family."""
         self.num_rows.clear()
         self.num_cohort_rows.clear()
+        if isinstance(self.scores, HeadScores):
+            self.scores.finalize()
 
-    def _encoded(self, request: Any, sent: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], list[str | None]]:
+    def _encoded(
+        self, request: Any, sent: np.ndarray[Any, Any], cohort: str | None
+    ) -> tuple[np.ndarray[Any, Any], list[str | None]]:
         """Return the rows as the network takes them, and of a model with cohorts the cohort of each."""
         x, cells = self._rows(sent)
         if self.card.cohorts is None:
             return x, []
         given = pb_utils.get_input_tensor_by_name(request, COHORT)
-        return x, cohort_names(cells if given is None else given.as_numpy()[:, 0], len(x))
+        if given is not None and cohort is not None:
+            raise InputError("cohort is given twice, as an input and as a parameter; expected one of them")
+        if given is not None:
+            return x, cohort_names(given.as_numpy()[:, 0], len(x))
+        return x, cohort_names(cells if cohort is None else cohort, len(x))
+
+    def _columns(self, asked: dict[int, Asked]) -> Sequence[int]:
+        """Return the columns that any of the requests asks for, rising."""
+        every = range(len(self.card.taxonomy))
+        wanted: set[int] = set()
+        for wishes in asked.values():
+            if wishes.column_C is None:
+                return every
+            wanted.update(wishes.column_C.tolist())
+        return sorted(wanted)
 
     def _rows(self, sent: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], Any]:
         """Return the rows as the network takes them, and the cells of the cohorts' column that they hold."""
@@ -122,35 +151,21 @@ class TritonPythonModel:
         dear = self.encoder is not None and self.encoder.kind == IMAGE
         return row_problems(len(sent), lambda some: self._rows(sent[some]), one_by_one=dear)
 
-    def _score(self, x: np.ndarray[Any, Any], cohorts: Sequence[str | None]) -> Any:
-        inputs = [pb_utils.Tensor(self.card.input.name, x)]
-        if self.card.cohorts is not None:
-            inputs.append(pb_utils.Tensor(COHORT, self.card.cohorts.numbers(cohorts)[:, None]))
-            for cohort, count in self.card.cohorts.count(cohorts).items():
-                self.num_cohort_rows[cohort].increment(count)
-        request = pb_utils.InferenceRequest(
-            model_name=SCORES,
-            model_version=self.version,
-            requested_output_names=["prob"],
-            inputs=inputs,
-            # A GPU instance of the scores would otherwise be free to leave them on the GPU, where numpy cannot read them.
-            preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
-        )
-        return request.exec()
+    def _cohort_numbers(self, cohorts: Sequence[str | None]) -> np.ndarray[Any, Any] | None:
+        if self.card.cohorts is None:
+            return None
+        for cohort, count in self.card.cohorts.count(cohorts).items():
+            self.num_cohort_rows[cohort].increment(count)
+        return self.card.cohorts.numbers(cohorts)[:, None]
 
-    def _answer(self, request: Any, prob_BK: np.ndarray[Any, Any]) -> Any:
-        decision = decide(prob_BK, threshold_K=self.threshold_K, policy=self.card.policy)
-        outputs = {
-            "prob": np.ascontiguousarray(prob_BK),
-            "label": decision.label_BK,
-            "abstained": decision.abstained_B[:, None],
-            "top": decision.top_BM,
-            "top_class": self.class_K[decision.top_BM],
-            "head_version": np.broadcast_to(self.head_version_K, prob_BK.shape).copy(),
-        }
+    def _answer(self, request: Any, wishes: Asked, scored: Scored) -> Any:
         wanted = request.requested_output_names()
-        for name in OUTPUTS.keys() & wanted:
-            outputs[name] = OUTPUTS[name](prob_BK).reshape(len(prob_BK), -1)
+        try:
+            outputs = self.answers.outputs(scored, wishes, wanted)
+        except NotAnswered as error:
+            return _error(str(error), pb_utils.TritonError.UNAVAILABLE)
+        except InputError as error:  # a finite row can still overflow within the model
+            return _error(str(error), pb_utils.TritonError.INTERNAL)
         return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor(name, outputs[name]) for name in wanted])
 
 

@@ -1,0 +1,123 @@
+"""How the router gets its scores: from `ovr_scores`, or from `backbone` and a model a head. Talks to Triton, decides nothing.
+
+B = batch, D = features, K = heads
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
+
+from ovr.core.artifact import ModelCard
+from ovr.core.cohorts import COHORT
+from ovr.core.faults import HeadPlan
+from ovr.errors import OvrError
+from ovr.runtime.triton.heads import Fault, Head, Heads, Scored, scored_at_once
+
+SCORES = "ovr_scores"
+BACKBONE = "backbone"
+
+
+class NotScored(OvrError):
+    """What every class needs does not answer."""
+
+
+class FusedScores:
+    """Layout fused: one model for all heads."""
+
+    def __init__(self, card: ModelCard, version: int) -> None:
+        """Take `version` of the router: the scores of the same publication have the same."""
+        self._input, self._version = card.input.name, version
+        self._head_version_K = np.array(card.head_versions, dtype=np.int64)
+
+    def score(self, x: NDArray[np.float32], cohort_B1: NDArray[np.int64] | None, columns: Sequence[int]) -> Scored:
+        """Return the scores of all classes, whichever are asked for.
+
+        Raises:
+            NotScored: the scores do not answer.
+        """
+        inputs: dict[str, NDArray[Any]] = {self._input: x}
+        if cohort_B1 is not None:
+            inputs[COHORT] = cohort_B1
+        return scored_at_once(_asked(SCORES, self._version, inputs, "prob"), self._head_version_K)
+
+
+class HeadScores:
+    """Layout per_head: the features once, then the heads at the same time."""
+
+    def __init__(self, card: ModelCard, version: int, plan: HeadPlan) -> None:
+        """Take `version` of the router, for the labels of its metrics."""
+        assert plan.backbone_version is not None
+        self._input, self._backbone_version = card.input.name, plan.backbone_version
+        self._heads = Heads(card.taxonomy, card.head_versions, plan, call=_head_prob, on_fault=self._count, on_change=self._tell)
+        self._faults_total = pb_utils.MetricFamily(  # must outlive its metrics
+            name="ovr_head_faults_total",
+            description="Batches for which a head was missing, late, or sick (no probability of some row), or skipped: not asked",
+            kind=pb_utils.MetricFamily.COUNTER,
+        )
+        self._num_faults: dict[tuple[str, int, Fault], Any] = {}
+        self._router_version = version
+
+    def score(self, x: NDArray[np.float32], cohort_B1: NDArray[np.int64] | None, columns: Sequence[int]) -> Scored:
+        """Return the scores of these columns.
+
+        Raises:
+            NotScored: the backbone does not answer.
+        """
+        assert cohort_B1 is None  # `publish` refuses cohorts in this layout
+        features_BD = _asked(BACKBONE, self._backbone_version, {self._input: x}, "features")
+        finite_B = np.isfinite(features_BD).all(axis=1)
+        if finite_B.all():
+            return self._heads.score(features_BD, columns)
+        # No head is to blame for what it makes of rows that overflow: they have no features, and get no probability.
+        scored = self._heads.score(np.where(finite_B[:, None], features_BD, np.float32(0)), columns)
+        scored.prob_BK[~finite_B] = np.nan
+        scored.head_version_BK[~finite_B] = 0
+        return scored
+
+    def finalize(self) -> None:
+        """Let go of the counts before their family."""
+        self._num_faults.clear()
+
+    def _count(self, head: Head, fault: Fault, why: str) -> None:
+        key = (head.model, head.version, fault)
+        if key not in self._num_faults:  # made when there is one: most heads have none
+            labels = {
+                "model": "ovr",
+                "version": str(self._router_version),
+                "head": head.model,
+                "head_version": str(head.version),
+                "fault": fault,
+            }
+            self._num_faults[key] = self._faults_total.Metric(labels=labels)
+        self._num_faults[key].increment(1)
+        if fault != "skipped":
+            pb_utils.Logger.log_warn(f"{head.model} version {head.version} is {fault}: {why}")
+
+    def _tell(self, head: Head) -> None:
+        pb_utils.Logger.log_warn(f"the breaker of {head.model} version {head.version} is {head.breaker.state}")
+
+
+def _head_prob(model: str, version: int, features_BD: NDArray[np.float32]) -> NDArray[np.float32]:
+    prob_B1 = _asked(model, version, {"features": features_BD}, "prob")
+    if prob_B1.shape != (len(features_BD), 1):
+        raise NotScored(f"{model} gives an array of shape {prob_B1.shape}; expected {(len(features_BD), 1)}")
+    return prob_B1[:, 0]
+
+
+def _asked(model: str, version: int, inputs: dict[str, NDArray[Any]], output: str) -> NDArray[Any]:
+    request = pb_utils.InferenceRequest(
+        model_name=model,
+        model_version=version,
+        requested_output_names=[output],
+        inputs=[pb_utils.Tensor(name, array) for name, array in inputs.items()],
+        # A GPU instance of the scores would otherwise be free to leave them on the GPU, where numpy cannot read them.
+        preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
+    )
+    response = request.exec()
+    if response.has_error():
+        raise NotScored(f"{model}: {response.error().message()}")
+    array: NDArray[Any] = pb_utils.get_output_tensor_by_name(response, output).as_numpy()
+    return array

@@ -1,0 +1,254 @@
+"""One server with a model a head: heads that are taken away, killed, stopped, slow or sick are done without, and taken back."""
+
+import os
+import signal
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpc_api
+from tritonclient.utils import InferenceServerException
+
+from ovr import Client, EdgePredictor
+from ovr.core.artifact import DecisionPolicy
+from ovr.core.faults import Faults
+from ovr.errors import ServingError
+from ovr.serving import control
+from ovr.serving.contents import read_config
+from ovr.serving.contract import served_prob
+from ovr.serving.pbtxt import to_text
+from ovr.serving.repository import publish
+from ovr.serving.server import start
+from tests.bundles import small_bundle
+
+pytestmark = pytest.mark.triton
+IDS = ("a", "b", "must", "prior", "kept")
+FAULTS = Faults(
+    head_timeout_ms=1500,  # Triton gives a head up whose process is gone after a second
+    breaker_failures=2,
+    breaker_pause_s=1.0,
+    fallback_of={"must": "fail", "prior": "prior", "kept": "last_good"},
+)
+# Stands in for a head: does what is in the file beside it, and counts its calls there.
+ODD_HEAD = """
+import time
+from pathlib import Path
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+HERE = Path(__file__).parent
+
+class TritonPythonModel:
+    def execute(self, requests):
+        with (HERE / "calls").open("a") as calls:
+            calls.write("x")
+        answer = (HERE / "answer").read_text()
+        if answer == "slow":
+            while (HERE / "answer").read_text() == "slow":
+                time.sleep(0.01)
+            answer = "0.5"
+        if answer == "error":
+            raise ValueError("out of order")
+        sizes = [len(pb_utils.get_input_tensor_by_name(request, "features").as_numpy()) for request in requests]
+        probs = [np.full((size, 1), float(answer), np.float32) for size in sizes]
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("prob", prob)]) for prob in probs]
+"""
+
+
+class Heads:
+    """What is done to the heads of a running server."""
+
+    def __init__(self, server, repository, bundle):
+        self.server, self.repository, self.bundle = server, repository, bundle
+        self.connection = grpc_api.InferenceServerClient(server.grpc_url.removeprefix("grpc://"))
+        self.x = np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)
+
+    def ask(self, **parameters):
+        tensor = grpc_api.InferInput("x", list(self.x.shape), "FP32")
+        tensor.set_data_from_numpy(self.x)
+        return self.connection.infer("ovr", [tensor], parameters={"classes": "a,b,prior,kept", **parameters}, client_timeout=30)
+
+    def unavailable(self, **parameters):
+        """Return the classes that are unavailable in every row, after a check that the answer is one throughout."""
+        answer = self.ask(**parameters)
+        ids = parameters.get("classes", "a,b,prior,kept").split(",")
+        missing_BC = answer.as_numpy("unavailable")
+        assert (missing_BC == missing_BC[0]).all()
+        assert not (answer.as_numpy("label") & missing_BC).any()
+        assert ((answer.as_numpy("head_version") == 0) == missing_BC).all()
+        names = {class_id for class_id, missing in zip(ids, missing_BC[0], strict=True) if missing}
+        assert not names & {name.decode() for name in answer.as_numpy("top_class").flat}
+        prob_BC = answer.as_numpy("prob")
+        for column, class_id in enumerate(ids):
+            if class_id == "prior" and class_id in names:
+                assert np.allclose(prob_BC[:, column], 3 / 9)
+            elif class_id in names:
+                assert np.isnan(prob_BC[:, column]).all()
+        return names
+
+    def replace(self, model, version=2):
+        """Put another program in the place of a head, which does as it is told."""
+        directory = self.repository / model
+        config = read_config(self.repository, model)
+        config.backend = "python"
+        (directory / "config.pbtxt").write_text(to_text(config))
+        for path in (directory / str(v) for v in config.version_policy.specific.versions):
+            (path / "model.py").write_text(ODD_HEAD)
+            (path / "answer").write_text("0.25" if path.name == str(version) else "0.75")
+        self.tell(model, "0.25", version)
+        control.load_model(self.server.http_url, model)
+
+    def tell(self, model, answer, version=2):
+        (self.repository / model / str(version) / "answer").write_text(answer)
+
+    def num_calls(self, model, version=2):
+        calls = self.repository / model / str(version) / "calls"
+        return len(calls.read_text()) if calls.exists() else 0
+
+    def process_of(self, model):
+        """Return the process that Triton runs a model in."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                arguments = (path / "cmdline").read_bytes().split(b"\0")
+                session = int((path / "stat").read_text().rpartition(")")[2].split()[3])
+            except OSError:
+                continue
+            if session == self.server.process.pid and any(part.startswith(f"{model}_".encode()) for part in arguments):
+                found.append(int(path.name))
+        (process,) = found
+        return process
+
+    def until(self, expected, timeout_s=30):
+        """Ask until exactly these classes are unavailable."""
+        deadline = time.monotonic() + timeout_s
+        while (names := self.unavailable()) != expected:
+            assert time.monotonic() < deadline, names
+            time.sleep(0.05)
+
+    def metrics(self):
+        with urllib.request.urlopen(self.server.metrics_url) as response:
+            return [line for line in response.read().decode().splitlines() if line.startswith("ovr_head_faults_total{")]
+
+
+@pytest.fixture(scope="module")
+def heads(installed, tmp_path_factory):
+    root = tmp_path_factory.mktemp("partial")
+    policy = DecisionPolicy(mode="argmax", top_k=2)
+    publish(small_bundle(root / "first", IDS, policy=policy), root / "repo", layout="per_head", faults=FAULTS)
+    bundle = small_bundle(root / "second", IDS, policy=policy, head_seeds=[10, 11, 12, 13, 14], version=2)
+    publish(bundle, root / "repo", layout="per_head", faults=FAULTS)
+    assert list(read_config(root / "repo", "head_kept").version_policy.specific.versions) == [2, 1]
+    assert list(read_config(root / "repo", "head_a").version_policy.specific.versions) == [2]
+    with start(root / "repo") as server:
+        with Client(server.grpc_url) as client:
+            x = np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)
+            answer = client.predict(x)
+            assert not answer.unavailable_BK.any()
+            assert np.abs(answer.prob_BK - EdgePredictor(bundle.path).predict_proba(x)).max() <= 1e-6
+        yield Heads(server, root / "repo", bundle)
+
+
+def test_a_head_that_is_unloaded_is_left_out_and_comes_back(heads):
+    assert heads.unavailable() == set()
+    control.unload_model(heads.server.http_url, "head_a")
+    assert heads.unavailable() == {"a"}
+    with Client(heads.server.http_url) as client:
+        answer = client.predict(heads.x)
+    assert answer.unavailable_BK.tolist() == [[True, False, False, False, False]] * 3
+    assert answer.records()[0]["unavailable"] == ["a"]
+    assert answer.records()[0]["prob"]["a"] is None
+    assert answer.labels() == [(max(row, key=row.get),) for row in known(answer)]
+    assert heads.ask(fill=-1).as_numpy("prob")[:, 0].tolist() == [-1.0] * 3
+    with pytest.raises(ServingError, match="class 'a' is unavailable at grpc://"):
+        served_prob(heads.bundle, heads.x, url=heads.server.grpc_url)
+    assert any('head="head_a",' in line and 'fault="skipped"' in line for line in heads.metrics())
+    control.load_model(heads.server.http_url, "head_a")
+    heads.until(set())
+
+
+def test_a_killed_head_is_left_out_until_it_is_loaded_again(heads):
+    os.kill(heads.process_of("head_b"), signal.SIGKILL)
+    assert heads.unavailable() == {"b"}
+    with pytest.raises(ServingError, match="at work"):
+        control.unload_model(heads.server.http_url, "head_b", timeout_s=0.5)
+    control.load_model(heads.server.http_url, "head_b")
+    heads.until(set())
+
+
+def test_a_class_that_must_not_be_missing_refuses_the_requests_that_ask_for_it(heads):
+    control.unload_model(heads.server.http_url, "head_must")
+    assert heads.unavailable(classes="a,b") == set()
+    with pytest.raises(InferenceServerException, match="unavailable, and must not be missing: 'must'") as caught:
+        heads.ask(classes="a,must")
+    assert caught.value.status() == "StatusCode.UNAVAILABLE"
+    with pytest.raises(InferenceServerException, match="no head answers of those that are asked for: 'must'"):
+        heads.ask(classes="must")
+    control.load_model(heads.server.http_url, "head_must")
+    time.sleep(FAULTS.breaker_pause_s)
+    assert heads.unavailable(classes="a,must") == set()
+
+
+def test_a_slow_head_is_not_waited_for_once_its_breaker_is_open(heads):
+    heads.replace("head_a")
+    heads.until(set())
+    heads.tell("head_a", "slow")
+    before = heads.num_calls("head_a")
+    for _ in range(6):
+        assert heads.unavailable() == {"a"}
+    assert heads.num_calls("head_a") == before + 1
+    heads.tell("head_a", "0.25")
+    heads.until(set())
+    assert heads.ask().as_numpy("prob")[:, 0].tolist() == [0.25] * 3
+
+
+@pytest.mark.parametrize("answer", ["nan", "1.5", "error"])
+def test_a_sick_head_is_left_out_and_no_longer_asked(heads, answer):
+    heads.replace("head_prior")
+    heads.until(set())
+    heads.tell("head_prior", answer)
+    before = heads.num_calls("head_prior")
+    for _ in range(8):
+        assert heads.unavailable() == {"prior"}
+    assert before + 2 <= heads.num_calls("head_prior") < before + 8  # more than two are trials, where the eight take seconds
+    heads.tell("head_prior", "0.125")
+    heads.until(set())
+
+
+def test_the_version_before_answers_for_a_sick_head_and_says_so(heads):
+    heads.replace("head_kept")
+    heads.until(set())
+    heads.tell("head_kept", "nan")
+    for _ in range(4):
+        answer = heads.ask()
+        assert not answer.as_numpy("unavailable").any()
+        assert answer.as_numpy("prob")[:, 3].tolist() == [0.75] * 3
+        assert answer.as_numpy("head_version")[:, 3].tolist() == [1] * 3
+        assert answer.as_numpy("head_version")[:, 0].tolist() == [2] * 3
+    heads.tell("head_kept", "nan", version=1)
+    heads.until({"kept"})
+    heads.tell("head_kept", "0.25")
+    heads.until(set())
+    assert heads.ask().as_numpy("head_version")[:, 3].tolist() == [2] * 3
+
+
+def test_a_stopped_head_is_left_out(heads):
+    """Last, as this server does not survive that the process goes on: it is killed instead, and loaded again."""
+    process = heads.process_of("head_b")
+    os.kill(process, signal.SIGSTOP)
+    try:
+        for _ in range(3):
+            assert heads.unavailable() == {"b"}
+    finally:
+        os.kill(process, signal.SIGKILL)
+    with pytest.raises(ServingError, match="at work"):
+        control.unload_model(heads.server.http_url, "head_b", timeout_s=0.5)
+    control.load_model(heads.server.http_url, "head_b")
+    heads.until(set())
+
+
+def known(answer):
+    """Return the probabilities of each row by class, without what is not known."""
+    return [{key: value for key, value in record["prob"].items() if value is not None} for record in answer.records()]
