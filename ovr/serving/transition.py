@@ -114,7 +114,7 @@ class Transition:
             return
         self._load(name, versions)
 
-    def restrict(self, name: str, called: Collection[int | None]) -> None:
+    def restrict(self, name: str, called: Collection[int]) -> None:
         """Let the model serve none but the `called` of the versions that it serves.
 
         Raises:

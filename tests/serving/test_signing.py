@@ -457,5 +457,6 @@ def test_settings_that_do_not_go_together_are_told(bundle, keys, tmp_path):
     refused("takes signatures over", sign.run, **{**signing, "heads_from": str(bundle.path), "sigstore": True})
     sign.run(OmegaConf.create({**signing, "heads_from": str(bundle.path)}))
     rows = {"input": "x.npy", "output": str(tmp_path / "y.csv"), "batch_size": 1, "overwrite": False, "server": None, "outputs": []}
+    rows |= {"part_rows": 1, "workers": 1, "resume": False, "on_error": "fail"}
     with pytest.raises(ConfigError, match="neither a server nor a fused ONNX file carries signatures"):
         predict.run(OmegaConf.create({**ann, **rows, "bundle": str(bundle.fused_onnx)}))
