@@ -378,3 +378,14 @@ def test_a_ratio_above_one_says_that_ours_is_faster():
     assert row.ratio == row.peer / row.ours
     assert row.ratio > 2
     assert cpu_seconds(lambda: None) >= 0.0
+
+
+@pytest.mark.triton
+@pytest.mark.exhaustive
+@pytest.mark.timeout(600)
+def test_the_benchmark_of_supervision_has_all_answer_again_and_a_head_harms_only_the_heads(tmp_path):
+    rows = {row["what"]: row["ours"] for row in run_quick("supervision", tmp_path)["rows"]}
+    assert rows["server, kills that ended the server"] == 1
+    assert rows["server, ovr, failed a kill"] > 0
+    (head,) = (what for what in rows if what.startswith("head_") and what.endswith(", ovr, failed a kill"))
+    assert rows[head] == 0

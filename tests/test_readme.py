@@ -31,7 +31,7 @@ def run(directory: Path, language: str, code: str) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_commands_of_the_readme_do_what_it_says(tmp_path):
-    for port in (8000, 8001, 8002):
+    for port in (8000, 8001, 8002, 8003):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 pytest.skip(f"the README's port {port} is taken on this machine")

@@ -13,11 +13,13 @@ def run(cfg: DictConfig) -> None:
     Raises:
         ArtifactError: the bundle cannot be used or is not signed as it must be, or the repository serves it already or holds
             other heads of its versions.
-        ConfigError: a setting of `serving` that cannot be used.
+        ConfigError: a setting of `serving` or a key file that cannot be used.
         ServingError: the server is not there, cannot load what was published, or does not give the bundle's recorded answers.
     """
     from ovr.core.bundle import open_bundle
     from ovr.core.faults import Faults
+    from ovr.serving import keys
+    from ovr.serving.control import authorized
     from ovr.serving.repository import publish
 
     settings = {str(key): value for key, value in OmegaConf.to_object(cfg.serving).items()}  # type: ignore[union-attr]
@@ -27,7 +29,8 @@ def run(cfg: DictConfig) -> None:
     settings["faults"] = Faults(**{**settings["faults"], "fallback_of": fallback_of})
     bundle = open_bundle(Path(cfg.bundle))
     check_bundle(bundle, cfg)
-    published = publish(bundle, Path(cfg.repository), server=cfg.server, **settings)
+    with authorized(None if cfg.key_file is None else keys.read(Path(cfg.key_file))):
+        published = publish(bundle, Path(cfg.repository), server=cfg.server, **settings)
     for name, version in published.versions.items():
         print(f"{name} version {version}")
     print(f"published into {published.repository}" + (f" and loaded at {cfg.server}" if cfg.server else ""))

@@ -1,15 +1,35 @@
-"""Loading models into a running Triton server over its model-control API. Knows nothing of what the models are."""
+"""Loading models into a running Triton server over its model-control API. Knows nothing of what the models are.
+
+The server asks for its key: the one given with `authorized`, else the one that `keys.find` knows for its address.
+"""
 
 import json
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 from urllib.parse import quote
 
 from ovr.errors import ServingError
+from ovr.serving import keys
 
 LOAD_TIMEOUT_S = 300.0
 UNLOAD_TIMEOUT_S = 60.0
+
+_secret: ContextVar[str | None] = ContextVar("secret", default=None)
+
+
+@contextmanager
+def authorized(secret: str | None) -> Iterator[None]:
+    """Use this key for every request within the block; None leaves it to `keys.find`."""
+    token = _secret.set(secret)
+    try:
+        yield
+    finally:
+        _secret.reset(token)
 
 
 def check_live(url: str, *, timeout_s: float = 5.0) -> None:
@@ -17,13 +37,17 @@ def check_live(url: str, *, timeout_s: float = 5.0) -> None:
     _request(f"{_base(url)}/v2/health/live", timeout_s=timeout_s)
 
 
-def load_model(url: str, name: str, *, timeout_s: float = LOAD_TIMEOUT_S) -> None:
+def load_model(url: str, name: str, *, config: str | None = None, timeout_s: float = LOAD_TIMEOUT_S) -> None:
     """Load or reload model `name` from the server's repository; the versions served so far stay until the new ones are ready.
+
+    Args:
+        config: as `model_config` gives it; stands in for the one in the repository.
 
     Raises:
         ServingError: the server is not there, does not allow model control, or cannot load the model (with its reason).
     """
-    _request(f"{_base(url)}/v2/repository/models/{quote(name, safe='')}/load", body=b"{}", timeout_s=timeout_s)
+    body = {} if config is None else {"parameters": {"config": config}}
+    _request(_repository(url, f"models/{quote(name, safe='')}/load"), body=json.dumps(body).encode(), timeout_s=timeout_s)
 
 
 def unload_model(url: str, name: str, *, timeout_s: float = UNLOAD_TIMEOUT_S) -> None:
@@ -32,18 +56,26 @@ def unload_model(url: str, name: str, *, timeout_s: float = UNLOAD_TIMEOUT_S) ->
     Raises:
         ServingError: the server is not there, does not allow model control, or still has the model after `timeout_s`.
     """
-    _request(f"{_base(url)}/v2/repository/models/{quote(name, safe='')}/unload", body=b"{}", timeout_s=timeout_s)
-    wait_until_alone(url, name, timeout_s=timeout_s)
+    unload_models(url, [name], timeout_s=timeout_s)
 
 
-def ready_versions(url: str) -> dict[str, set[int]]:
+def unload_models(url: str, names: Sequence[str], *, timeout_s: float = UNLOAD_TIMEOUT_S) -> None:
+    """Unload models side by side, as `unload_model`."""
+    deadline = time.monotonic() + timeout_s
+    for name in names:
+        _request(_repository(url, f"models/{quote(name, safe='')}/unload"), body=b"{}", timeout_s=timeout_s)
+    for name in names:
+        wait_until_alone(url, name, timeout_s=max(0.0, deadline - time.monotonic()))
+
+
+def ready_versions(url: str, *, timeout_s: float = LOAD_TIMEOUT_S) -> dict[str, set[int]]:
     """Return which versions of which models the server serves now.
 
     Raises:
         ServingError: the server is not there.
     """
     ready: dict[str, set[int]] = {}
-    for row in _index(url):
+    for row in _index(url, timeout_s=timeout_s):
         if row.get("state") == "READY":
             ready.setdefault(row["name"], set()).add(int(row["version"]))
     return ready
@@ -67,8 +99,18 @@ def model_parameters(url: str, name: str) -> dict[str, str] | None:
     """
     if not any(row.get("state") == "READY" for row in _index(url) if row["name"] == name):
         return None
-    config = json.loads(_request(f"{_base(url)}/v2/models/{quote(name, safe='')}/config", timeout_s=LOAD_TIMEOUT_S))
+    config = model_config(url, name)
     return {key: value.get("string_value", "") for key, value in config.get("parameters", {}).items()}
+
+
+def model_config(url: str, name: str) -> dict[str, Any]:
+    """Return the configuration that the server has loaded model `name` with.
+
+    Raises:
+        ServingError: the server is not there, or does not serve the model.
+    """
+    config: dict[str, Any] = json.loads(_request(f"{_base(url)}/v2/models/{quote(name, safe='')}/config", timeout_s=LOAD_TIMEOUT_S))
+    return config
 
 
 def wait_until_alone(url: str, name: str, *versions: int, timeout_s: float = UNLOAD_TIMEOUT_S) -> None:
@@ -98,8 +140,8 @@ def live_versions(url: str, name: str) -> set[int]:
     return {int(row["version"]) for row in rows if row.get("state", "UNAVAILABLE") != "UNAVAILABLE"}
 
 
-def _index(url: str) -> list[dict[str, str]]:
-    rows: list[dict[str, str]] = json.loads(_request(f"{_base(url)}/v2/repository/index", body=b"{}", timeout_s=LOAD_TIMEOUT_S))
+def _index(url: str, *, timeout_s: float = LOAD_TIMEOUT_S) -> list[dict[str, str]]:
+    rows: list[dict[str, str]] = json.loads(_request(_repository(url, "index"), body=b"{}", timeout_s=timeout_s))
     return rows
 
 
@@ -109,19 +151,30 @@ def _base(url: str) -> str:
     return url.rstrip("/")
 
 
+def _repository(url: str, path: str) -> str:
+    return f"{_base(url)}/v2/repository/{path}"
+
+
 def _request(url: str, *, timeout_s: float, body: bytes | None = None) -> bytes:
-    """Return what the server answers."""
+    """Return what the server answers; the key goes along where it is asked for."""
+    restricted = "/v2/repository/" in url
+    secret = (_secret.get() or keys.find(url)) if restricted else None
+    headers = {} if secret is None else {keys.HEADER: secret}
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, data=body), timeout=timeout_s) as response:
+        with urllib.request.urlopen(urllib.request.Request(url, data=body, headers=headers), timeout=timeout_s) as response:
             answer: bytes = response.read()
             return answer
     except urllib.error.HTTPError as error:
-        raise ServingError(f"the server refused {url}: {_reason(error.read()) or error}") from None
+        text = reason(error.read()) or str(error)
+        if error.code == 403 and restricted:
+            text += "; give the key that `ovr serve` names with key_file=FILE or the environment variable OVR_KEY_FILE"
+        raise ServingError(f"the server refused {url}: {text}") from None
     except (OSError, ValueError) as error:
         raise ServingError(f"no Triton server answers at {url}: {getattr(error, 'reason', error)}") from None
 
 
-def _reason(body: bytes) -> str:
+def reason(body: bytes) -> str:
+    """Return what an answer of the server says is wrong."""
     try:
         return str(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError):

@@ -27,7 +27,7 @@ from ovr.errors import ArtifactError, ConfigError, OvrError, ServingError
 from ovr.serving import control
 from ovr.serving.contents import model_names, read_config, served_versions, versions_of
 from ovr.serving.head_plan import plan_heads
-from ovr.serving.lock import locked
+from ovr.serving.locks import locked
 from ovr.serving.models import Layout, models_of, router_files
 from ovr.serving.pbtxt import CARD, VERSION, InstanceKind, Scheduling, head_model_name, router_input
 from ovr.serving.recorded_answers import RecordedAnswers

@@ -1,56 +1,70 @@
-"""Starting and stopping Triton on a repository: the `tritonserver` on PATH, else the embedded one. Knows nothing of bundles.
+"""Starting and stopping Triton on a repository. Knows nothing of bundles, nor of what becomes of a server that dies.
 
-The server binds to the loopback address, loads exactly the models of the repository, and has a region prefix of its own in
-/dev/shm, so that nothing of it is left there once it has stopped.
+The server binds to the loopback address unless told otherwise, loads exactly the models of the repository, asks for a key where its
+APIs for administration are used, and has a region prefix of its own in /dev/shm, so that nothing of it is left there once it has
+stopped.
 """
 
 import http.client
-import ipaddress
+import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Literal, Self
+from types import TracebackType
+from typing import Self
 
 from tritonclient.grpc import model_config_pb2 as pb
 
-from ovr.errors import ArtifactError, ConfigError, ServingError
-from ovr.runtime.triton import onnxruntime_backend_source
-from ovr.serving import embedded
+from ovr.errors import ArtifactError, ConfigError, OvrError, ServingError
+from ovr.serving import control, keys
+from ovr.serving.addresses import free_ports, is_loopback
 from ovr.serving.contents import model_names, read_config
+from ovr.serving.flags import GrpcTls, ModelControl, flags
+from ovr.serving.keys import Key
+from ovr.serving.program import check_version, find_program
+from ovr.serving.signals import signals_deferred
+from ovr.serving.transition import CALLERS
 
 log = logging.getLogger(__name__)
 
 SHM = Path("/dev/shm")
-STOP_TIMEOUT_S = 5.0
-DRAIN_S = 3  # of the 5: what Triton gives the requests in flight
+STOP_TIMEOUT_S = 5.0  # Triton's own `flags.DRAIN_S` is within it
 LOG_TAIL_LINES = 25
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+MAX_REQUEST_BYTES = 64 * 2**20
 
 
 class Server:
     """A running Triton server; as a context manager it is stopped at the end of the block."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], *, host: str, ports: dict[str, int], scratch: Path, shm_prefix: str
+        self,
+        process: subprocess.Popen[bytes],
+        *,
+        hosts: Mapping[str, str],
+        ports: Mapping[str, int],
+        model_control: ModelControl,
+        tls: bool,
+        key: Key,
+        scratch: Path,
+        shm_prefix: str,
     ) -> None:
         """Take over a started process; `start` is the way to get one."""
         self.process = process
-        host = "127.0.0.1" if host == "0.0.0.0" else host
-        self.http_url = f"http://{host}:{ports['http']}"
-        self.grpc_url = f"grpc://{host}:{ports['grpc']}"
-        self.metrics_url = f"http://{host}:{ports['metrics']}/metrics"
-        self._address = (host, ports["http"])
+        self.ports = dict(ports)  # of http, grpc and metrics
+        at = {name: f"{'127.0.0.1' if hosts[name] == '0.0.0.0' else hosts[name]}:{port}" for name, port in ports.items()}
+        self.http_url = f"http://{at['http']}"
+        self.grpc_url = f"{'grpcs' if tls else 'grpc'}://{at['grpc']}"
+        self.metrics_url = f"http://{at['metrics']}/metrics"
+        self.model_control = model_control
+        self.key = key
         self._scratch = scratch
         self._shm_prefix = shm_prefix
 
@@ -65,22 +79,45 @@ class Server:
             lines = self.log_path.read_text(errors="replace").splitlines()
         except FileNotFoundError:
             return ""
-        return "\n".join(lines[-LOG_TAIL_LINES:])
+        return "\n".join(re.sub(r"([ -])\1{2,}", r"\1\1", line) for line in lines[-LOG_TAIL_LINES:])  # Triton's wide tables
 
     def is_ready(self) -> bool:
         """Return whether the server answers that it is ready."""
-        connection = http.client.HTTPConnection(*self._address, timeout=2)
+        return self.ask("/v2/health/ready") is not None
+
+    def ask(self, path: str, *, timeout_s: float = 2.0) -> bytes | None:
+        """Return what the server answers to a GET of `path`, or None where it does not answer or refuses."""
+        connection = http.client.HTTPConnection(self.http_url.removeprefix("http://"), timeout=timeout_s)
         try:
-            connection.request("GET", "/v2/health/ready")
-            return connection.getresponse().status == 200
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.read() if response.status == 200 else None
         except (OSError, http.client.HTTPException):
-            return False
+            return None
         finally:
             connection.close()
 
+    def drain(self, timeout_s: float) -> None:
+        """Refuse clients' new requests, and return once those in flight are answered, or after `timeout_s`; `stop` is to follow.
+
+        Told to end, Triton takes new requests for as long as there are any in flight, and breaks those off that it then has.
+        Unloading refuses new ones at once and lets the others finish: those who call models first, then what they call.
+        """
+        if self.model_control != "explicit" or self.process.poll() is not None:
+            return
+        deadline = time.monotonic() + timeout_s
+        try:
+            with control.authorized(self.key.secret):
+                loaded = control.ready_versions(self.http_url)
+                for group in (CALLERS, ("ovr_scores",)):
+                    names = [name for name in group if name in loaded]
+                    control.unload_models(self.http_url, names, timeout_s=max(0.1, deadline - time.monotonic()))
+        except OvrError as error:
+            log.warning("the server is stopped with requests in flight: %s", error)
+
     def stop(self) -> None:
         """End the server: requests in flight are answered, within 5 seconds it is gone, and so is what it had in /dev/shm."""
-        with _signals_deferred():
+        with signals_deferred():
             if self.process.poll() is None:
                 self.process.terminate()
                 try:
@@ -91,6 +128,7 @@ class Server:
             self.process.wait()
             for path in SHM.glob(f"{self._shm_prefix}*"):
                 path.unlink(missing_ok=True)
+            self.key.discard()
             shutil.rmtree(self._scratch, ignore_errors=True)
 
     def __enter__(self) -> Self:
@@ -104,10 +142,15 @@ def start(
     repository: Path,
     *,
     host: str = "127.0.0.1",
+    http_host: str | None = None,
     http_port: int = 0,
     grpc_port: int = 0,
     metrics_port: int = 0,
-    model_control: Literal["explicit", "none"] = "explicit",
+    model_control: ModelControl = "explicit",
+    key_file: Path | None = None,
+    tls: GrpcTls | None = None,
+    max_request_bytes: int = MAX_REQUEST_BYTES,
+    allow_old_server: bool = False,
     timeout_s: float = 120.0,
     install: bool = True,
     home: Path | None = None,
@@ -115,51 +158,90 @@ def start(
     """Start Triton on `repository` and return it once all its models are ready.
 
     Args:
+        host: of gRPC and metrics.
+        http_host: of HTTP, which has no TLS; by default `host`.
         http_port: 0 takes any free port; so do the others.
-        model_control: "explicit" lets clients load and unload models; on the loopback address only.
+        model_control: "explicit" lets those who have the key load and unload models.
+        key_file: holds the key that model control, shared memory, traces and logging ask for; made where it is missing. By default
+            one is made where `control` finds it.
+        tls: of gRPC.
+        max_request_bytes: of an HTTP request, where the server knows such a limit.
+        allow_old_server: take a `tritonserver` older than container 26.04, and let the embedded one bind to other addresses than
+            the loopback one.
         timeout_s: how long the models may take to load.
         install: install the embedded server where no `tritonserver` is on PATH and it is not there yet.
         home: where embedded servers lie; by default `ovr.serving.embedded.default_home()`.
 
     Raises:
         ArtifactError: the repository is missing, empty or damaged.
-        ConfigError: a value that cannot be used.
-        ServingError: a port is taken, there is no server, it cannot serve this repository, or it did not get ready in time (with
-            the end of its log).
+        ConfigError: a value that cannot be used, or a key file that others may read.
+        ServingError: a port is taken, there is no server, it is too old, it cannot serve this repository, or it did not get ready
+            in time (with the end of its log).
     """
     if model_control not in ("explicit", "none"):
         raise ConfigError(f"model_control is {model_control!r}; expected 'explicit' or 'none'")
     if not isinstance(timeout_s, int | float) or not timeout_s > 0:
         raise ConfigError(f"timeout_s is {timeout_s!r}; expected a number above 0")
+    if not isinstance(max_request_bytes, int) or isinstance(max_request_bytes, bool) or max_request_bytes < 1:
+        raise ConfigError(f"max_request_bytes is {max_request_bytes!r}; expected a whole number of at least 1")
     repository = repository.absolute()
     if not repository.is_dir():
         raise ArtifactError(f"the repository {repository} does not exist; publish a bundle there with `ovr publish`")
     names = model_names(repository)
-    try:
-        is_loopback = ipaddress.IPv4Address(host).is_loopback
-    except ValueError:
-        raise ServingError(
-            f"host is {host!r}; expected an IPv4 address such as 127.0.0.1, or 0.0.0.0 for all of this machine's"
-        ) from None
-    if model_control == "explicit" and not is_loopback:
-        raise ServingError(f"model control is open to everyone who reaches {host}; bind to 127.0.0.1 or set model_control=none")
-    ports = _ports(host, {"http": http_port, "grpc": grpc_port, "metrics": metrics_port})
+    hosts = {"http": host if http_host is None else http_host, "grpc": host, "metrics": host}
+    within = all(map(is_loopback, hosts.values()))
+    ports = free_ports(hosts, {"http": http_port, "grpc": grpc_port, "metrics": metrics_port})
+    key = keys.make_or_read(key_file, host=hosts["http"], port=ports["http"])
     scratch = Path(tempfile.mkdtemp(prefix="ovr-triton-"))
     shm_prefix = f"ovr-{os.getpid()}-{secrets.token_hex(4)}-"
     server = None
     try:
-        command, env = _program(repository, names, scratch, install=install, home=home)
-        command += _flags(repository, names, host, ports, model_control, shm_prefix)
-        with _signals_deferred(), (scratch / "server.log").open("wb") as log_file:
+        program = find_program(scratch, allow_old=allow_old_server, install=install, home=home)
+        if program.is_embedded:
+            _check_embedded_can(repository, names, is_loopback=within or allow_old_server)
+        command = program.command + tuple(
+            flags(
+                repository,
+                names,
+                host=host,
+                http_host=hosts["http"],
+                ports=ports,
+                model_control=model_control,
+                secret=key.secret,
+                tls=tls,
+                max_request_bytes=max_request_bytes,
+                shm_prefix=shm_prefix,
+                known=program.known_flags(),
+            )
+        )
+        with signals_deferred(), (scratch / "server.log").open("wb") as log_file:
             # A session of its own: Ctrl-C at the terminal reaches this process only, which then stops the server in order.
             process = subprocess.Popen(
-                command, env=env, stdin=subprocess.DEVNULL, stdout=log_file, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                env=program.env,
+                stdin=subprocess.DEVNULL,
+                stdout=log_file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
-            server = Server(process, host=host, ports=ports, scratch=scratch, shm_prefix=shm_prefix)
+            server = Server(
+                process,
+                hosts=hosts,
+                ports=ports,
+                model_control=model_control,
+                tls=tls is not None,
+                key=key,
+                scratch=scratch,
+                shm_prefix=shm_prefix,
+            )
         _wait_until_ready(server, timeout_s, num_models=len(names))
+        if not program.is_embedded:
+            version = json.loads(server.ask("/v2") or b"{}").get("version", "")
+            check_version(version, program.command[0], allow_old=allow_old_server)
     except BaseException as error:
         if server is not None:
             server.stop()
+        key.discard()
         shutil.rmtree(scratch, ignore_errors=True)
         if isinstance(error, OSError):
             raise ServingError(f"tritonserver cannot be started: {error}") from None
@@ -167,103 +249,12 @@ def start(
     return server
 
 
-def serve_until_signal(begin: Callable[[], Server], on_ready: Callable[[Server], None]) -> None:
-    """Run a server until SIGINT or SIGTERM arrives, then stop it; a signal while it starts stops it too.
-
-    Args:
-        begin: starts the server.
-        on_ready: called with it when it is ready, to tell the user where it is.
-
-    Raises:
-        ServingError: the server cannot be started, or ended by itself.
-    """
-
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        # A second signal must not break off the orderly stop.
-        for name in STOP_SIGNALS:
-            signal.signal(name, signal.SIG_IGN)
-        raise _Stop
-
-    before = {name: signal.signal(name, interrupt) for name in STOP_SIGNALS}
-    try:
-        with begin() as server:
-            on_ready(server)
-            status = server.process.wait()
-            raise ServingError(f"the server ended with status {status}:\n{server.log_tail()}")
-    except _Stop:
-        log.info("stopped")
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
-
-
-class _Stop(BaseException):
-    """SIGINT or SIGTERM while serving; a BaseException, so that no `except Exception` on the way takes it."""
-
-
-@contextmanager
-def _signals_deferred() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back until the block ends, so that no process is started or half-stopped and then forgotten."""
-    if threading.current_thread() is not threading.main_thread():  # others get no signals
-        yield
-        return
-    arrived: list[int] = []
-    before = {name: signal.signal(name, lambda signum, frame: arrived.append(signum)) for name in STOP_SIGNALS}
-    try:
-        yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
-        for signum in arrived:
-            signal.raise_signal(signum)
-
-
-def _ports(host: str, wanted: dict[str, int]) -> dict[str, int]:
-    """Return the ports, 0 replaced by free ones, after trying to bind each."""
-    sockets: list[socket.socket] = []
-    ports = {}
-    try:
-        for name, port in wanted.items():
-            sockets.append(bound := socket.socket())
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                bound.bind((host, port))
-                bound.listen(1)
-            except (OSError, OverflowError, TypeError) as error:
-                raise ServingError(
-                    f"{name}_port {port!r} on {host} cannot be used: {error}; choose another, or 0 for a free one"
-                ) from None
-            ports[name] = bound.getsockname()[1]
-    finally:
-        for bound in sockets:
-            bound.close()
-    return ports
-
-
-def _program(
-    repository: Path, names: tuple[str, ...], scratch: Path, *, install: bool, home: Path | None
-) -> tuple[list[str], dict[str, str]]:
-    """Return the server's command without flags, and its environment."""
-    if (native := shutil.which("tritonserver")) is not None:
-        log.info("serving with %s", native)
-        return [native], dict(os.environ)
-    _check_cpu_only(repository, names)
-    if (server := embedded.find(home)) is None:
-        if not install:
-            raise ServingError(
-                f"no tritonserver is on PATH, and the embedded one is not installed in {home or embedded.default_home()}; "
-                "install it with `python -m ovr.serving.embedded`"
-            )
-        server = embedded.install(home)
-    log.info("serving with the embedded Triton server: for this machine and for tests; production is NVIDIA's container")
-    backends = scratch / "backends"
-    (backends / "onnxruntime").mkdir(parents=True)
-    (backends / "python").symlink_to(server.python_backend)
-    (backends / "onnxruntime" / "model.py").write_bytes(onnxruntime_backend_source())
-    return [str(server.tritonserver), f"--backend-directory={backends}"], server.environment()
-
-
-def _check_cpu_only(repository: Path, names: tuple[str, ...]) -> None:
+def _check_embedded_can(repository: Path, names: tuple[str, ...], *, is_loopback: bool) -> None:
+    if not is_loopback:
+        raise ServingError(
+            "the embedded server is of 2024, with known advisories, and binds to the loopback address only: set host=127.0.0.1, "
+            "serve with NVIDIA's container, or set allow_old_server=true"
+        )
     for name in names:
         config = read_config(repository, name)
         if config is not None and any(group.kind == pb.ModelInstanceGroup.KIND_GPU for group in config.instance_group):
@@ -273,28 +264,9 @@ def _check_cpu_only(repository: Path, names: tuple[str, ...]) -> None:
             )
 
 
-def _flags(
-    repository: Path, names: tuple[str, ...], host: str, ports: dict[str, int], model_control: str, shm_prefix: str
-) -> list[str]:
-    flags = [
-        f"--model-repository={repository}",
-        "--disable-auto-complete-config",
-        f"--exit-timeout-secs={DRAIN_S}",
-        f"--http-address={host}",
-        f"--grpc-address={host}",
-        f"--metrics-address={host}",
-        f"--http-port={ports['http']}",
-        f"--grpc-port={ports['grpc']}",
-        f"--metrics-port={ports['metrics']}",
-        f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
-        f"--model-control-mode={model_control}",
-    ]
-    return flags + ([f"--load-model={name}" for name in names] if model_control == "explicit" else [])
-
-
 def _wait_until_ready(server: Server, timeout_s: float, *, num_models: int) -> None:
     deadline = time.monotonic() + timeout_s
-    while not server.is_ready():
+    while not (server.is_ready() and _takes_key(server)):
         if (status := server.process.poll()) is not None:
             raise ServingError(
                 f"the server ended with status {status} while it loaded its {num_models} models:\n{server.log_tail()}"
@@ -302,6 +274,16 @@ def _wait_until_ready(server: Server, timeout_s: float, *, num_models: int) -> N
         if time.monotonic() > deadline:
             raise ServingError(f"the server was not ready within {timeout_s:g} s ({num_models} models):\n{server.log_tail()}")
         time.sleep(0.02)
+
+
+def _takes_key(server: Server) -> bool:
+    """Return whether it is this server that answers: another may have taken the port since it was looked at."""
+    try:
+        with control.authorized(server.key.secret):
+            control.ready_versions(server.http_url)
+    except ServingError:
+        return False
+    return True
 
 
 def _kill_group(pid: int) -> None:

@@ -31,7 +31,7 @@ def shared_memory(pid):
 def test_a_served_bundle_answers_like_the_predictor_and_stops_in_order(bundle, repository, tmp_path, name):
     x = sample_rows(11)
     np.save(tmp_path / "x.npy", x)
-    ports = ["http_port=0", "grpc_port=0", "metrics_port=0"]
+    ports = ["http_port=0", "grpc_port=0", "metrics_port=0", "health_port=0"]
     process = subprocess.Popen(
         [sys.executable, "-m", "ovr", "serve", f"repository={repository}", *ports],
         stdout=subprocess.PIPE,
@@ -42,9 +42,9 @@ def test_a_served_bundle_answers_like_the_predictor_and_stops_in_order(bundle, r
     )
     try:
         assert process.stdout is not None
-        told = [process.stdout.readline() for _ in range(4)]
+        told = [process.stdout.readline() for _ in range(6)]
         assert told[-1] == "ready; stop with Ctrl-C\n", process.communicate(timeout=10)[1]
-        urls = re.findall(r"(?:http|grpc)://127\.0\.0\.1:\d+$", "".join(told), re.MULTILINE)
+        urls = re.findall(r"^(?:HTTP|gRPC) +(\w+://127\.0\.0\.1:\d+)$", "".join(told), re.MULTILINE)
         assert len(urls) == 2
         expected = EdgePredictor(bundle.path).predict(x)
         for number, url in enumerate(urls):

@@ -5,6 +5,7 @@ import socket
 import pytest
 
 from ovr.errors import ArtifactError, ConfigError, ServingError
+from ovr.serving.embedded import Embedded
 from ovr.serving.repository import publish
 from ovr.serving.server import start
 from tests.bundles import small_bundle
@@ -46,9 +47,14 @@ def test_a_port_that_is_none_is_refused(repository, port):
         start(repository, http_port=port)
 
 
-def test_model_control_is_for_this_machine_only(repository):
-    with pytest.raises(ServingError, match=r"model control is open to everyone who reaches 0\.0\.0\.0"):
-        start(repository, host="0.0.0.0")
+@pytest.mark.parametrize("at", [{"host": "0.0.0.0"}, {"http_host": "0.0.0.0"}])
+def test_the_embedded_server_is_for_this_machine_only(repository, tmp_path, monkeypatch, at):
+    monkeypatch.setattr("ovr.serving.embedded.find", lambda home: Embedded(tmp_path))
+    monkeypatch.setattr(Embedded, "environment", lambda self: {})
+    with pytest.raises(
+        ServingError, match="the embedded server is of 2024, with known advisories, and binds to the loopback address"
+    ):
+        start(repository, **at)
 
 
 @pytest.mark.parametrize("host", ["localhost", "::1", ""])
@@ -81,6 +87,8 @@ def test_a_tritonserver_that_cannot_be_executed_is_an_error(repository, tmp_path
 def test_settings_of_the_wrong_kind_are_named(repository):
     with pytest.raises(ConfigError, match="model_control is 'poll'; expected 'explicit' or 'none'"):
         start(repository, model_control="poll")
+    with pytest.raises(ConfigError, match="max_request_bytes is 0; expected a whole number of at least 1"):
+        start(repository, max_request_bytes=0)
     with pytest.raises(ConfigError, match="timeout_s is 'soon'; expected a number above 0"):
         start(repository, timeout_s="soon")
     with pytest.raises(ServingError, match=r"http_port 'http' on 127\.0\.0\.1 cannot be used"):

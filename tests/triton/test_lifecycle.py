@@ -18,7 +18,9 @@ from tritonclient.utils import InferenceServerException
 from ovr import Client
 from ovr.errors import ServingError
 from ovr.serving.repository import publish
-from ovr.serving.server import SHM, serve_until_signal, start
+from ovr.serving.server import SHM, start
+from ovr.serving.supervisor import supervise
+from ovr.serving.watched import Patience
 from tests.bundles import small_bundle
 
 pytestmark = pytest.mark.triton
@@ -106,8 +108,14 @@ def test_a_model_that_is_not_ovr_s_is_said_so(repository, started):
 SERVE = """
 import sys
 from pathlib import Path
-from ovr.serving.server import serve_until_signal, start
-serve_until_signal(lambda: start(Path(sys.argv[1])), lambda server: print(server.http_url, flush=True))
+from ovr.serving.server import start
+from ovr.serving.supervisor import supervise
+from ovr.serving.watched import Patience
+def begin(**ports):
+    return start(Path(sys.argv[1]), **ports)
+def tell(server):
+    print(server.http_url, flush=True)
+supervise(begin, Path(sys.argv[1]), ports={}, patience=Patience(), on_ready=tell)
 print("stopped", flush=True)
 """
 
@@ -131,19 +139,20 @@ def test_a_signal_stops_the_server_in_order(repository, installed, tmp_path, sig
     assert list(scratch.iterdir()) == []
 
 
-def test_a_server_that_ends_by_itself_is_an_error(repository, installed):
-    with pytest.raises(ServingError, match="the server ended with status -9"):
-        serve_until_signal(lambda: start(repository), lambda server: os.kill(server.process.pid, signal.SIGKILL))
-
-
 def test_the_signal_handlers_are_given_back(repository, installed):
     before = signal.getsignal(signal.SIGTERM)
-    serve_until_signal(lambda: start(repository), lambda server: os.kill(os.getpid(), signal.SIGTERM))
+    supervise(
+        lambda **ports: start(repository, **ports),
+        repository,
+        ports={},
+        patience=Patience(),
+        on_ready=lambda server: os.kill(os.getpid(), signal.SIGTERM),
+    )
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_server_for_all_addresses_is_reached_on_this_machine(repository, started, rng):
-    server = started(repository, host="0.0.0.0", model_control="none")
+    server = started(repository, host="0.0.0.0", allow_old_server=True)
     for url in (server.http_url, server.grpc_url):
         assert "//127.0.0.1:" in url
         with Client(url) as client:

@@ -1,0 +1,91 @@
+"""The flags that Triton is started with. Knows which of them protect what, nothing of processes.
+
+Flags that came or went with versions are given only to a server that knows them; the others every server since 2.51 has.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ovr.errors import ConfigError
+from ovr.serving.keys import HEADER
+
+ModelControl = Literal["explicit", "none"]
+
+DRAIN_S = 3  # what Triton gives the requests in flight once it is told to end
+RESTRICTED = "model-repository,shared-memory,trace,logging"
+IF_KNOWN = {
+    "--allow-sagemaker": "false",
+    "--allow-vertex-ai": "false",
+    "--allow-client-shm": "false",
+    "--grpc-infer-allocation-pool-size": "64",  # requests and responses that are kept for reuse
+    "--grpc-max-response-pool-size": "64",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcTls:
+    """TLS of the gRPC port, by PEM files. With `root`, clients must show a certificate that it vouches for."""
+
+    certificate: Path
+    key: Path
+    root: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("certificate", "key", "root"):
+            path = getattr(self, name)
+            if path is None:
+                continue
+            try:
+                text = path.read_text(errors="replace")
+            except OSError as error:
+                raise ConfigError(f"grpc_{name}={path} cannot be read: {error.strerror}") from None
+            wanted = "PRIVATE KEY-----" if name == "key" else "-----BEGIN CERTIFICATE-----"
+            if wanted not in text:
+                what = "a private key" if name == "key" else "a certificate"
+                raise ConfigError(f"grpc_{name}={path} holds no {wanted!r}; expected {what} in PEM")
+
+    def flags(self) -> list[str]:
+        """Return Triton's flags; it takes the root certificate for mutual TLS alone."""
+        files = [f"--grpc-server-cert={self.certificate}", f"--grpc-server-key={self.key}"]
+        if self.root is None:
+            return ["--grpc-use-ssl=true", *files]
+        return ["--grpc-use-ssl=true", "--grpc-use-ssl-mutual=true", *files, f"--grpc-root-cert={self.root}"]
+
+
+def flags(
+    repository: Path,
+    names: Sequence[str],
+    *,
+    host: str,
+    http_host: str,
+    ports: Mapping[str, int],
+    model_control: ModelControl,
+    secret: str,
+    tls: GrpcTls | None,
+    max_request_bytes: int,
+    shm_prefix: str,
+    known: Collection[str],
+) -> list[str]:
+    """Return the flags of a server that loads the models `names`, asks for `secret`, and knows the flags `known`."""
+    wanted = [
+        f"--model-repository={repository}",
+        "--disable-auto-complete-config",
+        f"--exit-timeout-secs={DRAIN_S}",
+        f"--http-address={http_host}",
+        f"--grpc-address={host}",
+        f"--metrics-address={host}",
+        f"--http-port={ports['http']}",
+        f"--grpc-port={ports['grpc']}",
+        f"--metrics-port={ports['metrics']}",
+        f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+        f"--http-restricted-api={RESTRICTED}:{HEADER}={secret}",
+        f"--grpc-restricted-protocol={RESTRICTED}:{HEADER}={secret}",
+        f"--model-control-mode={model_control}",
+    ]
+    optional = IF_KNOWN | {"--http-max-input-size": str(max_request_bytes)}
+    wanted += [f"{flag}={value}" for flag, value in optional.items() if flag in known]
+    if tls is not None:
+        wanted += tls.flags()
+    return wanted + ([f"--load-model={name}" for name in names] if model_control == "explicit" else [])

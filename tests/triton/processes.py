@@ -1,0 +1,47 @@
+"""Servers' processes, found and killed from outside."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+
+def until(condition, timeout_s=30):
+    """Return what `condition` does once it is true."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
+
+
+def children(parent):
+    """Return the live children of a process."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == parent and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def stub_of(server, model):
+    """Return the process of a Python model of the tritonserver with process `server`."""
+    found = []
+    for pid in children(server):
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if f"/{model}/".encode() in command:
+            found.append(pid)
+    assert len(found) == 1, (model, found)
+    return found[0]
+
+
+def kill(pid):
+    """Kill a process at once."""
+    os.kill(pid, signal.SIGKILL)
