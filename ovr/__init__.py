@@ -5,16 +5,23 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ovr.runtime.async_client import AsyncClient
     from ovr.runtime.client import Client
     from ovr.runtime.predictor import EdgePredictor
+    from ovr.runtime.remote.retry import Retry
 
 __version__ = "0.1.0"
-__all__ = ["Client", "EdgePredictor", "__version__"]
+__all__ = ["AsyncClient", "Client", "EdgePredictor", "Retry", "__version__"]
 
 # onnxruntime 1.31's wheel reports usage to its maker unless told otherwise, and reads this when it is first imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-_HOMES = {"Client": "ovr.runtime.client", "EdgePredictor": "ovr.runtime.predictor"}
+_HOMES = {
+    "AsyncClient": "ovr.runtime.async_client",
+    "Client": "ovr.runtime.client",
+    "EdgePredictor": "ovr.runtime.predictor",
+    "Retry": "ovr.runtime.remote.retry",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -36,6 +36,14 @@ class ServingError(OvrError):
     """A server that cannot be started, reached or loaded."""
 
 
+class UnavailableError(ServingError):
+    """A server that cannot be reached, or takes no more requests at the moment: the same call may succeed later."""
+
+
+class DeadlineError(ServingError):
+    """A request or a call that took longer than it was given."""
+
+
 class ContractError(OvrError):
     """Heads that do not keep the calibration contract, or a server that does not give what was exported."""
 

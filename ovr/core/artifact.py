@@ -4,8 +4,8 @@ K = heads
 """
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -180,6 +180,25 @@ class ModelCard:
                 "expected as many of each"
             )
         check_thresholds(self.thresholds, "the model card")
+
+    def of_classes(self, class_ids: Sequence[str], threshold: float | Mapping[str, float] | None = None) -> "ModelCard":
+        """Return the card of these classes alone, in this order, with other thresholds: one for all, or some by class id.
+
+        Raises:
+            TaxonomyError: a class that is not there, or there twice.
+            ArtifactError: a threshold that is not a finite number of at least 0.
+        """
+        columns = [self.taxonomy.column(class_id) for class_id in class_ids]
+        given = {} if threshold is None else threshold
+        if not isinstance(given, Mapping):
+            given = {self.taxonomy[k].id: given for k in columns}
+        return replace(
+            self,
+            taxonomy=Taxonomy(self.taxonomy[k] for k in columns),
+            head_versions=tuple(self.head_versions[k] for k in columns),
+            thresholds=tuple(given.get(self.taxonomy[k].id, self.thresholds[k]) for k in columns),
+            cohorts=None if self.cohorts is None else self.cohorts.of_columns(columns),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, with `schema_version`."""

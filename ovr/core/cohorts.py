@@ -5,7 +5,7 @@ C = cohorts, K = heads, B = batch
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -77,6 +77,12 @@ class CohortCalibrations:
         """Return how many rows are of a cohort that the model knows, of one that it does not, and of none."""
         num_known, num_missing = int((self.numbers(cohorts) != POOLED).sum()), sum(name is None for name in cohorts)
         return {"known": num_known, "unknown": len(cohorts) - num_known - num_missing, "missing": num_missing}
+
+    def of_columns(self, columns: Sequence[int]) -> "CohortCalibrations":
+        """Return the calibrations of these heads alone, in this order."""
+        names = ("scale", "bias", "status", "num_rows", "num_positives")
+        tables: dict[str, Any] = {name: tuple(tuple(row[k] for k in columns) for row in getattr(self, name)) for name in names}
+        return replace(self, **tables)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ovr.core import outcomes
 from ovr.core.artifact import ModelCard
+from ovr.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class Decision:
 class Prediction:
     """Calibrated probabilities (B, K) float32 in [0, 1], each for its own class (rows need not sum to 1), and the decision.
 
+    Column k belongs to `card.taxonomy[k]`: where some classes only were asked for, the card is of these (`ModelCard.of_classes`).
     Where `unavailable_BK` is True a probability is none of the row: NaN, or a prior where the server was told so.
     """
 
@@ -36,6 +38,7 @@ class Prediction:
     decision: Decision
     request_id: str = ""
     unavailable_BK: NDArray[np.bool_] | None = None  # classes that no head scored, where a server says so; None: there are none
+    index: Any = None  # of the pandas rows that were given, which the frame of `to_pandas` has
 
     def __len__(self) -> int:
         return len(self.prob_BK)
@@ -71,6 +74,39 @@ class Prediction:
     def out_of_scope_score(self) -> NDArray[np.float64]:
         """Return how much each row (B,) looks like one of none of the classes, no probability: see `ovr.core.outcomes`."""
         return outcomes.out_of_scope_score(self.prob_BK)
+
+    def to_pandas(self, outputs: Sequence[str] = ()) -> Any:
+        """Return a DataFrame with the rows' own index where they were pandas, and the columns of `ovr predict`.
+
+        label (of argmax: an id, missing where it abstained) or labels (of multilabel: a tuple of ids), abstained, confidence (the
+        highest probability), unavailable (a tuple of ids, where any row has some), and `prob:<class id>` for each class, float32.
+        `outputs` as in `records`.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise InputError("to_pandas() needs pandas: pip install 'ovr[pandas]'") from None
+        labels_B = np.empty(len(self), np.object_)
+        single = self.card.policy.mode == "argmax"
+        labels_B[:] = [(labels[0] if labels else None) if single else labels for labels in self.labels()]
+        columns: dict[str, Any] = {
+            "label" if single else "labels": labels_B,
+            "abstained": self.decision.abstained_B,
+            "confidence": np.fmax.reduce(self.prob_BK, axis=1),
+        }
+        if self.unavailable_BK is not None and self.unavailable_BK.any():
+            ids, missing_B = self.card.taxonomy.ids, np.empty(len(self), np.object_)
+            missing_B[:] = [tuple(ids[k] for k in np.flatnonzero(missing_K)) for missing_K in self.unavailable_BK]
+            columns["unavailable"] = missing_B
+        values: dict[str, Any] = {name: outcomes.OUTPUTS[name](self.prob_BK) for name in outputs}
+        columns |= {name: value for name, value in values.items() if name not in outcomes.PER_CLASS}
+        per_class: dict[str, Any] = {name: value for name, value in values.items() if name in outcomes.PER_CLASS}
+        for name, value_BK in {"prob": self.prob_BK, **per_class}.items():
+            columns |= {f"{name}:{class_id}": value_BK[:, k] for k, class_id in enumerate(self.card.taxonomy.ids)}
+        return pandas.DataFrame(columns, index=self.index)
 
     def records(self, outputs: Sequence[str] = ()) -> list[dict[str, Any]]:
         """Return for each row a plain dictionary: labels, abstained, top (class, prob), and prob of every class.

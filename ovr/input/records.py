@@ -150,7 +150,7 @@ def _objects(rows: Any) -> list[dict[str, Any]]:
 def _plain(cell: Any) -> Any:
     if isinstance(cell, np.generic):
         cell = cell.item()
-    if isinstance(cell, float) and math.isnan(cell):
+    if (isinstance(cell, float) and math.isnan(cell)) or type(cell).__name__ == "NAType":  # pandas.NA, which equals nothing
         return None
     if hasattr(cell, "isoformat"):
         return None if cell != cell else cell.isoformat()  # NaT is not equal to itself

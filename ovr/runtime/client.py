@@ -1,71 +1,110 @@
-"""Predictions from a running Triton server over HTTP or gRPC. Knows nothing of how the server was started.
+"""Predictions from a running Triton server over HTTP or gRPC, for programs with threads. Knows not how the server was started.
 
-B = batch, K = heads
+`ovr.runtime.async_client` has the same for event loops. B = batch, K = heads
 """
 
-import json
-from collections.abc import Callable, Sequence
-from http.client import HTTPException
-from types import ModuleType, TracebackType
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ovr.core.artifact import ModelCard
-from ovr.core.cohorts import COHORT
-from ovr.core.prediction import Decision, Prediction
-from ovr.core.schema import check_rows
-from ovr.errors import InputError, ServingError
-from ovr.input.records import records_of, to_bytes, wire_name
-from ovr.runtime.cohort_rows import check_takes_cohorts, cohort_names
-
-ROUTER = "ovr"
-SCORES = "ovr_scores"
-DEFAULT_PORTS = {"http": 8000, "https": 8000, "grpc": 8001, "grpcs": 8001}
-MAX_ATTEMPTS = 3  # at the first batch, where the model card is of a version that has been replaced since
+from ovr.core.prediction import Prediction
+from ovr.runtime.calls import (
+    MAX_ATTEMPTS,
+    MAX_REQUEST_BYTES,
+    ROUTER,
+    SCORES,
+    Asked,
+    Call,
+    Replaced,
+    Served,
+    check_settings,
+    served_from,
+)
+from ovr.runtime.remote import address as addresses
+from ovr.runtime.remote.http import Http, closed
+from ovr.runtime.remote.retry import Deadline, Failure, Retries, Retry, check_seconds
+from ovr.runtime.remote.v2 import Answer, Request
 
 
 class Client:
-    """A connection to the model that one server serves. Not for use by several threads at once."""
+    """Connections to the model that one server serves. Safe for use by several threads at once, which share them."""
 
-    def __init__(self, url: str, *, timeout_s: float = 60.0) -> None:
-        """Prepare a connection; nothing is sent yet.
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float = 60.0,
+        deadline_s: float | None = None,
+        retry: Retry | None = None,
+        max_in_flight: int = 4,
+        max_request_bytes: int = MAX_REQUEST_BYTES,
+        headers: Mapping[str, str] | None = None,
+        token: str | None = None,
+        root_certificates: str | Path | None = None,
+        private_key: str | Path | None = None,
+        certificate_chain: str | Path | None = None,
+        verify: bool = True,
+    ) -> None:
+        """Prepare a client; nothing is sent yet.
 
         Args:
-            url: http://HOST:PORT or grpc://HOST:PORT (https and grpcs with TLS).
+            url: http://HOST:PORT or grpc://HOST:PORT (https and grpcs with TLS); of HTTP also with a path in front of Triton's.
             timeout_s: of one request.
+            deadline_s: of a whole call, with all of its requests, retries and pauses; each request gets what is left of it.
+            retry: when requests are sent again; None: as `Retry()` says.
+            max_in_flight: requests that the calls of this client which need several send at a time.
+            max_request_bytes: of the rows of one request; a row that is larger is sent by itself.
+            headers: sent with every request, as HTTP headers or gRPC metadata.
+            token: sent as `Authorization: Bearer TOKEN`.
+            root_certificates: a PEM file with the authorities that may have signed the server's certificate; None: the system's.
+            private_key: a PEM file, and with it `certificate_chain`, where the server asks for this client's certificate.
+            verify: of https alone: False takes any certificate.
 
         Raises:
             ServingError: the address is not of that form.
+            ConfigError: a setting that cannot be used.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
-            raise ServingError(f"server address {url!r} is not understood; expected http://HOST:PORT or grpc://HOST:PORT")
-        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-        try:
-            address = f"{host}:{parts.port or DEFAULT_PORTS[parts.scheme]}"
-        except ValueError as error:
-            raise ServingError(f"server address {url!r} is not understood: {error}") from None
         self.url = url
-        self.timeout_s = timeout_s
-        self._api: ModuleType
-        if parts.scheme in ("http", "https"):
-            import tritonclient.http as http_api
-
-            self._api = http_api
-            self._connection = http_api.InferenceServerClient(
-                address, ssl=parts.scheme == "https", network_timeout=timeout_s, connection_timeout=timeout_s
-            )
-            self._options: dict[str, Any] = {}
+        self._address = addresses.parse(url)
+        check_seconds("timeout_s", timeout_s)
+        check_seconds("deadline_s", deadline_s)
+        check_settings(max_in_flight)
+        security = addresses.security(
+            self._address,
+            headers=headers,
+            token=token,
+            root_certificates=root_certificates,
+            private_key=private_key,
+            certificate_chain=certificate_chain,
+            verify=verify,
+        )
+        self.timeout_s, self.deadline_s, self.max_request_bytes = timeout_s, deadline_s, max_request_bytes
+        self._max_in_flight = max_in_flight
+        self._retries = Retries(retry or Retry())
+        self._served: Served | None = None
+        self._closing = threading.Event()
+        self._threads: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
+        self._connections: Any
+        if self._address.is_http:
+            self._connections = Http(self._address, security)
         else:
-            import tritonclient.grpc as grpc_api
+            from ovr.runtime.remote.grpc import Grpc
 
-            self._api = grpc_api
-            self._connection = grpc_api.InferenceServerClient(address, ssl=parts.scheme == "grpcs")
-            self._options = {"client_timeout": timeout_s}
-        self._card: tuple[str, ModelCard, int] | None = None  # version, card, largest batch
+            self._connections = Grpc(self._address, security)
+
+    @property
+    def num_retries(self) -> int:
+        """The number of requests that were sent again so far."""
+        return self._retries.count
 
     def card(self) -> ModelCard:
         """Return the model card of what the server serves now.
@@ -73,50 +112,74 @@ class Client:
         Raises:
             ServingError: the server is not there, or serves no model of ovr.
         """
-        return self._fetch_card()[1]
+        return self._ask(Deadline(self.deadline_s)).card
 
     def predict(
         self,
         rows: Any,
         *,
         cohort: Any = None,
-        batch_size: int = 64,
+        top_k: int | None = None,
+        classes: Sequence[str] | None = None,
+        threshold: float | Mapping[str, float] | None = None,
+        batch_size: int | None = None,
+        deadline_s: float | None = None,
         progress: Callable[[int], Any] | None = None,
         request_id: str = "",
     ) -> Prediction:
-        """Return the server's probabilities and decisions for `rows`: as `EdgePredictor.encode` takes them.
+        """Return the server's probabilities and decisions for `rows`, in their order.
 
         Args:
+            rows: as `EdgePredictor.encode` takes them, or of a model of numbers a DataFrame with the model's columns. The index of
+                pandas rows is kept.
             cohort: as in `EdgePredictor.predict_proba`.
-            batch_size: rows a request; no more are sent than the server takes.
-            progress: called with the number of rows done since the last call.
-            request_id: given to the server and back with the prediction.
+            top_k: most probable classes a row, instead of the model's.
+            classes: ids of the only classes to answer and decide about, in the order that the prediction is to have.
+            threshold: instead of the model's: one for all classes, or some by class id.
+            batch_size: rows a request; None: as many as the server takes. No more are sent than that, nor than the client's
+                `max_request_bytes` hold.
+            deadline_s: instead of the client's.
+            progress: called with the number of rows done since the last call, in this thread.
+            request_id: given to the server with every request of the call and back with the prediction; "": a random one.
 
         Raises:
-            InputError: numbers that do not fit the model's input schema, rows of another kind, or cohorts of another number than
-                rows or for a model that has none; nothing has been sent then.
-            ServingError: the server is not there or answers with an error, such as for a text or a cell that does not fit, or its
-                model was replaced during the call.
+            InputError: rows that do not fit the model's input schema or are of another kind, cohorts of another number than rows or
+                for a model that has none, or classes or thresholds that cannot be; nothing has been sent then.
+            UnavailableError: the server cannot be reached or is full, after all retries.
+            DeadlineError: a request or the call took too long.
+            ServingError: the server answers with an error, such as for a text or a cell that does not fit, its router is of an
+                earlier ovr and takes no parameters, or its model was replaced during the call. The two above are ServingErrors too.
         """
-        outputs = ("prob", "label", "abstained", "top", "unavailable")
-        card, answers = self._infer(ROUTER, outputs, rows, cohort, batch_size, progress, request_id)
-        prob_BK, label_BK, abstained_B1, top_BM, unavailable_BK = (np.concatenate(parts) for parts in zip(*answers, strict=True))
-        return Prediction(card, prob_BK, Decision(label_BK, abstained_B1[:, 0], top_BM), request_id, unavailable_BK)
+        asked = Asked(batch_size, self.max_request_bytes, request_id, cohort, top_k, classes, threshold)
+        call, answers = self._infer(ROUTER, rows, asked, deadline_s, progress)
+        return call.prediction(answers)
 
     def scores(
-        self, rows: Any, *, cohort: Any = None, batch_size: int = 64, progress: Callable[[int], Any] | None = None
+        self,
+        rows: Any,
+        *,
+        cohort: Any = None,
+        batch_size: int | None = None,
+        deadline_s: float | None = None,
+        progress: Callable[[int], Any] | None = None,
     ) -> NDArray[np.float32]:
         """Return probabilities (B, K) float32 from the scores model directly: no decision, and the rows are checked here only.
 
         Args:
             rows: what the network takes, numbers (B, *card.input.shape); the others as in `predict`, errors too.
         """
-        _, answers = self._infer(SCORES, ("prob",), rows, cohort, batch_size, progress, "")
-        return np.concatenate([prob_BK for (prob_BK,) in answers])
+        asked = Asked(batch_size, self.max_request_bytes, cohort=cohort)
+        call, answers = self._infer(SCORES, rows, asked, deadline_s, progress)
+        return call.scores(answers)
 
     def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
+        """Close the connections. Calls that other threads are in fail, and so do later ones."""
+        self._closing.set()
+        self._connections.close()
+        with self._lock:
+            threads, self._threads = self._threads, None
+        if threads is not None:
+            threads.shutdown(cancel_futures=True)
 
     def __enter__(self) -> Self:
         return self
@@ -124,115 +187,81 @@ class Client:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _fetch_card(self) -> tuple[str, ModelCard, int]:
-        config = self._call(self._connection.get_model_config, ROUTER, what="get the model card", **self._as_json())
-        config = config.get("config", config)
-        try:
-            parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
-            card = ModelCard.from_json(json.loads(parameters["ovr.card"]))
-            self._card = (parameters["ovr.version"], card, int(config["max_batch_size"]))
-        except (KeyError, ValueError) as error:
-            raise ServingError(f"{self.url} has a model {ROUTER!r} that was not published by ovr: {error}") from None
-        return self._card
-
-    def _as_json(self) -> dict[str, Any]:
-        return {"as_json": True, **self._options} if self._options else {}
+    def _ask(self, deadline: Deadline) -> Served:
+        """Return what the server serves now."""
+        parameters, max_batch_size = self._until_done(lambda s: self._connections.config(ROUTER, s), deadline)
+        self._served = served_from(self._address, parameters, max_batch_size)
+        return self._served
 
     def _infer(
-        self,
-        model: str,
-        outputs: Sequence[str],
-        rows: Any,
-        cohort: Any,
-        batch_size: int,
-        progress: Callable[[int], Any] | None,
-        request_id: str,
-    ) -> tuple[ModelCard, list[list[Any]]]:
-        """Return the card, and for each batch the arrays of `outputs`; all of one model version."""
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}; expected at least 1")
+        self, model: str, rows: Any, asked: Asked, deadline_s: float | None, progress: Callable[[int], Any] | None
+    ) -> tuple[Call, list[Answer]]:
+        """Return the call and its answers, all of one model version."""
+        deadline = Deadline(self.deadline_s if deadline_s is None else deadline_s)
         for attempt in range(1, MAX_ATTEMPTS + 1):
-            if self._card is None:
-                self._fetch_card()
+            call = Call(self._served or self._ask(deadline), self._address, model, rows, asked)
+            answers: list[Answer] = []
             try:
-                return self._infer_all(model, outputs, rows, cohort, batch_size, progress, request_id)
-            except _Replaced as error:
-                self._card = None
-                if error.num_done or attempt == MAX_ATTEMPTS:
-                    raise ServingError(f"the model at {self.url} was replaced during the call ({error}); repeat it") from None
+                for number, answer in enumerate(self._answers(call, deadline)):
+                    call.check(number, answer)
+                    answers.append(answer)
+                    if progress is not None:
+                        progress(call.num_rows(number))
+                return call, answers
+            except Replaced as error:
+                self._served = None
+                if answers or attempt == MAX_ATTEMPTS:
+                    raise call.replaced(error) from None
         raise AssertionError("the last attempt returns or raises")
 
-    def _infer_all(
-        self,
-        model: str,
-        outputs: Sequence[str],
-        rows: Any,
-        cohort: Any,
-        batch_size: int,
-        progress: Callable[[int], Any] | None,
-        request_id: str,
-    ) -> tuple[ModelCard, list[list[Any]]]:
-        assert self._card is not None
-        version, card, max_batch_size = self._card
-        check_takes_cohorts(card, cohort)
-        kind = card.input.raw_kind if model == ROUTER else None
-        x = check_rows(rows, card.input) if kind is None else to_bytes(records_of(rows, kind))
-        name, dtype = (card.input.name, "FP32") if kind is None else (wire_name(kind), "BYTES")
-        sent = [(name, dtype, x), *_cohort_tensor(card, cohort, len(x), to_router=model == ROUTER)]
-        batch_size = min(batch_size, max_batch_size)
-        answers = []
-        for start in range(0, len(x), batch_size):
-            tensors = []
-            for name, dtype, values in sent:
-                part = values[start : start + batch_size]
-                tensors.append(self._api.InferInput(name, list(part.shape), dtype))
-                tensors[-1].set_data_from_numpy(part)
-            result = self._call(
-                self._connection.infer,
-                model,
-                tensors,
-                what=f"infer rows {start} to {start + len(part) - 1}",
-                outputs=[self._api.InferRequestedOutput(name) for name in outputs],
-                request_id=request_id,
-                **self._options,
-            )
-            response = result.get_response()
-            answered = response["model_version"] if isinstance(response, dict) else response.model_version
-            if answered != version:
-                raise _Replaced(f"version {version}, then {answered}", num_done=start)
-            answers.append([result.as_numpy(name) for name in outputs])
-            if progress is not None:
-                progress(len(part))
-        return card, answers
-
-    def _call(self, method: Callable[..., Any], *args: Any, what: str, **kwargs: Any) -> Any:
-        from tritonclient.utils import InferenceServerException
-
+    def _answers(self, call: Call, deadline: Deadline) -> Iterator[Answer]:
+        """Yield the answers of a call in order, several requests in flight."""
+        if len(call) == 1 or self._max_in_flight == 1:
+            for request in call.requests():
+                yield self._send(request, deadline)
+            return
+        with self._lock:
+            if self._threads is None:
+                if self._closing.is_set():
+                    raise closed(self._address).error
+                self._threads = ThreadPoolExecutor(self._max_in_flight, thread_name_prefix="ovr-client")
+            threads = self._threads
+        deadline = deadline.copy()
+        waiting: deque[Future[Answer]] = deque()
         try:
-            return method(*args, **kwargs)
-        except InferenceServerException as error:
-            if error.status() == "StatusCode.UNAVAILABLE" and "failed to connect" in str(error.message()):
-                raise ServingError(f"no server answers at {self.url}: {error.message()}") from None
-            raise ServingError(f"the server at {self.url} could not {what}: {error.message()}") from None
-        except (OSError, TimeoutError) as error:
-            raise ServingError(f"no server answers at {self.url}: {error}") from None
-        except (HTTPException, ValueError) as error:
-            raise ServingError(f"what answers at {self.url} is no Triton server, or not this protocol's port: {error}") from None
+            for request in call.requests():
+                waiting.append(self._submit(threads, request, deadline))
+                if len(waiting) == self._max_in_flight:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+            deadline.end()  # for what is in flight and nobody waits for: it is not sent again
 
+    def _submit(self, threads: ThreadPoolExecutor, request: Request, deadline: Deadline) -> Future[Answer]:
+        try:
+            return threads.submit(self._send, request, deadline)
+        except RuntimeError:  # closed by another thread
+            raise closed(self._address).error from None
 
-def _cohort_tensor(card: ModelCard, cohort: Any, num_rows: int, *, to_router: bool) -> list[tuple[str, str, NDArray[Any]]]:
-    """Return the input `cohort`: names to the router, which may go without, and numbers to the scores, which may not."""
-    if card.cohorts is None or (to_router and cohort is None):
-        return []
-    names = cohort_names(cohort, num_rows)
-    if not to_router:
-        return [(COHORT, "INT64", card.cohorts.numbers(names)[:, None])]
-    return [(COHORT, "BYTES", np.array([[(name or "").encode()] for name in names], dtype=np.object_))]
+    def _send(self, request: Request, deadline: Deadline) -> Answer:
+        answer: Answer = self._until_done(lambda s: self._connections.infer(request, s), deadline)
+        return answer
 
-
-class _Replaced(Exception):
-    """The server answered with another version of the model than the card is of, after `num_done` rows with the right one."""
-
-    def __init__(self, message: str, *, num_done: int) -> None:
-        super().__init__(message)
-        self.num_done = num_done
+    def _until_done(self, send: Callable[[float], Any], deadline: Deadline) -> Any:
+        """Return what `send`, given the seconds that it may take, returns; called again where it fails and that may help."""
+        attempt, last = 0, None
+        while True:
+            attempt += 1
+            deadline.check(self.url, last)
+            try:
+                answer = send(deadline.remaining_s(self.timeout_s))
+            except Failure as failure:
+                last = failure
+                if self._closing.wait(self._retries.delay_s(failure, attempt, deadline)):
+                    raise closed(self._address).error from None
+                continue
+            self._retries.succeeded()
+            return answer

@@ -26,6 +26,7 @@ from ovr.input.records import IMAGE
 from ovr.input.row_problems import row_problems
 from ovr.input.table import TableEncoder
 from ovr.runtime.cohort_rows import check_takes_cohorts, cohort_names, split_cohorts
+from ovr.runtime.frames import index_of, numbers_of
 
 CARD_KEY = "ovr.card"  # of the ONNX file's metadata
 OUTPUT = "prob"
@@ -125,7 +126,9 @@ class EdgePredictor:
 
     def _encoded(self, rows: Any) -> NDArray[np.float32]:
         rows = split_cohorts(rows, self.card, self._encoder)[1]
-        return check_rows(rows, self.card.input) if self._encoder is None else self._encoder.encode(rows)
+        return (
+            check_rows(numbers_of(rows, self.card.input), self.card.input) if self._encoder is None else self._encoder.encode(rows)
+        )
 
     def predict_proba(
         self,
@@ -177,7 +180,8 @@ class EdgePredictor:
     ) -> Prediction:
         """Return probabilities and the decision of the model's policy; arguments and errors as in `predict_proba`."""
         prob_BK = self.predict_proba(rows, cohort=cohort, encoded=encoded, batch_size=batch_size, progress=progress)
-        return Prediction(self.card, prob_BK, decide(prob_BK, threshold_K=self.card.thresholds, policy=self.card.policy))
+        decision = decide(prob_BK, threshold_K=self.card.thresholds, policy=self.card.policy)
+        return Prediction(self.card, prob_BK, decision, index=index_of(rows))
 
     def _cohort_numbers(self, rows: Any, cohort: Any, num_rows: int) -> NDArray[np.int64] | None:
         """Return the number of each row's cohort in the graph, (B, 1); None where the model has none."""

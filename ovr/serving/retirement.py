@@ -1,7 +1,7 @@
 """How versions that a publication left loaded go: when nothing calls them any more. Knows nothing of bundles.
 
-The router calls the scores of its own version, or backbone and heads itself; the ensemble names the versions that it calls. A version
-that is called by one that still does its last requests stays.
+The router calls the scores of its own version, or backbone and heads itself; the ensemble names the versions that it calls. What is
+called by one that still does its last requests stays.
 """
 
 import json

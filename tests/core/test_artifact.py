@@ -8,7 +8,8 @@ import pytest
 from ovr.core.artifact import Calibration, DecisionPolicy, HeadArtifact, ModelCard, check_schema_version
 from ovr.core.schema import InputSchema
 from ovr.core.taxonomy import Taxonomy
-from ovr.errors import ArtifactError
+from ovr.errors import ArtifactError, TaxonomyError
+from tests.cohorts import some_cohorts
 
 HEAD = HeadArtifact("a/b", 3, "00ff", "mlp", Calibration(scale=0.4, status="ok"), 0.3, {"test": {"f1": None}}, {"seed": 0})
 CARD = ModelCard(
@@ -99,3 +100,17 @@ def test_policies_that_mean_nothing_are_refused():
     for wrong in (0, 1.5, "all"):
         with pytest.raises(ArtifactError, match=f"top_k is {wrong!r}; expected at least 1, a whole number"):
             DecisionPolicy(top_k=wrong)
+
+
+def test_the_card_of_some_classes_has_all_that_is_theirs():
+    card = replace(CARD, cohorts=some_cohorts(2))
+    some = card.of_classes(["猫"])
+    assert some.taxonomy.ids == ("猫",)
+    assert (some.head_versions, some.thresholds) == (card.head_versions[1:], card.thresholds[1:])
+    assert some.cohorts.scale == tuple((row[1],) for row in card.cohorts.scale)
+    assert (some.policy, some.input, some.bundle_sha256) == (card.policy, card.input, card.bundle_sha256)
+    assert card.of_classes(card.taxonomy.ids) == card
+    assert card.of_classes(["猫", "a"], {"a": 0.125}).thresholds == (card.thresholds[1], 0.125)
+    assert card.of_classes(["猫", "a"], 0.25).thresholds == (0.25, 0.25)
+    with pytest.raises(TaxonomyError, match="class 'b' is not in the taxonomy"):
+        card.of_classes(["b"])

@@ -1,11 +1,16 @@
 """What a prediction says in ids and plain values."""
 
 import json
+import sys
+from dataclasses import replace
 
 import numpy as np
+import pytest
 
+from ovr.core.artifact import DecisionPolicy
 from ovr.core.outcomes import OUTPUTS, PER_CLASS
 from ovr.core.prediction import Decision, Prediction
+from ovr.errors import InputError
 from tests.core.test_artifact import CARD
 
 PREDICTION = Prediction(
@@ -64,6 +69,27 @@ def test_probabilities_of_whole_outcomes_are_named_apart():
     np.testing.assert_allclose(PREDICTION.prob_normalized(), [[0.75, 0.25], [0.0, 1.0]], atol=1e-6)
 
 
+def test_a_frame_has_the_columns_that_ovr_predict_writes():
+    pandas = pytest.importorskip("pandas")
+    frame = replace(PREDICTION, index=pandas.Index(["x", "y"], name="who")).to_pandas(["prob_none"])
+    assert frame.index.tolist() == ["x", "y"]
+    assert frame.columns.tolist() == ["labels", "abstained", "confidence", "prob_none", "prob:a", "prob:猫"]
+    assert frame["labels"].tolist() == [("a", "猫"), ()]
+    assert frame["abstained"].tolist() == [False, True]
+    assert frame["confidence"].tolist() == [0.75, 0.25]
+    assert frame[["prob:a", "prob:猫"]].to_numpy().tolist() == PREDICTION.prob_BK.tolist()
+    single = replace(PREDICTION, card=replace(CARD, policy=DecisionPolicy("argmax"))).to_pandas()
+    assert single.columns[0] == "label"
+    assert single["label"].isna().tolist() == [False, True]
+    assert single["label"].tolist()[0] == "a"
+
+
+def test_without_pandas_there_is_no_frame(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(InputError, match=r"to_pandas\(\) needs pandas: pip install 'ovr\[pandas\]'"):
+        PREDICTION.to_pandas()
+
+
 def test_classes_that_were_unavailable_are_told_and_in_no_set():
     decision = Decision(np.array([[False, True], [False, False]]), np.array([False, True]), np.array([[1, -1], [1, 0]]))
     unavailable_BK = np.array([[True, False], [False, False]])
@@ -75,5 +101,9 @@ def test_classes_that_were_unavailable_are_told_and_in_no_set():
     assert first["prob_normalized"] == {"a": None, "猫": None}
     assert (first["unavailable"], second["unavailable"]) == (["a"], [])
     assert second["prob_none"] == 0.75
+    pytest.importorskip("pandas")
+    frame = partial.to_pandas()
+    assert frame["unavailable"].tolist() == [("a",), ()]
+    assert frame["confidence"].tolist() == [0.5, 0.25]
     with_prior = Prediction(CARD, np.array([[1.0, 1.0], [0.0, 0.0]], np.float32), decision, unavailable_BK=unavailable_BK)
     assert with_prior.prediction_set() == [("猫",), ()]

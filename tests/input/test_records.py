@@ -22,6 +22,10 @@ def test_a_data_frame_gives_the_records_of_its_columns():
         {"age": 3.0, "seen": "2026-01-02T00:00:00", "7": "a"},
         {"age": None, "seen": None, "7": "b"},
     ]
+    missing = pandas.DataFrame(
+        {"age": pandas.array([3, None], dtype="Int64"), "town": pandas.array(["Köln", None], dtype="string")}
+    )
+    assert records_of(missing, "table") == [{"age": 3, "town": "Köln"}, {"age": None, "town": None}]
 
 
 @pytest.mark.parametrize(

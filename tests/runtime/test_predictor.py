@@ -184,3 +184,13 @@ def test_the_package_knows_its_public_classes_only():
 def test_a_number_of_threads_that_is_none_is_refused(bundle, num_threads):
     with pytest.raises(ConfigError, match=r"num_threads is .*; expected a whole number of at least 0"):
         EdgePredictor(bundle.path, num_threads=num_threads)
+
+
+def test_a_frame_keeps_its_index(tmp_path, rng):
+    pandas = pytest.importorskip("pandas")
+    predictor = EdgePredictor(small_bundle(tmp_path / "bundle").path)
+    frame = pandas.DataFrame(rng.normal(size=(5, 6)), index=list("abcde"))
+    prediction = predictor.predict(frame)
+    assert prediction.to_pandas().index.tolist() == list("abcde")
+    assert (prediction.prob_BK == predictor.predict_proba(frame.to_numpy())).all()
+    assert predictor.predict(frame.to_numpy()).index is None

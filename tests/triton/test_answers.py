@@ -1,5 +1,7 @@
 """One server with both layouts of odd classes: what it answers is what the edge predictor answers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc_api
@@ -162,8 +164,7 @@ def test_bad_rows_are_refused_before_they_are_sent(client):
 def test_an_error_of_the_server_is_told_with_its_reason(served, x):
     with Client(served[0].http_url) as client:
         client.card()
-        version, card, _ = client._card
-        client._card = (version, card, 1000)
+        client._served = replace(client._served, max_batch_size=1000)
         with pytest.raises(ServingError, match=r"could not infer rows 0 to 99: .*batch-size must be <= 32"):
             client.predict(x, batch_size=100)
 

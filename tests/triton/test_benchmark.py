@@ -26,3 +26,16 @@ def test_writers_that_are_killed_at_random_times_leave_nothing_bad_to_read(tmp_p
     assert rows["bad reads"] == 0
     assert rows["kills"] >= 12
     assert all(count > 0 for what, count in rows.items() if what.startswith(("reads: ", "kills: "))), rows
+
+
+@pytest.mark.exhaustive
+def test_the_benchmark_of_clients_compares_both_with_tritonclient(tmp_path, installed):
+    rows = run_quick("client", tmp_path)
+    assert {row["against"] for row in rows} == {
+        "tritonclient",
+        "tritonclient, a loop",
+        "Client",
+        "batches of 256",
+        "a limited queue",
+    }
+    assert all(row["ours"] > 0 < row["peer"] for row in rows if row["unit"] != "requests")

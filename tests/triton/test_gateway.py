@@ -1,18 +1,13 @@
 """A real nginx with the generated configuration before two real servers."""
 
-import datetime
 import gzip
-import ipaddress
 import json
 import shutil
-import socket
 import ssl
-import subprocess
 import threading
 import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -20,43 +15,19 @@ import tritonclient.grpc as grpc_api
 from tritonclient.utils import InferenceServerException
 
 from ovr import EdgePredictor
-from ovr.serving.gateway import Gateway, write_gateway
 from ovr.serving.repository import publish
 from ovr.serving.server import start
 from tests.bundles import small_bundle
+from tests.gateways import OTHER_TOKEN, TOKEN, certificates, gate
 
 pytestmark = [pytest.mark.triton, pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx (Debian: nginx-light)")]
-TOKEN, OTHER_TOKEN = "a-token-of-the-tests.+/", "another-token-of-the-tests"
 
 
 @pytest.fixture(scope="module")
 def pem(tmp_path_factory):
     """A certificate authority, and certificates of it for the gateway and for a client."""
-    x509 = pytest.importorskip("cryptography.x509", reason="certificates need pip install '.[sign]'")
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    folder = tmp_path_factory.mktemp("pem")
-    now = datetime.datetime.now(datetime.UTC)
-    private = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("ca", "server", "client")}
-    names = {name: x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]) for name in private}
-    for name, key in private.items():
-        builder = x509.CertificateBuilder(names["ca"], names[name], key.public_key(), x509.random_serial_number())
-        builder = builder.not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=1))
-        builder = builder.add_extension(x509.BasicConstraints(ca=name == "ca", path_length=None), critical=True)
-        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        own = x509.AuthorityKeyIdentifier.from_issuer_public_key(private["ca"].public_key())
-        builder = builder.add_extension(own, critical=False)
-        if name == "ca":
-            usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
-            builder = builder.add_extension(usage, critical=True)
-        alternative = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))])
-        builder = builder.add_extension(alternative, critical=False)
-        certificate = builder.sign(private["ca"], hashes.SHA256())
-        (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        secret = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        (folder / f"{name}.key").write_bytes(secret)
-    return folder
+    pytest.importorskip("cryptography.x509", reason="certificates need pip install '.[sign]'")
+    return certificates(tmp_path_factory.mktemp("pem"))
 
 
 @pytest.fixture(scope="module")
@@ -68,47 +39,6 @@ def served(tmp_path_factory, installed):
     x = np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)
     with start(folder / "repo") as first, start(folder / "repo") as second:
         yield [first, second], x, EdgePredictor(bundle.path).predict_proba(x)
-
-
-@contextmanager
-def gate(folder, pem, servers, **changes):
-    """Yield the address of an nginx before `servers`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ports = [[int(url.rpartition(":")[2]) for url in (server.http_url, server.grpc_url)] for server in servers]
-    settings = {
-        "upstreams": [("127.0.0.1", *both) for both in ports],
-        "host": "127.0.0.1",
-        "port": port,
-        "certificate": pem / "server.pem",
-        "key": pem / "server.key",
-        "client_ca": None,
-        "tokens": {"team-a": TOKEN, "team-b": OTHER_TOKEN},
-        "max_body_mb": 1,
-        "requests_per_s": 100_000,
-        "burst": 1000,
-        "max_connections": 64,
-        "timeout_s": 30,
-        "retry_other": True,
-    }
-    write_gateway(Gateway(**{**settings, **changes}), folder)
-    command = ["nginx", "-p", str(folder), "-c", "nginx.conf", "-e", "stderr", "-g", "daemon off;"]
-    with (folder / "nginx.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            assert process.poll() is None, (folder / "nginx.log").read_text()
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except OSError:
-                time.sleep(0.02)
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 @pytest.fixture(scope="module")

@@ -103,7 +103,7 @@ def test_a_client_notices_that_the_model_was_replaced_during_a_call(tmp_path, st
             publish(second, tmp_path / "repo", server=server.http_url)
         done.append(num_rows)
 
-    with Client(server.http_url) as client:
+    with Client(server.http_url, max_in_flight=1) as client:
         with pytest.raises(ServingError, match=r"was replaced during the call .version 1, then 2.; repeat it"):
             client.predict(rng.normal(size=(3, 6)), batch_size=1, progress=replace)
         assert client.predict(rng.normal(size=(3, 6))).card == second.card

@@ -1,0 +1,1 @@
+"""What the clients are made of: addresses, requests as bytes, connections, retries. Knows nothing of probabilities."""
