@@ -1,4 +1,4 @@
-# Three images: docker build --target train|triton|edge .
+# Four images: docker build --target train|publish|triton|edge .
 # tests/test_packaging.py runs every install command (a RUN line) in an empty environment.
 
 # Training, calibration, export: docker run --gpus all -v "$PWD:/data" IMAGE train experiment=digits
@@ -20,6 +20,19 @@ RUN python3 -m pip install 'numpy>=1.26,<3'
 USER triton-server
 EXPOSE 8000 8001 8002
 CMD ["tritonserver", "--model-repository=/models", "--model-control-mode=none", "--disable-auto-complete-config"]
+
+# Verifying and publishing bundles, without torch: docker run -v "$PWD:/data" IMAGE publish bundle=B repository=R
+FROM python:3.11-slim AS publish
+ENV PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /opt/ovr
+COPY pyproject.toml README.md LICENSE ./
+COPY ovr ovr
+COPY conf conf
+RUN python -m pip install 'hydra-core>=1.3.8,<1.4' 'onnx>=1.22,<1.24' 'tritonclient[http,grpc]>=2.66,<3' 'numpy>=2.1,<3' 'protobuf>=6.33.5,<7' 'model-signing>=1.1,<2' 'pyopenssl>=25'
+RUN python -m pip install --no-deps .
+WORKDIR /tmp
+USER 1000
+ENTRYPOINT ["ovr"]
 
 # Predictions without torch: docker run -v "$PWD:/data" IMAGE -c "from ovr import EdgePredictor; ..."
 FROM python:3.11-slim AS edge

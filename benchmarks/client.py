@@ -39,10 +39,10 @@ def measure(quick: bool) -> Iterator[Row]:
     repeats, num_rows, turns = (50, 1_000, 2) if quick else (600, 10_000, 5)
     with tempfile.TemporaryDirectory() as folder:
         bundle = export(Path(folder) / "bundle", NUM_HEADS)
-        publish(bundle, Path(folder) / "limited", max_batch_size=BATCH)
+        publish(bundle, Path(folder) / "limited", max_batch_size=BATCH, max_queue_size=1024)
         with start(Path(folder) / "limited") as server:
             num_limited = num_waits(server, repeats)
-        publish(bundle, Path(folder) / "repo", max_batch_size=BATCH, max_queue_size=0)
+        publish(bundle, Path(folder) / "repo", max_batch_size=BATCH)
         with start(Path(folder) / "repo") as server:
             note = f"of {2 * repeats} of 64 rows, 2 in flight, gRPC; against max_queue_size=1024"
             yield Row(
@@ -61,7 +61,7 @@ def measure(quick: bool) -> Iterator[Row]:
                     yield from of_protocol(protocol, client, Plain(api, connection), repeats, num_rows, turns)
             yield from with_a_loop(server, repeats, num_rows, turns)
             batched_s = seconds_of(server, BATCH, repeats)
-        publish(bundle, Path(folder) / "exact", max_batch_size=1, max_queue_size=0)
+        publish(bundle, Path(folder) / "exact", max_batch_size=1)
         with start(Path(folder) / "exact") as server:
             alone_s = seconds_of(server, 1, repeats)
     rate, peer = 1 / alone_s, BATCH / batched_s

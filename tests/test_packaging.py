@@ -112,11 +112,26 @@ def test_the_triton_image_needs_numpy_alone():
     assert (command, arguments) == ("RUN", "python3 -m pip install 'numpy>=1.26,<3'")
 
 
-def test_the_edge_image_installs_the_versions_of_the_package():
-    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    wanted = shlex.split(next(rest for word, rest in stage("edge") if word == "RUN"))[4:]
+@pytest.mark.parametrize("name", ["edge", "publish"])
+def test_the_images_without_torch_install_the_versions_of_the_package(name):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = shlex.split(next(rest for word, rest in stage(name) if word == "RUN"))[4:]
     assert wanted
-    assert set(wanted) <= set(dependencies)
+    assert set(wanted) <= {*project["dependencies"], *project["optional-dependencies"]["sign"]}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_publish_environment_signs_verifies_and_publishes_without_torch(tmp_path):
+    sample_bundle(tmp_path / "bundle", sample_model(num_heads=3), ["a", "b", "c"])
+    bin_dir = install("publish", tmp_path)
+    for command in ("ecparam -name prime256v1 -genkey -noout -out team.pem", "ec -in team.pem -pubout -out team.pub"):
+        run(["openssl", *command.split()], tmp_path)
+    run([bin_dir / "ovr", "sign", "bundle=bundle", "key=team.pem"], tmp_path)
+    args = ["bundle=bundle", "repository=repository/models", "serving=gpu", "require_signature=true", "trusted_keys=[team.pub]"]
+    run([bin_dir / "ovr", "publish", *args], tmp_path)
+    assert (tmp_path / "repository" / "models" / "ovr" / "1" / "card.json").is_file()
+    assert "torch" not in run([bin_dir / "python", "-m", "pip", "list"], tmp_path)
 
 
 def test_the_hooks_run_what_lint_runs():

@@ -58,11 +58,12 @@ def publish(
     instance_count: int = 1,
     max_batch_size: int = 256,
     max_queue_delay_us: int = 0,
-    max_queue_size: int = 1024,
+    max_queue_size: int = 0,
     num_threads: int = 1,
     faults: Faults | None = None,
     server: str | None = None,
     wait: bool = True,
+    exist_ok: bool = False,
 ) -> Published:
     """Publish `bundle` into the Triton repository at `repository` and return what is served now.
 
@@ -82,9 +83,10 @@ def publish(
         server: HTTP address of a running server on this repository, which loads each change when it is written.
         wait: for the server to unload the old versions. Without, they stay loaded, a few at most, until the next publication or
             `settle` finds that no request needs them; where more than versions changed (classes, settings) it waits all the same.
+        exist_ok: a bundle that is served there already, with these settings, is no error, and nothing is changed.
 
     Raises:
-        ArtifactError: the bundle is served there already with these settings, another head has this head's version, or the
+        ArtifactError: the bundle is served there already with these settings (but see `exist_ok`), another head has this head's version, or the
             repository serves another input or layout, or cohorts where this bundle has none, or none where it has; the bundle has
             no fused graph, or head shards or cohorts with layout per_head; another process is publishing. Nothing has been written
             then. Or the disk cannot be written: all was taken back.
@@ -119,7 +121,12 @@ def publish(
         callees, callers = models_of(repository, bundle, layout, scheduling, plan, version)
         retired = _retired(repository, bundle, layout)
         _check_versions(repository, [*callees, *callers])
+        published = Published(
+            repository, layout, bundle.bundle_sha256, {model.name: model.version for model in (*callees, *callers)}
+        )
         if not retired and _is_served(repository, server, [*callees, *callers]):
+            if exist_ok:
+                return published
             raise ArtifactError(f"{repository} serves this bundle ({bundle.bundle_sha256[:12]}) already, as version {version}")
         answers = None if server is None else RecordedAnswers(bundle, server, max_batch_size=max_batch_size)
         transition = Transition(repository, server)
@@ -136,9 +143,8 @@ def publish(
                 _retire_old(transition, callees, callers, retired)
             except (OSError, OvrError) as error:
                 raise _also(error, f"version {version} is served; publish it again to finish", repository) from None
-    versions = {model.name: model.version for model in (*callees, *callers)}
     log.info("published bundle %s as version %d in %s (%s)", bundle.bundle_sha256[:12], version, repository, layout)
-    return Published(repository, layout, bundle.bundle_sha256, versions)
+    return published
 
 
 def settle(repository: Path, server: str) -> None:

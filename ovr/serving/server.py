@@ -39,6 +39,8 @@ SHM = Path("/dev/shm")
 STOP_TIMEOUT_S = 5.0  # Triton's own `flags.DRAIN_S` is within it
 LOG_TAIL_LINES = 25
 MAX_REQUEST_BYTES = 64 * 2**20
+# Triton 2.51 parses nested JSON by recursion: with stacks of 8 MiB a request of 0.2 MB ended the server. 80 bytes a level.
+LARGE_STACKS = ("/bin/sh", "-c", 'ulimit -S -s 524288 2>/dev/null; exec "$0" "$@"')
 
 
 class Server:
@@ -217,7 +219,7 @@ def start(
         with signals_deferred(), (scratch / "server.log").open("wb") as log_file:
             # A session of its own: Ctrl-C at the terminal reaches this process only, which then stops the server in order.
             process = subprocess.Popen(
-                command,
+                [*LARGE_STACKS, *command],
                 env=program.env,
                 stdin=subprocess.DEVNULL,
                 stdout=log_file,

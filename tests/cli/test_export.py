@@ -28,6 +28,8 @@ def test_publish_tells_the_versions_and_refuses_the_same_bundle_again(bundle, tm
     assert main(args) == 0
     assert capsys.readouterr().out.splitlines()[:-1] == ["ovr_scores version 1", "ovr version 1"]
     assert "serves this bundle" in error_of(capsys, *args)
+    assert main([*args, "exist_ok=true"]) == 0
+    assert capsys.readouterr().out.splitlines()[:-1] == ["ovr_scores version 1", "ovr version 1"]
 
 
 def test_publish_takes_the_settings_of_serving(bundle, tmp_path, capsys):

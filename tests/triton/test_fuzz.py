@@ -18,6 +18,17 @@ def test_every_wrong_request_is_told_so_and_good_ones_are_answered_as_before(tmp
     assert kinds == {*(f"HTTP {kind}" for kind in fuzz.HTTP_KINDS), *(f"gRPC {kind}" for kind in fuzz.GRPC_KINDS)}
 
 
+def test_nested_json_of_some_megabytes_does_not_end_the_server(tmp_path, started):
+    publish(export(tmp_path / "bundle", fuzz.NUM_HEADS), tmp_path / "repo")
+    server = started(tmp_path / "repo")
+    sent = fuzz.Fuzz(server)
+    for body in (b"[" * 6_000_000, b'{"a":' * 1_000_000):
+        sent.over_http("nested", fuzz.Request("/v2/models/ovr/infer", body, {}))
+    sent.close()
+    assert sent.faults == []
+    assert server.is_ready()
+
+
 def test_an_answer_with_a_path_or_for_a_fault_of_the_server_counts():
     class Answers:
         http_url, grpc_url = "http://127.0.0.1:1", "grpc://127.0.0.1:1"
