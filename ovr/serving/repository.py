@@ -86,7 +86,7 @@ def publish(
         exist_ok: a bundle that is served there already, with these settings, is no error, and nothing is changed.
 
     Raises:
-        ArtifactError: the bundle is served there already with these settings (but see `exist_ok`), another head has this head's version, or the
+        ArtifactError: the bundle is served there already with these settings, another head has this head's version, or the
             repository serves another input or layout, or cohorts where this bundle has none, or none where it has; the bundle has
             no fused graph, or head shards or cohorts with layout per_head; another process is publishing. Nothing has been written
             then. Or the disk cannot be written: all was taken back.
