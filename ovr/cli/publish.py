@@ -17,6 +17,7 @@ def run(cfg: DictConfig) -> None:
         ServingError: the server is not there, cannot load what was published, or does not give the bundle's recorded answers.
     """
     from ovr.core.bundle import open_bundle
+    from ovr.core.class_metrics import ClassMetricsSettings
     from ovr.core.faults import Faults
     from ovr.serving import keys
     from ovr.serving.control import authorized
@@ -27,6 +28,7 @@ def run(cfg: DictConfig) -> None:
         str(class_id): fallback for class_id, fallback in (settings["faults"]["fallback_of"] or {}).items()
     }  # ids like 3
     settings["faults"] = Faults(**{**settings["faults"], "fallback_of": fallback_of})
+    settings["class_metrics"] = ClassMetricsSettings(**settings["class_metrics"])
     bundle = open_bundle(Path(cfg.bundle))
     check_bundle(bundle, cfg)
     with authorized(None if cfg.key_file is None else keys.read(Path(cfg.key_file))):

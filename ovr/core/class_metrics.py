@@ -1,12 +1,9 @@
 """How many classes have metrics of their own, as plain data of one publication. Knows nothing of servers."""
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from ovr.errors import ConfigError
-
-CLASS_METRICS = "ovr.metrics"  # the parameter of the configuration of `ovr` that holds them
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +18,3 @@ class ClassMetricsSettings:
             raise ConfigError(f"max_classes is {self.max_classes!r}; expected a whole number of at least 0")
         if not isinstance(self.interval_s, int | float) or isinstance(self.interval_s, bool) or not 0 < self.interval_s < math.inf:
             raise ConfigError(f"interval_s is {self.interval_s!r}; expected seconds above 0")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)

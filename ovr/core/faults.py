@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ovr.core.class_metrics import ClassMetricsSettings
 from ovr.core.taxonomy import Taxonomy
 from ovr.errors import ConfigError
 
@@ -69,6 +70,7 @@ class HeadPlan:
     faults: Faults = field(default_factory=Faults)
     prior: Mapping[str, float] = field(default_factory=dict)  # by class id, of the classes whose fallback it is
     earlier: Mapping[str, int] = field(default_factory=dict)  # the version served before, of those with fallback last_good
+    metrics: ClassMetricsSettings = field(default_factory=ClassMetricsSettings)
     backbone_version: int | None = None  # None: all classes from `ovr_scores`; else `backbone` and a model a head are asked
 
     def to_json(self) -> dict[str, Any]:
@@ -78,7 +80,13 @@ class HeadPlan:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "HeadPlan":
         """Return the plan that `to_json` wrote."""
-        return cls(Faults(**value["faults"]), value["prior"], value["earlier"], value["backbone_version"])
+        return cls(
+            faults=Faults(**value["faults"]),
+            prior=value["prior"],
+            earlier=value["earlier"],
+            metrics=ClassMetricsSettings(**value["metrics"]),
+            backbone_version=value["backbone_version"],
+        )
 
 
 def _is_number(value: Any) -> bool:

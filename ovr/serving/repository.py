@@ -16,10 +16,11 @@ at once or by the next publication (see `retirement`).
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ovr.core.bundle import ModelBundle
+from ovr.core.class_metrics import ClassMetricsSettings
 from ovr.core.cohorts import COHORT
 from ovr.core.faults import Faults
 from ovr.core.files import read_json
@@ -61,6 +62,7 @@ def publish(
     max_queue_size: int = 0,
     num_threads: int = 1,
     faults: Faults | None = None,
+    class_metrics: ClassMetricsSettings | None = None,
     server: str | None = None,
     wait: bool = True,
     exist_ok: bool = False,
@@ -80,6 +82,7 @@ def publish(
         max_queue_size: waiting requests a model; more are refused. 0: no limit.
         num_threads: of one ONNX session; 0: as many as there are cores.
         faults: what the router does about heads that do not answer; None: `Faults()`.
+        class_metrics: how many classes have metrics of their own; None: `ClassMetricsSettings()`.
         server: HTTP address of a running server on this repository, which loads each change when it is written.
         wait: for the server to unload the old versions. Without, they stay loaded, a few at most, until the next publication or
             `settle` finds that no request needs them; where more than versions changed (classes, settings) it waits all the same.
@@ -118,6 +121,7 @@ def publish(
         _check_same_use(repository, bundle, layout)
         version = _version_to_serve(repository, bundle)
         plan = plan_heads(repository, bundle, layout, faults or Faults())
+        plan = replace(plan, metrics=class_metrics or ClassMetricsSettings())
         callees, callers = models_of(repository, bundle, layout, scheduling, plan, version)
         retired = _retired(repository, bundle, layout)
         _check_versions(repository, [*callees, *callers])

@@ -7,6 +7,7 @@ B = batch, K = heads, C = classes that a request asks for, M = top-k
 """
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from ovr.input.records import IMAGE, from_bytes, wire_name
 from ovr.input.row_problems import row_problems
 from ovr.runtime.cohort_rows import cohort_names, split_cohorts
 from ovr.runtime.triton.answer import Answers, NotAnswered
+from ovr.runtime.triton.class_counts import Answered
+from ovr.runtime.triton.class_metrics import ClassMetrics
 from ovr.runtime.triton.heads import Scored
 from ovr.runtime.triton.parameters import Asked, parameters_of
 from ovr.runtime.triton.scores import FusedScores, HeadScores, NotScored
@@ -44,6 +47,7 @@ class TritonPythonModel:
         self.parse = parameters_of(self.card)
         self.encoder = encoder_from_json(self.card.input.encoder)
         self.input_name = self.card.input.name if self.encoder is None else wire_name(self.encoder.kind)
+        self.class_metrics = ClassMetrics(self.card, plan.metrics, {"model": args["model_name"], "version": args["model_version"]})
         self.rows_total = pb_utils.MetricFamily(  # must outlive its metrics
             name="ovr_rows_total",
             description="Rows asked for: those that fit the input schema, and those that do not and for which a request is refused",
@@ -71,6 +75,7 @@ class TritonPythonModel:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer each request, with its own parameters; a bad one gets an error of its own, the others are scored together."""
+        began_s = time.perf_counter()
         responses: list[Any] = [None] * len(requests)
         asked: dict[int, Asked] = {}
         rows: list[np.ndarray[Any, Any]] = []
@@ -105,7 +110,7 @@ class TritonPythonModel:
         for (index, wishes), x in zip(asked.items(), rows, strict=True):
             here = slice(start, start + len(x))
             own = Scored(scored.prob_BK[here], scored.head_version_BK[here], scored.answered_K)
-            responses[index] = self._answer(requests[index], wishes, own)
+            responses[index] = self._answer(requests[index], wishes, own, began_s)
             start += len(x)
         return responses
 
@@ -113,6 +118,7 @@ class TritonPythonModel:
         """Let go of the counts before their family."""
         self.num_rows.clear()
         self.num_cohort_rows.clear()
+        self.class_metrics.finalize()
         if isinstance(self.scores, HeadScores):
             self.scores.finalize()
 
@@ -158,7 +164,7 @@ class TritonPythonModel:
             self.num_cohort_rows[cohort].increment(count)
         return self.card.cohorts.numbers(cohorts)[:, None]
 
-    def _answer(self, request: Any, wishes: Asked, scored: Scored) -> Any:
+    def _answer(self, request: Any, wishes: Asked, scored: Scored, began_s: float) -> Any:
         wanted = request.requested_output_names()
         try:
             outputs = self.answers.outputs(scored, wishes, wanted)
@@ -166,6 +172,18 @@ class TritonPythonModel:
             return _error(str(error), pb_utils.TritonError.UNAVAILABLE)
         except InputError as error:  # a finite row can still overflow within the model
             return _error(str(error), pb_utils.TritonError.INTERNAL)
+        columns = slice(None) if wishes.column_C is None else wishes.column_C
+        self.class_metrics.note(
+            Answered(
+                column_C=wishes.column_C,
+                prob_BC=scored.prob_BK[:, columns],
+                label_BC=outputs["label"],
+                abstained_B=outputs["abstained"][:, 0],
+                top_B=outputs["top"][:, 0],
+                head_version_BC=scored.head_version_BK[:, columns],
+                latency_s=time.perf_counter() - began_s,
+            )
+        )
         return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor(name, outputs[name]) for name in wanted])
 
 
