@@ -82,7 +82,7 @@ def test_a_router_that_does_not_answer_as_recorded_is_replaced_by_the_one_before
 def test_every_answer_is_of_one_bundle_while_they_are_swapped(bundles, repository, server):
     """To a bundle that is new to the repository, and back to the first."""
     second, third, first = bundles[1], bundles[2], bundles[0]
-    _, load = swap.under_load(server, repository, [second, third, first], num_clients=8, num_swaps=2, seconds=0)
+    _, load = swap.under_load(server, repository, [second, third, first], num_clients=8, num_swaps=2, seconds=2)
     assert load.failures == []
     assert len(load.answers) == 3, "each bundle has answered"
     serves(server, repository, first, 1)
