@@ -25,7 +25,7 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 3 --dist loadfile --no-loadscope-
 test: lint triton ## linters and tests (ARGS="-k export ...")
 	$(PYTEST) -m "not exhaustive" $(ARGS)
 
-test-all: lint triton ## also the tests that are further variants of others
+test-all: lint triton ## also the long tests that `test` leaves out: variants of others, rare events
 	$(PYTEST) $(ARGS)
 
 lint: $(VENV)/.dev ## ruff, mypy and the layers of imports

@@ -58,6 +58,7 @@ def test_the_calibration_benchmark_runs_and_stores_its_rows(tmp_path):
     assert error <= 1e-6
 
 
+@pytest.mark.exhaustive
 def test_the_benchmark_of_calibrators_compares_them_on_digits(tmp_path):
     rows = {(row["what"], row["against"]): row for row in run_quick("calibrators", tmp_path)["rows"]}
     assert rows["digits: NLL", "ours: temperature"]["ours"] < rows["digits: NLL", "ours: temperature"]["peer"]
@@ -119,6 +120,7 @@ def test_the_benchmark_of_cohorts_simulates_and_tells_of_a_report():
     assert told[-1].note == "0.000 to 0.200"
 
 
+@pytest.mark.exhaustive
 def test_the_benchmark_of_a_million_temperatures_finds_them_in_bounded_memory(tmp_path):
     rows = {row["what"]: row for row in run_quick("million_temperatures", tmp_path)["rows"]}
     assert rows["largest relative error of T"]["ours"] < 0.3
@@ -142,8 +144,8 @@ def test_the_benchmark_of_convex_heads_runs_and_compares_equally_good_optima(tmp
             {("head step fp32", "bare GEMMs"), ("head step bf16", "ELMO scheme"), ("peak memory above weights", "dense")},
             marks=pytest.mark.exhaustive,
         ),
-        ("lightning_loop", {("Lightning loop", "bare loop")}),
-        ("scaling", {("training step", "module loop"), ("memory of a step", "dense")}),
+        pytest.param("lightning_loop", {("Lightning loop", "bare loop")}, marks=pytest.mark.exhaustive),
+        pytest.param("scaling", {("training step", "module loop"), ("memory of a step", "dense")}, marks=pytest.mark.exhaustive),
     ],
 )
 def test_a_benchmark_of_heads_runs_and_finds_equal_losses(name, rows, tmp_path):
@@ -259,6 +261,7 @@ def test_batches_list_distinct_positives_by_column():
     assert int(targets.column_P.max()) < 200
 
 
+@pytest.mark.exhaustive
 def test_the_benchmark_of_heads_in_minibatches_runs_and_reaches_the_peers_accuracy(tmp_path):
     report = run_quick("sgd_heads", tmp_path)
     (accuracy,) = (row for row in report["rows"] if row["what"] == "accuracy then")
@@ -272,6 +275,7 @@ def run_reference(tmp_path, *args):
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, check=False)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_reference_benchmark_runs_the_command_and_reads_the_figure_from_the_bundle(tmp_path):
     result = run_reference(tmp_path, "--quick", "bibtex", "letter")

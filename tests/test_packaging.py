@@ -120,6 +120,7 @@ def test_the_images_without_torch_install_the_versions_of_the_package(name):
     assert set(wanted) <= {*project["dependencies"], *project["optional-dependencies"]["sign"]}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_publish_environment_signs_verifies_and_publishes_without_torch(tmp_path):

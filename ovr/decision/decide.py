@@ -95,7 +95,7 @@ def _top(prob_BK: NDArray[np.float32], num_top: int, available_BK: NDArray[np.bo
     has one answer.
     """
     num_heads = prob_BK.shape[1]
-    if num_top == 1:
+    if num_top == 1 and available_BK is None:
         best_B1: NDArray[np.int64] = prob_BK.argmax(axis=1)[:, None]  # of equal ones the first
         return best_B1
     key_BK = prob_BK.view(np.uint32).astype(np.int64) << 32

@@ -121,6 +121,7 @@ def test_submitted_jobs_are_one_array_and_train_with_a_process_a_node(tmp_path):
     assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["sweep"]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_preempted_job_goes_on_from_its_last_checkpoint(tmp_path):
     run_dir = tmp_path / "here" / "sweep" / "0"
@@ -134,6 +135,7 @@ def test_a_preempted_job_goes_on_from_its_last_checkpoint(tmp_path):
     assert (run_dir / "bundle" / "manifest.json").is_file()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_job_that_fails_says_why_and_ends_with_an_error(tmp_path):
     done, script = submit(tmp_path, "optimizer.lr=fast")

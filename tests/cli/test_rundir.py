@@ -120,6 +120,7 @@ def test_a_run_that_fails_before_it_begins_leaves_nothing_and_imported_nothing_f
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_every_job_of_a_multirun_starts_its_own_processes(tmp_path):
     trainer = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true", "trainer.max_epochs=1"]

@@ -47,6 +47,7 @@ while True:
 """
 
 
+@pytest.mark.exhaustive
 def test_a_killed_writer_leaves_a_checkpoint_that_loads(tmp_path, rng):
     path = tmp_path / "last.ckpt"
     for _ in range(4):
@@ -63,6 +64,7 @@ def test_a_killed_writer_leaves_a_checkpoint_that_loads(tmp_path, rng):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last.ckpt", "last.ckpt.sha256"], "leftovers are swept"
 
 
+@pytest.mark.exhaustive
 def test_saving_and_loading_take_no_copy_in_memory(tmp_path):
     """In a process of its own, whose peak is its own: 200 MB of weights are saved, and loaded without being read."""
     script = f"""

@@ -119,12 +119,14 @@ class Signal(lightning.Callback):
 @pytest.mark.parametrize(("signum", "outcome"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
 def test_a_signal_ends_the_fit_as_it_ends_others_and_says_how_to_go_on(tmp_path, table, configure, caplog, signum, outcome):
     recipe, splits = configure(tmp_path / "run", f"data.path={table}")
+    at_first = signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background of a shell ignore it
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with caplog.at_level(logging.WARNING, "ovr"), pytest.raises(outcome) as caught:
         run_training(replace(recipe, callbacks=[*recipe.callbacks, Signal(signum)]), splits, tmp_path / "run")
     assert outcome is KeyboardInterrupt or caught.value.code == 143
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
     assert f"stopped by {signum.name}; resume={tmp_path / 'run'} goes on from the last checkpoint" in caplog.text
+    signal.signal(signal.SIGINT, at_first)
     assert run_training(*configure(tmp_path / "run", f"data.path={table}"), tmp_path / "run", resume=True) is not None
 
 

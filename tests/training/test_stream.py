@@ -104,8 +104,9 @@ def test_a_resumed_run_gives_what_an_uninterrupted_one_gives(shards, monkeypatch
         np.testing.assert_array_equal(value.numpy(), whole[key].numpy())
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [pytest.param("dense", marks=pytest.mark.exhaustive), "chunked"])
+@pytest.mark.parametrize("how", ["dense", "chunked"])
 def test_each_of_two_processes_reads_row_groups_of_its_own(shards, how):
     recorded = ("+callback.reads._target_=tests.training.recorded_reads.RecordedReads", f"+callback.reads.folder={shards}")
     more = ("solver.head_step=chunked",) if how == "chunked" else ()

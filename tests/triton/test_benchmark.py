@@ -21,6 +21,7 @@ def test_the_serving_benchmark_runs_and_shows_the_fused_graph_ahead(tmp_path, in
     assert {row["k"] for row in rows} == {10, 1000}
 
 
+@pytest.mark.exhaustive
 def test_writers_that_are_killed_at_random_times_leave_nothing_bad_to_read(tmp_path, installed):
     rows = {row["what"]: row["ours"] for row in run_quick("kills", tmp_path)}
     assert rows["bad reads"] == 0
