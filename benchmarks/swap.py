@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.export import D, export
 from benchmarks.report import Row, main
-from benchmarks.swap_clients import ROWS, Clients, Judge, Load
+from benchmarks.swap_clients import PAUSE_S, ROWS, Clients, Judge, Load
 from ovr import EdgePredictor
 from ovr.core.artifact import Calibration
 from ovr.core.bundle import ModelBundle
@@ -55,7 +55,8 @@ def measure(quick: bool) -> Iterator[Row]:
             swaps, load = under_load(server, root / "repo", bundles, num_clients=num_clients, num_swaps=num_swaps, seconds=seconds)
     for failure in load.failures[:5]:
         print(failure)
-    note = f"{num_clients} clients, half over HTTP, half over gRPC, {load.seconds:.0f} s"
+    pause = f"each waits {PAUSE_S * 1e3:.0f} ms between requests"
+    note = f"{num_clients} clients, half over HTTP, half over gRPC, {load.seconds:.0f} s; {pause}"
     yield Row("requests", "-", NUM_HEADS, len(load.latencies_s), None, "requests", None, note)
     yield Row("requests a second", "-", NUM_HEADS, len(load.latencies_s) / load.seconds, None, "1/s", None)
     yield Row("requests failed or not of one bundle", "-", NUM_HEADS, len(load.failures), None, "requests", None)
