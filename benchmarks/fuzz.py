@@ -347,6 +347,9 @@ class Fuzz:
         if status == 0:  # a connection that is kept may be closed between two requests; a server that is dead stays so
             self.num_closed += 1
             status, text = self._send(request)
+        if status == 0 and self.server.is_ready():  # Triton 2.51 now and then closes a connection instead of refusing an address
+            self.counts[f"HTTP {kind}", "closed without an answer"] += 1
+            return
         # What Triton's own parser of JSON refuses has status 500 in 2.51, by which nobody can tell it from a fault of the server.
         parser = status == 500 and text.startswith((b'{"error":"failed to parse the request JSON', b'{"error":"Unable to parse'))
         self._judge(f"HTTP {kind}", "500 by Triton's parser" if parser else str(status), parser or 400 <= status < 500, text)

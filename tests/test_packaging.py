@@ -76,6 +76,7 @@ def test_the_wheel_has_the_licence_and_the_command(wheel):
     assert "ovr = ovr.cli.main:main" in wheel.read(files["entry_points.txt"]).decode()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_installed_in_an_empty_environment_it_trains_from_any_directory(tmp_path):

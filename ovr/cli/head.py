@@ -95,7 +95,7 @@ def verify_head(cfg: DictConfig) -> None:
 
     Raises:
         ArtifactError: other heads differ than `changed` says; a head says that it is unchanged, and its answers are not.
-        ConfigError: `proof` exists.
+        ConfigError: `proof` exists, or the roots that `check` needs are not given.
     """
     from ovr.core.bundle import open_bundle
     from ovr.core.files import canonical_json, read_json, write_file
@@ -103,7 +103,11 @@ def verify_head(cfg: DictConfig) -> None:
     from ovr.lifecycle.verify import SAME, verify
 
     if cfg.check is not None:
-        ids = check_proof(read_json(Path(cfg.check)))
+        if cfg.old_root is None or cfg.new_root is None:
+            raise ConfigError(
+                "check=FILE needs old_root=ROOT new_root=ROOT, the Merkle roots of the two bundles as you know them yourself"
+            )
+        ids = check_proof(read_json(Path(cfg.check)), old_root=str(cfg.old_root), new_root=str(cfg.new_root))
         print(f"the proof holds: {', '.join(i or 'what all heads share' for i in ids) or 'nothing'} alone differs")
         return
     if cfg.old is None or cfg.new is None:
@@ -122,7 +126,7 @@ def verify_head(cfg: DictConfig) -> None:
         print("changed: input schema or policy, which all heads share")
     same = found.ids(*SAME)
     print(f"unchanged: {len(same)} heads, {found.num_answers} answers of each equal to the bit, their files byte for byte")
-    print(f"Merkle root {old.merkle_root[:16]} -> {new.merkle_root[:16]}, {len(found.proof['changes'])} leaves differ")
+    print(f"{len(found.proof['changes'])} leaves differ\nold_root={old.merkle_root}\nnew_root={new.merkle_root}")
 
 
 def replace_head(cfg: DictConfig) -> None:

@@ -27,6 +27,7 @@ __all__ = ["conf_dir", "main"]
 INTERRUPTED = 130  # what shells report of a process that SIGINT ended
 OTHERS_REPORT_S = 15
 FLAGS = {"--contract": "contract=true", "--dry-run": "dry_run=true", "--force": "force=true"}  # what reads better as a flag
+LISTS = {"--changed": "changed"}  # what reads better as a flag with the value after it: `--changed fire_truck`
 POSITIONAL = {"head verify": ("old", "new"), "head diff": ("old", "new")}  # what reads better by its place
 
 
@@ -72,8 +73,11 @@ def plain_arguments(command: str, args: Sequence[str]) -> list[str]:
     """Return the arguments as key=value, where a command takes some by their place or as flags."""
     names = [name for name in POSITIONAL.get(command, ()) if not any(arg.startswith(f"{name}=") for arg in args)]
     plain: list[str] = []
-    for arg in args:
-        if arg.startswith("-") or "=" in arg or not names:
+    rest = iter(args)
+    for arg in rest:
+        if arg in LISTS:
+            plain.append(f"{LISTS[arg]}=[{next(rest, '')}]")
+        elif arg.startswith("-") or "=" in arg or not names:
             plain.append(FLAGS.get(arg, ids_as_written(arg)))
         else:
             plain.append(f"{names.pop(0)}={arg}")

@@ -32,7 +32,7 @@ def run(cfg: DictConfig) -> None:
     bundle = open_bundle(Path(cfg.bundle))
     check_bundle(bundle, cfg)
     with authorized(None if cfg.key_file is None else keys.read(Path(cfg.key_file))):
-        published = publish(bundle, Path(cfg.repository), server=cfg.server, exist_ok=cfg.exist_ok, **settings)
+        published = publish(bundle, Path(cfg.repository), server=cfg.server, wait=cfg.wait, exist_ok=cfg.exist_ok, **settings)
     for name, version in published.versions.items():
         print(f"{name} version {version}")
     print(f"published into {published.repository}" + (f" and loaded at {cfg.server}" if cfg.server else ""))

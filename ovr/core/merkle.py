@@ -144,20 +144,30 @@ def prove_changes(old_L: Sequence[dict[str, Any]], new_L: Sequence[dict[str, Any
     return tuple(proofs)
 
 
-def check_proof(said: Mapping[str, Any]) -> tuple[str, ...]:
+def check_proof(said: Mapping[str, Any], *, old_root: str, new_root: str) -> tuple[str, ...]:
     """Return the ids of the classes that alone differ between two bundles, "" for the parts that all share, by a proof.
 
     Args:
         said: as `ovr head verify` writes it: `old_root`, `new_root` and `changes`, a proof each.
+        old_root: that of the bundle before, from whom the checker trusts, and not from the proof: anybody can make one between
+            roots of his own.
+        new_root: likewise.
 
     Raises:
-        ArtifactError: it does not lead from the one root to the other.
+        ArtifactError: it is of other roots, or does not lead from the one to the other.
     """
     try:
         proofs = [ChangeProof(row["index"], row["old"], row["new"], tuple(row["hashes"])) for row in said["changes"]]
-        reached, end = str(said["old_root"]), str(said["new_root"])
+        told = str(said["old_root"]), str(said["new_root"])
+        if not all(isinstance(proof.index, int) for proof in proofs):
+            raise TypeError("index is no whole number")
     except (KeyError, TypeError) as error:
         raise ArtifactError(f"this is no proof of `ovr head verify`: {type(error).__name__} {error}") from None
+    if told != (old_root, new_root):
+        raise ArtifactError(
+            f"the proof is of roots {told[0][:12]} and {told[1][:12]}; expected {old_root[:12]} and {new_root[:12]}"
+        )
+    reached, end = told
     for proof in proofs:
         reached = proof.root_after(reached)
     if reached != end:

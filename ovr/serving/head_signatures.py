@@ -6,6 +6,8 @@ model-signing's file a head, each with a Sigstore bundle, would take seconds for
 """
 
 import base64
+import fcntl
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,11 +40,11 @@ def sign_heads(bundle: ModelBundle, key: Path, *, password: bytes | None, class_
         raise ConfigError(f"{key} is no private EC key that can be used: {error}") from None
     statements = _statements(bundle)
     chosen = bundle.taxonomy.ids if class_ids is None else [bundle.head(class_id).class_id for class_id in class_ids]
-    signatures = read_signatures(bundle)
-    for class_id in chosen:
-        made = base64.b64encode(private.sign(statements[class_id], algorithm)).decode()
-        signatures.setdefault(class_id, {})[_fingerprint(public)] = made
-    _write(bundle, signatures)
+    made = {
+        class_id: {_fingerprint(public): base64.b64encode(private.sign(statements[class_id], algorithm)).decode()}
+        for class_id in chosen
+    }
+    _add(bundle, made)
     return len(chosen)
 
 
@@ -51,10 +53,7 @@ def carry_signatures(old: ModelBundle, new: ModelBundle) -> int:
     before, after = _statements(old), _statements(new)
     same = {class_id: row for class_id, row in read_signatures(old).items() if after.get(class_id) == before.get(class_id)}
     if same:
-        signatures = read_signatures(new)
-        for class_id, row in same.items():
-            signatures[class_id] = {**row, **signatures.get(class_id, {})}
-        _write(new, signatures)
+        _add(new, same)
     return len(same)
 
 
@@ -156,10 +155,19 @@ def _statements(bundle: ModelBundle) -> dict[str, bytes]:
     return {head.class_id: statement(head.class_id, head.version, bundle.backbone_sha256, digests) for head in bundle.heads}
 
 
-def _write(bundle: ModelBundle, signatures: Signatures) -> None:
-    target = bundle.path / HEAD_SIGNATURES
-    target.parent.mkdir(exist_ok=True)
-    write_file(target, canonical_json({"schema_version": 1, "heads": signatures}))
+def _add(bundle: ModelBundle, more: Signatures) -> None:
+    """Write these signatures beside those that are there; of several owners who sign at once none is lost."""
+    descriptor = os.open(bundle.path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        signatures = read_signatures(bundle)
+        for class_id, row in more.items():
+            signatures[class_id] = {**signatures.get(class_id, {}), **row}
+        target = bundle.path / HEAD_SIGNATURES
+        target.parent.mkdir(exist_ok=True)
+        write_file(target, canonical_json({"schema_version": 1, "heads": signatures}))
+    finally:
+        os.close(descriptor)
 
 
 def _public_key(file: Path) -> Any:

@@ -82,16 +82,19 @@ def test_the_proof_leads_from_one_root_to_the_other(bundle, args, tmp_path, caps
     spec = open_bundle(tmp_path / "out").taxonomy[1]
     assert (spec.owner, spec.max_ece, spec.critical, spec.name) == ("team", 0.02, True, CLASS_IDS[1])
     proof = tmp_path / "proof.json"
-    assert main(["head", "verify", str(bundle.path), str(tmp_path / "out"), f"changed=[{CLASS_IDS[1]}]", f"proof={proof}"]) == 0
-    assert f"described: {CLASS_IDS[1]}" in capsys.readouterr().out
+    verify = ["head", "verify", str(bundle.path), str(tmp_path / "out"), "--changed", CLASS_IDS[1], f"proof={proof}"]
+    assert main(verify) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert f"described: {CLASS_IDS[1]}" in told
     said = json.loads(proof.read_text())
     assert (said["old_root"], said["new_root"]) == (bundle.merkle_root, open_bundle(tmp_path / "out").merkle_root)
     (change,) = said["changes"]
     assert (change["old"]["class"]["owner"], change["new"]["class"]["owner"]) == ("", "team")
-    assert main(["head", "verify", f"check={proof}"]) == 0
+    assert main(["head", "verify", f"check={proof}", *told[-2:]]) == 0  # old_root=ROOT and new_root=ROOT
     assert capsys.readouterr().out == f"the proof holds: {CLASS_IDS[1]} alone differs\n"
     proof.write_text(json.dumps(said | {"old_root": said["new_root"]}))
-    assert "the proof is of a tree with root" in error_of(capsys, "head", "verify", f"check={proof}")
+    assert "the proof is of roots" in error_of(capsys, "head", "verify", f"check={proof}", *told[-2:])
+    assert "needs old_root=ROOT new_root=ROOT" in error_of(capsys, "head", "verify", f"check={proof}")
     assert "give two bundles" in error_of(capsys, "head", "verify", str(bundle.path))
     assert "exists" in error_of(capsys, "head", "verify", str(bundle.path), str(tmp_path / "out"), f"proof={proof}")
 

@@ -97,6 +97,7 @@ def submit(tmp_path, *args, preempt_when=None):
     return done, (tmp_path / "slurm" / "batch.sh").read_text()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_submitted_jobs_are_one_array_and_train_with_a_process_a_node(tmp_path):
     queue = ["hydra.launcher.partition=long", "hydra.launcher.account=team", "+hydra.launcher.exclude=node7"]

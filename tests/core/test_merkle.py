@@ -50,12 +50,25 @@ def test_proofs_lead_from_the_old_root_to_the_new_one_leaf_by_leaf(changed):
     proofs = prove_changes(old, new)
     assert [proof.index for proof in proofs] == changed
     said = {"old_root": first, "new_root": last, "changes": [vars_of(proof) for proof in proofs]}
-    assert check_proof(said) == tuple("abcd"[index] for index in changed)
+    assert check_proof(said, old_root=first, new_root=last) == tuple("abcd"[index] for index in changed)
+    with pytest.raises(
+        ArtifactError, match=f"the proof is of roots {first[:12]} and {last[:12]}; expected {last[:12]} and 000000000000"
+    ):
+        check_proof(said, old_root=last, new_root="0" * 64)
     if changed:
         with pytest.raises(ArtifactError, match="the changes lead to root"):
-            check_proof(said | {"new_root": first})
+            check_proof(said | {"new_root": first}, old_root=first, new_root=first)
         with pytest.raises(ArtifactError, match="the proof is of a tree with root"):
-            check_proof(said | {"old_root": "0" * 64})
+            check_proof(said | {"old_root": "0" * 64}, old_root="0" * 64, new_root=last)
+
+
+def test_a_proof_between_roots_of_somebodys_own_does_not_hold():
+    old, forged = specs("a", "b"), specs("a", "x")
+    first, last = roots(old, specs("a", "b", version=2))
+    own = roots(old, forged)
+    said = {"old_root": own[0], "new_root": own[1], "changes": [vars_of(proof) for proof in prove_changes(old, forged)]}
+    with pytest.raises(ArtifactError, match="the proof is of roots"):
+        check_proof(said, old_root=first, new_root=last)
 
 
 def vars_of(proof):
@@ -85,4 +98,6 @@ def test_what_is_no_proof_is_refused(change):
     with pytest.raises(ArtifactError, match="a proof has the index of a leaf and 24 hashes"):
         ChangeProof(**(vars_of(proof) | change)).root_after(roots(old, new)[0])
     with pytest.raises(ArtifactError, match="this is no proof of `ovr head verify`: KeyError"):
-        check_proof({"changes": [{}]})
+        check_proof({"changes": [{}]}, old_root="", new_root="")
+    with pytest.raises(ArtifactError, match="this is no proof of `ovr head verify`: TypeError index is no whole number"):
+        check_proof({"old_root": "", "new_root": "", "changes": [vars_of(proof) | {"index": "1"}]}, old_root="", new_root="")

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 
 import pytest
@@ -20,7 +21,7 @@ from ovr.core.faults import PLAN, Faults
 from ovr.core.files import canonical_json
 from ovr.errors import ArtifactError, ConfigError, TaxonomyError
 from ovr.serving.contents import read_config
-from ovr.serving.head_signatures import carry_signatures, check_owners, sign_heads, signers
+from ovr.serving.head_signatures import carry_signatures, check_owners, read_signatures, sign_heads, signers
 from ovr.serving.pbtxt import to_text
 from ovr.serving.repository import publish
 from ovr.serving.signed_repository import check_repository
@@ -460,3 +461,16 @@ def test_settings_that_do_not_go_together_are_told(bundle, keys, tmp_path):
     rows |= {"part_rows": 1, "workers": 1, "resume": False, "on_error": "fail"}
     with pytest.raises(ConfigError, match="neither a server nor a fused ONNX file carries signatures"):
         predict.run(OmegaConf.create({**ann, **rows, "bundle": str(bundle.fused_onnx)}))
+
+
+def test_owners_who_sign_at_once_lose_no_signature(bundle, keys):
+    threads = [
+        threading.Thread(target=sign_heads, args=(bundle, keys / f"{name}.pem"), kwargs={"password": None})
+        for name in ("ann", "bob")
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {len(row) for row in read_signatures(bundle).values()} == {2}

@@ -51,6 +51,7 @@ def ovr_train(folder, *overrides, limit_bytes=None):
     return usage.ru_maxrss * 1024
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts all private memory on Linux alone")

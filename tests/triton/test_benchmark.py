@@ -15,6 +15,7 @@ def run_quick(name, tmp_path):
     return json.loads((tmp_path / "rows.json").read_text())["rows"]
 
 
+@pytest.mark.exhaustive
 def test_the_serving_benchmark_runs_and_shows_the_fused_graph_ahead(tmp_path, installed):
     rows = run_quick("serving", tmp_path)
     assert all(row["ratio"] > 1 for row in rows if row["against"] == "per-head ensemble")

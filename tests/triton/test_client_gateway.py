@@ -109,13 +109,20 @@ def test_no_call_fails_while_one_of_two_servers_is_killed(address, served, pem, 
     threads = [threading.Thread(target=ask, args=(kind, url)) for kind in CLIENTS for url in urls]
     for thread in threads:
         thread.start()
-    time.sleep(1.0)
+    wait_until(lambda: len(counts) == 4)
     before = dict(counts)
     servers[1].process.kill()
-    time.sleep(2.0)
+    time.sleep(1.0)
+    wait_until(lambda: all(counts[key] > before[key] for key in before))
     over.set()
     for thread in threads:
         thread.join()
     assert wrong == []
     assert len(before) == 4
     assert all(counts[key] > before[key] for key in before)
+
+
+def wait_until(holds):
+    deadline = time.monotonic() + 30
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.05)

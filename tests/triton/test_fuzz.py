@@ -33,6 +33,9 @@ def test_an_answer_with_a_path_or_for_a_fault_of_the_server_counts():
     class Answers:
         http_url, grpc_url = "http://127.0.0.1:1", "grpc://127.0.0.1:1"
 
+        def is_ready(self):
+            return False
+
     judge = fuzz.Fuzz(Answers())
     judge.over_http("body", fuzz.Request("/v2", b"", {}))
     judge.over_grpc("message", b"")
