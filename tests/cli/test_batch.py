@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.batch_scoring import MEASURE
 from ovr import EdgePredictor
 from ovr.cli.main import main
 from ovr.input.columns import CategoryColumn, DateColumn, NumericColumn
@@ -239,18 +240,6 @@ def test_each_process_scores_its_share_and_the_last_one_says_that_all_is_there(n
     capsys.readouterr()
     error = error_of(capsys, *arguments, "resume=true", "probabilities=false")
     assert "was made of another input, bundle or option; remove" in error
-
-
-MEASURE = """
-import re, sys
-from ovr.cli.main import main
-peaks = []
-for call in sys.argv[1:]:
-    assert main(call.split("|")) == 0
-    # Not getrusage, whose maximum a process takes over from the one that started it.
-    peaks.append(int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]))
-print(peaks[1] - peaks[0], file=sys.stderr)
-"""
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path):

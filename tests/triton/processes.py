@@ -17,13 +17,22 @@ def until(condition, timeout_s=30):
 
 def children(parent):
     """Return the live children of a process."""
+    return _live(1, parent)
+
+
+def processes_of(session):
+    """Return the live processes of a session."""
+    return _live(3, session)
+
+
+def _live(field, value):
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        if int(fields[1]) == parent and fields[0] != "Z":
+        if int(fields[field]) == value and fields[0] != "Z":
             found.append(int(stat.parent.name))
     return found
 

@@ -6,9 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +20,7 @@ from ovr.serving.server import SHM, start
 from ovr.serving.supervisor import supervise
 from ovr.serving.watched import Patience
 from tests.bundles import small_bundle
+from tests.triton.processes import children, processes_of, until
 
 pytestmark = pytest.mark.triton
 
@@ -130,7 +129,7 @@ def test_a_signal_stops_the_server_in_order(repository, installed, tmp_path, sig
     if moment == "ready":
         assert process.stdout.readline().startswith("http://127.0.0.1:")
     else:
-        until(lambda: children_of(process.pid))
+        until(lambda: children(process.pid))
     process.send_signal(signum)
     process.send_signal(signum)  # an impatient user
     output, _ = process.communicate(timeout=30)
@@ -230,28 +229,3 @@ def in_shm(pid):
 
 def tree(root):
     return {path: path.stat().st_mtime_ns for path in root.rglob("*")}
-
-
-def until(condition, timeout_s=20):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def children_of(parent):
-    """Return the children of process `parent`."""
-    return Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-
-
-def processes_of(session):
-    """Return the live processes of a session."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[3]) == session and fields[0] != "Z":
-            found.append(stat.parent.name)
-    return found
