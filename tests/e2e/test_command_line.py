@@ -50,7 +50,7 @@ def ovr(*args: str, cwd: Path) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.triton
-@pytest.mark.parametrize("layout", ["fused", "per_head"])
+@pytest.mark.parametrize("layout", [pytest.param("fused", marks=pytest.mark.exhaustive), "per_head"])
 def test_class_ids_of_any_kind_train_export_publish_and_serve(here, tmp_path, layout):
     table = write_table(tmp_path / "odd.csv", ODD_IDS)
     assert main(["train", *QUICK, f"data.path={table}", "hydra.run.dir=run"]) == 0

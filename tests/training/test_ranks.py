@@ -104,7 +104,10 @@ def one(ovr):
     "overrides",
     [
         (),
-        ("head=mlp", "head.hidden=3", "optimizer=rowwise_adam", "loss.pos_weight=auto", "backbone_grad=[cat,dog]"),
+        pytest.param(
+            ("head=mlp", "head.hidden=3", "optimizer=rowwise_adam", "loss.pos_weight=auto", "backbone_grad=[cat,dog]"),
+            marks=pytest.mark.exhaustive,
+        ),
         pytest.param(("backbone_grad=none", "solver.loss_every=3"), marks=pytest.mark.exhaustive),
     ],
     ids=["plain", "groups", "fixed backbone"],
@@ -147,6 +150,7 @@ def test_a_checkpoint_of_either_is_gone_on_from_by_the_other(ovr, request, plan,
     assert open_bundle(part / "bundle").taxonomy.ids == tuple(sorted(IDS))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_nan_in_one_process_is_one_error_that_names_the_head(ovr):
     error = ovr("diverged", "optimizer.lr=1e37", "trainer.max_epochs=2", ranks=2, code=1)
