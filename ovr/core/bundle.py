@@ -6,7 +6,8 @@ Knows where things lie in it and how they are proven, not how ONNX or Triton wor
     backbone/model.onnx                    raw input -> features
     backbone/weights.npz                   the same weights for torch
     heads/<slug>/<version>/model.onnx      features -> calibrated probability; head.json beside it. Versions that are not in use,
-                                           those of retired classes included, stay beside those that are
+                                           those of retired classes included, stay beside those that are, with what they knew
+                                           of the calibration rows (calibration.npz) and had for cohorts (cohorts.json)
     fused/model.onnx                       generated from the above: raw input -> all probabilities, with the model card inside
     calibration/                           logits, targets, mask and, within 256 MiB, features of the calibration rows (.npy)
     reference/                             some rows and torch's probabilities for them (.npy), and of models with cohorts its

@@ -1,5 +1,7 @@
 """The calibration rows that a bundle keeps, when its heads change: labels are facts of the rows and stay, logits are each head's.
 
+Rows are added and never taken away, so that a version that comes back finds its own: they are the first of those that there are.
+
 N = calibration rows, M = rows that join them, D = features, K = heads
 """
 
@@ -11,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ovr.core.bundle import ModelBundle
-from ovr.core.shards import npy_bytes
+from ovr.core.artifact import HeadArtifact
+from ovr.core.bundle import ModelBundle, head_directory
+from ovr.core.shards import npy_bytes, npz_bytes
 from ovr.core.taxonomy import Taxonomy
 from ovr.export.stored import stored_weights
 from ovr.lifecycle.assemble import NewModel, Parts, head_logits, unchanged
@@ -20,6 +23,7 @@ from ovr.lifecycle.assemble import NewModel, Parts, head_logits, unchanged
 log = logging.getLogger(__name__)
 
 LOGIT, TARGET, MASK, FEATURES, COHORT = (f"calibration/{name}.npy" for name in ("logit", "target", "mask", "features", "cohort"))
+COLUMN_FILE = "calibration.npz"  # of a head version that went out of use
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,32 @@ class AddedRows:
     num_kept: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Column:
+    """The calibration rows of one head version.
+
+    Rows that it was fitted on are unknown to it, or have the logits of heads that were fitted without them.
+    """
+
+    logit_N: NDArray[np.float32]
+    target_N: NDArray[np.bool_]
+    mask_N: NDArray[np.bool_]
+
+
+def column_of(bundle: ModelBundle, head: HeadArtifact) -> Column | None:
+    """Return the column of a version that the bundle uses or keeps; None where it has or left none."""
+    if head in bundle.heads:
+        if not all((bundle.path / name).is_file() for name in (LOGIT, TARGET, MASK)):
+            return None
+        k = bundle.taxonomy.column(head.class_id)
+        return Column(*(np.load(bundle.path / name, allow_pickle=False)[:, k] for name in (LOGIT, TARGET, MASK)))
+    file = bundle.path / head_directory(head) / COLUMN_FILE
+    if not file.is_file():
+        return None
+    with np.load(file, allow_pickle=False) as arrays:
+        return Column(arrays["logit"], arrays["target"], arrays["mask"])
+
+
 def columns_of(value_NK: NDArray[Any], columns: Sequence[int | None]) -> NDArray[Any]:
     """Return some columns of (N, K); None stands for one that is new, which is 0."""
     chosen = np.zeros((len(value_NK), len(columns)), value_NK.dtype)
@@ -54,27 +84,37 @@ def calibration_parts(
     *,
     taxonomy: Taxonomy | None = None,
     strange: Collection[int] = (),
+    back: Mapping[int, Column | None] | None = None,
 ) -> Parts:
-    """Return the calibration rows of a bundle with these columns.
+    """Return the calibration rows of a bundle with these columns, and those of versions that go out of use, beside these.
 
     Labels stay, but for those of classes for which rows are added, and those of `strange` columns, whose heads may have been fitted
-    on the rows elsewhere. Rows of which no label is left go. Logits of heads that change are computed from the features that the
-    bundle keeps; where it keeps none, nothing is known of these heads on its rows from now on.
+    on the rows elsewhere. Logits of heads that change are computed from the features that the bundle keeps; where it keeps none,
+    nothing is known of these heads on its rows from now on.
+
+    Args:
+        back: the changed heads that are versions which the bundle kept, with what they left; None: nothing is known of them.
     """
     found = {
         name: np.load(bundle.path / name) for name in (LOGIT, TARGET, MASK, FEATURES, COHORT) if (bundle.path / name).is_file()
     }
     if not {LOGIT, TARGET, MASK} <= found.keys():
         return {}
+    parts = _left(bundle, found, {*range(len(bundle.heads))} - {k for j, k in enumerate(columns) if j not in changed})
+    back = back or {}
     logit_NK, target_NK, mask_NK = (columns_of(found[name], columns) for name in (LOGIT, TARGET, MASK))
     z_ND = found.get(FEATURES)
     for k, model in changed.items():
-        if z_ND is None:
+        if z_ND is not None:
+            logit_NK[:, k] = head_logits(model.kind, model.weights, z_ND)
+        elif k not in back:
             mask_NK[:, k] = False
             log.warning("bundle %s keeps no features of its calibration rows: head %d is not measured on them", bundle.path, k)
-        else:
-            logit_NK[:, k] = head_logits(model.kind, model.weights, z_ND)
-    mask_NK[:, list(strange)] = False
+    mask_NK[:, [*strange, *back]] = False
+    for k, column in back.items():
+        if column is not None:
+            own = slice(0, len(column.mask_N))
+            logit_NK[own, k], target_NK[own, k], mask_NK[own, k] = column.logit_N, column.target_N, column.mask_N
     if rows is not None and taxonomy is not None:
         own, new = slice(0, rows.num_kept), slice(rows.num_kept, None)
         models = _models(bundle, columns, changed)
@@ -90,19 +130,29 @@ def calibration_parts(
             if (logit_M := rows.logits.get(class_id)) is not None:
                 logit_MK[:, k] = logit_M[new]
                 logit_NK[: rows.num_kept, k] = logit_M[own]
+        known_M = mask_MK.any(axis=1)
         logit_NK, target_NK, mask_NK = (
-            np.concatenate(pair) for pair in ((logit_NK, logit_MK), (target_NK, target_MK), (mask_NK, mask_MK))
+            np.concatenate([old, more[known_M]]) for old, more in ((logit_NK, logit_MK), (target_NK, target_MK), (mask_NK, mask_MK))
         )
         if z_ND is not None:
-            z_ND = np.concatenate([z_ND, new_MD])
+            z_ND = np.concatenate([z_ND, new_MD[known_M]])
         if COHORT in found:
             unknown = np.full(len(new_MD), "", found[COHORT].dtype)
-            found[COHORT] = np.concatenate([found[COHORT], unknown if rows.cohort_M is None else rows.cohort_M[new]])
-    used_N = mask_NK.any(axis=1) if changed else np.ones(len(mask_NK), np.bool_)
+            more = unknown if rows.cohort_M is None else rows.cohort_M[new]
+            found[COHORT] = np.concatenate([found[COHORT], more[known_M]])
     arrays = {LOGIT: logit_NK, TARGET: target_NK, MASK: mask_NK}
     arrays |= {FEATURES: z_ND} if z_ND is not None else {}
     arrays |= {COHORT: found[COHORT]} if COHORT in found else {}
-    return {name: unchanged(bundle, name, npy_bytes(array[used_N])) for name, array in arrays.items()}
+    return parts | {name: unchanged(bundle, name, npy_bytes(array)) for name, array in arrays.items()}
+
+
+def _left(bundle: ModelBundle, found: Mapping[str, NDArray[Any]], gone: Collection[int]) -> Parts:
+    """Return what the heads of these columns leave in the bundle when they go out of use."""
+    names = {"logit": LOGIT, "target": TARGET, "mask": MASK}
+    return {
+        f"{head_directory(bundle.heads[k])}/{COLUMN_FILE}": npz_bytes({name: found[file][:, k] for name, file in names.items()})
+        for k in gone
+    }
 
 
 def _models(bundle: ModelBundle, columns: Sequence[int | None], changed: Mapping[int, NewModel]) -> list[NewModel]:

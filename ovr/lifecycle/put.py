@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ovr.core.artifact import Calibration, HeadArtifact
 from ovr.core.bundle import ModelBundle, head_directory
 from ovr.core.cohorts import CohortCalibrations
@@ -31,7 +33,7 @@ from ovr.lifecycle.assemble import (
     reference_prob,
     told,
 )
-from ovr.lifecycle.calibration_rows import AddedRows, calibration_parts, columns_of
+from ovr.lifecycle.calibration_rows import MASK, AddedRows, Column, calibration_parts, column_of, columns_of
 from ovr.lifecycle.cohorts import TABLES
 from ovr.lifecycle.logits import bundle_features
 from ovr.runtime.reference import Reference, load_reference, tolerances
@@ -111,6 +113,7 @@ def with_heads(
     changed = {taxonomy.column(class_id): model for class_id, model in weights.items()}
 
     strange = [taxonomy.column(class_id) for class_id in models]
+    back = {taxonomy.column(i): _column(bundle, head, weights[i]) for i, head in artifacts.items() if i not in models}
     pooled = [head.calibration for head in heads]
     reference = chosen(
         load_reference(bundle),
@@ -132,7 +135,10 @@ def with_heads(
         reference=replace(reference, prob_NK=prob_NK, tolerance_K=tolerance_K, class_ids=taxonomy.ids),
         policy=bundle.policy,
         provenance=told(bundle, {**entry, **of_limit(bundle)}, num_changed=len(artifacts)),
-        parts={**calibration_parts(bundle, columns, changed, rows, taxonomy=taxonomy, strange=strange), **(parts or {})},
+        parts={
+            **calibration_parts(bundle, columns, changed, rows, taxonomy=taxonomy, strange=strange, back=back),
+            **(parts or {}),
+        },
     )
     return Rewritten(made, tuple(artifacts), diffs)
 
@@ -142,6 +148,34 @@ def model_of(bundle: ModelBundle, head: HeadArtifact) -> NewModel:
     file = bundle.path / HeadVersion(head.class_id, head.version).directory / "model.onnx"
     kind, constants = head_constants(parsed(file.read_bytes(), what=f"head {head.class_id!r}"))
     return NewModel(kind, weights_of(constants))
+
+
+def _column(bundle: ModelBundle, head: HeadArtifact, model: NewModel) -> Column | None:
+    """Return the calibration rows of a version that the bundle keeps; None where they are not known, which a warning says.
+
+    They are of its weights: a version that went when its calibration or threshold changed left none, and has those of the next one.
+    """
+    in_use = [each for each in bundle.heads if each.class_id == head.class_id]
+    later = [bundle.earlier_head(HeadVersion(head.class_id, v)) for v in bundle.ledger.versions(head.class_id) if v > head.version]
+    for each in (head, *in_use, *later):
+        if each is not head and not _same(model_of(bundle, each), model):
+            continue
+        column = column_of(bundle, each)
+        if column is not None:
+            return column
+    if (bundle.path / MASK).is_file():
+        log.warning(
+            "bundle %s does not say which of its calibration rows version %d of head %r was fitted on: none of them counts for it",
+            bundle.path,
+            head.version,
+            head.class_id,
+        )
+    return None
+
+
+def _same(a: NewModel, b: NewModel) -> bool:
+    same = a.weights.keys() == b.weights.keys()
+    return same and all(np.array_equal(value, b.weights[name]) for name, value in a.weights.items())
 
 
 def chosen(reference: Reference, columns: Sequence[int | None], cohorts: CohortCalibrations | None) -> Reference:

@@ -138,6 +138,16 @@ def labelled_logits(bundle: ModelBundle, new: NewRows | None, *, num_threads: in
             f"of calibration rows; expected as many rows, and {num_heads} heads"
         )
     cohorts = {} if bundle.cohorts is None or not with_cohorts else {bundle.cohorts.column: _array(bundle, "cohort")}
+    if isinstance(logits, KnownLogits):  # rows of which no label counts are there for versions of heads that may come back
+        row_B = np.flatnonzero(_array(bundle, "mask").any(axis=1))
+        if not len(row_B):
+            raise ArtifactError(
+                f"bundle {bundle.path} keeps {len(labels)} calibration rows, and no label of them counts for the heads that it has "
+                "by now; give rows with data=... and data.path=FILE"
+            )
+        if len(row_B) < len(labels):
+            logits, labels = KnownLogits(logits.logit_NK[row_B]), labels.take(row_B)
+            cohorts = {column: cells[row_B] for column, cells in cohorts.items()}
     return LabelledLogits(logits, labels, {"rows": "the bundle's own calibration rows", "num_rows": len(labels)}, cohorts)
 
 

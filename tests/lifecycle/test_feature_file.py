@@ -3,14 +3,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ovr.calibrator.platt import Platt
+from ovr.core.ledger import HeadVersion
 from ovr.core.shards import npy_bytes
 from ovr.data.leakage import row_digests
 from ovr.data.splits import TestRows
 from ovr.errors import ArtifactError, DataError
 from ovr.lifecycle.assemble import assembled
+from ovr.lifecycle.calibrate import calibrate
 from ovr.lifecycle.feature_file import read_features, write_features
 from ovr.lifecycle.fit import HeadFit
 from ovr.lifecycle.head_rows import kept_rows, known_rows, split_rows, with_positives
+from ovr.lifecycle.heads import replace_heads, retire, rollback
 from ovr.lifecycle.logits import bundle_features
 from ovr.lifecycle.rows import NewRows, labelled_logits
 from ovr.lifecycle.verify import verify
@@ -150,6 +154,42 @@ def test_a_head_is_fitted_again_on_kept_rows_and_these_are_not_fair_to_the_versi
     out, (head,) = made(bundle, tmp_path / "out", more, specs=[bundle.taxonomy[0]])
     assert out.bundle.heads[0].version == 2
     assert f"on {len(x)} rows: average precision" in head.judged.checks[2].said
+
+
+def column(bundle, class_id="cat"):
+    k = bundle.taxonomy.column(class_id)
+    return [np.load(bundle.path / f"calibration/{name}.npy")[:, k] for name in ("logit", "target", "mask")]
+
+
+@pytest.fixture(scope="module")
+def in_folds(bundle, tmp_path_factory):
+    """The bundle with version 2 of cat, which was fitted in folds on the rows that the bundle keeps."""
+    x = positives(bundle)
+    rows = with_positives(bundle, kept_rows(bundle, bundle.taxonomy, []), bundle_features(bundle, x), row_digests(x), 0, seed=0)
+    out = tmp_path_factory.mktemp("in_folds") / "out"
+    return made(bundle, out, rows, specs=[bundle.taxonomy[0]], fit=HeadFit(C=1e4))[0].bundle
+
+
+def test_a_version_that_comes_back_has_the_calibration_rows_that_it_had(bundle, in_folds, tmp_path, monkeypatch, caplog):
+    back = rollback(in_folds, tmp_path / "back", [HeadVersion("cat", 1)]).bundle
+    for now, before, later in zip(column(back), column(bundle), column(in_folds), strict=True):
+        np.testing.assert_array_equal(now[: len(before)], before)
+        assert len(now) == len(later) > len(before)
+    assert not column(back)[2][len(rows_of(1)) :].any()  # rows that joined for the version after
+    again = rollback(back, tmp_path / "again", [HeadVersion("cat", 2)]).bundle
+    for name in ("logit", "target", "mask", "features"):
+        np.testing.assert_array_equal(*(np.load(each.path / f"calibration/{name}.npy") for each in (again, in_folds)))
+    gone = retire(in_folds, tmp_path / "gone", ["cat"]).bundle
+    np.testing.assert_array_equal(column(rollback(gone, tmp_path / "home", [HeadVersion("cat", 2)]).bundle), column(in_folds))
+    # the same weights, calibrated again, and then others
+    third = calibrate(in_folds, tmp_path / "3", labelled_logits(in_folds, None), calibrator=Platt(), class_ids=["cat"]).bundle
+    fourth = replace_heads(third, tmp_path / "4", bundle, ["cat"]).bundle
+    assert [head.version for head in (third.heads[0], fourth.heads[0])] == [3, 4]
+    assert not column(fourth)[2].any()
+    np.testing.assert_array_equal(column(rollback(fourth, tmp_path / "5", [HeadVersion("cat", 2)]).bundle), column(in_folds))
+    monkeypatch.setattr("ovr.lifecycle.calibration_rows.COLUMN_FILE", "none.npz")  # as bundles of earlier ovr have it
+    assert not column(rollback(fourth, tmp_path / "6", [HeadVersion("cat", 2)]).bundle)[2].any()
+    assert "does not say which of its calibration rows version 2 of head 'cat' was fitted on" in caplog.text
 
 
 def test_kept_rows_that_cannot_serve_are_refused(bundle, trained, tmp_path):

@@ -222,6 +222,13 @@ def test_rows_join_the_calibration_rows_with_the_logits_of_all_heads(bundle, tmp
     np.testing.assert_allclose(1 / (1 + np.exp(-(scale * logit_NK + bias))), prob_NK, atol=1e-5)
     again = calibrate(made, tmp_path / "again", labelled_logits(made, None), calibrator=Temperature(), class_ids=["new"]).bundle
     assert again.head("new").calibration.num_rows == 6
+    # rows of which no label counts any more stay, for versions that may come back
+    other = put(made, tmp_path / "other", [new_head("new", bundle, seed=1)], entry={}).bundle
+    assert len(np.load(other.path / "calibration/mask.npy")) == len(labelled_logits(made, None).labels)
+    assert len(labelled_logits(other, None).labels) == len(labelled_logits(bundle, None).labels)
+    none = put(other, tmp_path / "none", [new_head(class_id, bundle) for class_id in other.taxonomy.ids], entry={}).bundle
+    with pytest.raises(ArtifactError, match="calibration rows, and no label of them counts for the heads that it has by now"):
+        labelled_logits(none, None)
 
 
 def test_heads_that_stay_keep_their_signatures_and_the_bundle_s_own_is_not_carried_over(bundle, tmp_path):
