@@ -99,6 +99,7 @@ def _fit(cfg: DictConfig, bundle: "ModelBundle", specs: Sequence["ClassSpec"], *
             kind=cfg.kind,
             warm=cfg.warm,
             force=cfg.force,
+            max_overlap=cfg.max_overlap,
             entry=entry,
         )
         for each in trained:

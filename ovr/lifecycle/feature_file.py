@@ -6,7 +6,8 @@
     backbone_sha256  text: of the backbone that they are of, as `ovr head show` says it of each head
     target           (N, K) int8: 1, 0 or -1 (not known), with `class_ids` (K,) text; or (N,) text, the id of each row's one class
     split            (N,) text, train, val, calib or test; may be left out: rows are then left out in turn
-    digest           (N,) uint64 of the raw rows (`ovr.data.leakage.row_digests`); may be left out: then no row is known again
+    digest           (N,) uint64 of the raw rows (`ovr.data.leakage.row_digests`); may be left out: then no row is known again,
+                     neither those that the backbone was trained on nor, later, these; the history says so
     cohort_<column>  (N,) text; may be left out
 
 N = rows, D = features, K = classes of the file
@@ -85,6 +86,7 @@ def read_features(file: Path, bundle: ModelBundle, taxonomy: Taxonomy, *, max_ov
         if name in arrays and len(np.atleast_1d(arrays[name])) != len(z_ND):
             raise DataError(f"{file} has {len(z_ND)} rows of features and {len(np.atleast_1d(arrays[name]))} of {name}")
     digest_N = arrays.get("digest")
+    by_features = digest_N is None
     if digest_N is None:
         log.warning("%s has no digests of its rows: rows that the bundle was made from cannot be told from others", file)
         digest_N = row_digests(z_ND)
@@ -93,7 +95,7 @@ def read_features(file: Path, bundle: ModelBundle, taxonomy: Taxonomy, *, max_ov
     cohorts = {name.removeprefix(_COHORT): cells.astype(np.str_) for name, cells in arrays.items() if name.startswith(_COHORT)}
     labels = _labels(arrays, taxonomy, file)
     if "split" not in arrays:
-        return undivided(SplitRows(z_ND, digest_N, labels, cohorts, np.zeros(len(z_ND), np.bool_)))
+        return undivided(SplitRows(z_ND, digest_N, labels, cohorts, np.zeros(len(z_ND), np.bool_), by_features=by_features))
     split_N = arrays["split"].astype(np.str_)
     if (got := {*split_N.tolist()}) != {*SPLIT_NAMES}:
         raise DataError(f"{file} has rows of splits {', '.join(sorted(got))}; expected rows of each of {', '.join(SPLIT_NAMES)}")
@@ -103,7 +105,7 @@ def read_features(file: Path, bundle: ModelBundle, taxonomy: Taxonomy, *, max_ov
         check_held_out(bundle, name, digest_N[row_B], max_overlap=max_overlap, source=file.name, row_numbers=row_B)
         repeated_B = repeated_rows(name, digest_N[row_B], found)
         of_cohorts = {column: cells[row_B] for column, cells in cohorts.items()}
-        found[name] = SplitRows(z_ND[row_B], digest_N[row_B], labels.take(row_B), of_cohorts, repeated_B)
+        found[name] = SplitRows(z_ND[row_B], digest_N[row_B], labels.take(row_B), of_cohorts, repeated_B, by_features=by_features)
     return found
 
 

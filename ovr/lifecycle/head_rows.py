@@ -36,6 +36,7 @@ class SplitRows:
     cohorts: Mapping[str, NDArray[np.str_]]
     repeated_N: NDArray[np.bool_]  # rows that are in an earlier split too, and count there alone
     num_kept: int = 0  # of the first rows: calibration rows that the bundle keeps, whose digests are of their features
+    by_features: bool = False  # all digests are of the features, by which no row is known again that the bundle was made from
 
     def __len__(self) -> int:
         return len(self.z_ND)
@@ -134,6 +135,44 @@ def kept_rows(bundle: ModelBundle, taxonomy: Taxonomy, new_ids: Collection[str])
     return undivided(SplitRows(z_ND, row_digests(z_ND), Labels.from_dense(target_NK, mask_NK), cohorts, none, num_kept=len(z_ND)))
 
 
+def kept_digests(bundle: ModelBundle) -> U64:
+    """Return the digests of the rows that `kept_rows` gives, which itself knows them by their features alone."""
+    history = bundle.provenance.get("history", [])
+    joined = [number for number, step in enumerate(history, start=1) if "train_row_digests" in step]
+    digest_U = read_digests(bundle.path, CALIBRATION, steps=joined)
+    return np.zeros(0, np.uint64) if digest_U is None else digest_U
+
+
+def may_be_held_out(bundle: ModelBundle, rows: HeadRows, class_id: str, *, max_overlap: float) -> NDArray[np.bool_]:
+    """Return which of a head's rows (N,) it may be calibrated and judged on: known ones that the backbone was not trained on.
+
+    Args:
+        max_overlap: the share of the known rows of which that does not matter, where rows are equal by chance.
+
+    Raises:
+        ConfigError: `max_overlap` is no share.
+        DataError: no such row is left of the class, or of others.
+    """
+    check_overlap([], max_overlap=max_overlap, purpose="held out")
+    backbone_U = read_digests(bundle.path, TRAINING, steps=())
+    if backbone_U is None:
+        return rows.mask_N
+    trained_N = rows.mask_N & np.isin(rows.group_N.astype(np.uint64), backbone_U)
+    if trained_N.sum() <= max_overlap * rows.mask_N.sum():
+        return rows.mask_N
+    held_N = rows.mask_N & ~trained_N
+    num_positives, num_negatives = int((held_N & rows.target_N).sum()), int((held_N & ~rows.target_N).sum())
+    what = f"the backbone was trained on {trained_N.sum()} of the {rows.mask_N.sum()} rows of which class {class_id!r} is known"
+    if not num_positives or not num_negatives:
+        raise DataError(
+            f"{what}, which leaves {num_positives} rows of the class and {num_negatives} of others to calibrate and judge its head "
+            "on; give rows that the backbone has not seen. max_overlap=1 allows those, where rows are equal by chance, as those of "
+            "few coarse columns are"
+        )
+    log.warning("%s: its head is fitted on these, and neither calibrated nor judged", what)
+    return held_N
+
+
 def known_rows(bundle: ModelBundle, class_id: str) -> U64:
     """Return digests of the rows that the backbone or any head of a class was fitted or calibrated on.
 
@@ -166,7 +205,9 @@ def with_positives(
             f"{num_known} of {len(digest_P)} positive rows are rows that the bundle was calibrated on, which kept_rows=true takes "
             "as rows of other classes; leave them out, or give rows with data="
         )
-    if num_known := int(np.isin(digest_P, np.concatenate([each.digest_N for each in rows.values()])).sum()):
+    source_N = np.concatenate([each.digest_N for each in rows.values()])
+    # Rows of the source may be known by their features alone.
+    if num_known := int((np.isin(digest_P, source_N) | np.isin(row_digests(z_PD), source_N)).sum()):
         raise DataError(
             f"{num_known} of {len(digest_P)} positive rows are rows of the source too; leave them out of one of the two"
         )
@@ -191,5 +232,6 @@ def with_positives(
             {key: np.concatenate([value, np.full(num_more, "", value.dtype)]) for key, value in old.cohorts.items()},
             np.concatenate([old.repeated_N, np.zeros(num_more, np.bool_)]),
             old.num_kept,
+            old.by_features,
         )
     return found

@@ -2,13 +2,14 @@
 
 Weights see the training rows of the source; calibration and threshold are fitted on its calibration rows, and the gate judges on
 its validation rows. Where those are too few, training, validation and calibration rows are taken together: the head is fitted on
-all of them, and calibration, threshold and gate take each row's logit from a head that was fitted without it.
+all of them, and calibration, threshold and gate take each row's logit from a head that was fitted without it; rows that the
+backbone was trained on are for the weights alone.
 
 N = rows, D = features, M = rows that join the calibration rows
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from ovr.lifecycle.calibrate import Calibrator
 from ovr.lifecycle.calibration_rows import AddedRows
 from ovr.lifecycle.fit import HeadFit, HeadRows, check_kind, cross_calibrated
 from ovr.lifecycle.gate import Gate, Judged, check_passed, prob_logits, prob_of
-from ovr.lifecycle.head_rows import SplitRows, known_rows
+from ovr.lifecycle.head_rows import SplitRows, kept_digests, known_rows, may_be_held_out
 from ovr.lifecycle.heads import last_head
 from ovr.lifecycle.logits import KnownLogits
 from ovr.lifecycle.put import NewHead, check_change, put
@@ -40,6 +41,8 @@ from ovr.threshold.fit import ThresholdRule, fit_thresholds
 from ovr.training.evaluate import evaluate
 
 EVERY = ("train", "val", "calib")
+Bools = NDArray[np.bool_]
+LeftOut = tuple[NDArray[np.float64], Bools]  # of all rows (N,): logits by heads that did not see them, and whether they count
 MIN_HELD_OUT = 10  # rows of the class among calibration and among validation rows, below which all are taken together
 
 
@@ -67,6 +70,7 @@ def train_heads(
     kind: str | None = None,
     warm: bool = False,
     force: bool = False,
+    max_overlap: float = 0.0,
     entry: Mapping[str, Any] | None = None,
 ) -> tuple[Rewritten, list[Trained]]:
     """Write the bundle with heads of these classes, fitted on `rows`, to `out`; return what was made of each.
@@ -77,11 +81,13 @@ def train_heads(
         kind: "linear" or "mlp"; None: as the head that is replaced, or as the bundle's first one.
         warm: start MLP heads from the weights of the version before; the held-out rows must be new to these.
         force: let heads in that the gate refuses; the history says so.
+        max_overlap: see `may_be_held_out`, of rows that are left out in turn.
         entry: what the history tells of this step besides, in plain values.
 
     Raises:
         ConfigError: a calibrator that fits all heads at once.
-        DataError: no rows of a class or of others; all rows of a class are copies of one.
+        DataError: no rows of a class or of others; all rows of a class are copies of one; the backbone was trained on all that the
+            head would be calibrated and judged on.
         GateError: the gate refuses a head, and `force` is false. Nothing is written then.
     """
     check_change(bundle, out)
@@ -90,7 +96,11 @@ def train_heads(
     trained = []
     for spec, of_split in zip(specs, some, strict=True):
         few = any(of_split[name].num_positives < MIN_HELD_OUT for name in ("val", "calib"))
-        trained.append(_train(bundle, spec, of_split, taxonomy, fit, calibrator, threshold, gate, kind=kind, warm=warm, few=few))
+        every = HeadRows.joined([of_split[name] for name in EVERY])
+        held_N = may_be_held_out(bundle, every, spec.id, max_overlap=max_overlap) if few else None
+        trained.append(
+            _train(bundle, spec, of_split, taxonomy, fit, calibrator, threshold, gate, kind=kind, warm=warm, held_N=held_N)
+        )
     heads = [made for made, _ in trained]
     refused = check_passed([made.judged for made in heads], force=force)
     step = len(bundle.provenance.get("history", [])) + 1
@@ -99,6 +109,8 @@ def train_heads(
     used = {rows_of_step(TRAINING, step): fitted, rows_of_step(CALIBRATION, step): held}
     new = {name: split.digest_N[split.num_kept :] for name, split in rows.items()}
     digests = {name: np.unique(np.concatenate([new[split] for split in splits])) for name, splits in used.items()}
+    if any(split.num_kept for split in rows.values()):
+        digests[rows_of_step(TRAINING, step)] = np.union1d(digests[rows_of_step(TRAINING, step)], kept_digests(bundle))
     said = {
         "classes": [spec.id for spec in specs],
         "gate": {made.judged.class_id: made.judged.to_json() for made in heads},
@@ -106,6 +118,7 @@ def train_heads(
         "cross_fitted": [made.head.spec.id for made in heads if made.cross_fitted],
         "row_digests": rows_of_step(CALIBRATION, step),
         "train_row_digests": rows_of_step(TRAINING, step),
+        **({"row_digests_are_of": "features"} if any(split.by_features for split in rows.values()) else {}),
         **(entry or {}),
     }
     result = put(
@@ -147,9 +160,10 @@ def _train(
     *,
     kind: str | None,
     warm: bool,
-    few: bool,
-) -> tuple[Trained, NDArray[np.float64] | None]:
-    """Return the head, and where rows were too few the logits of all of them by heads that did not see them."""
+    held_N: Bools | None,
+) -> tuple[Trained, LeftOut | None]:
+    """Return the head, and what of the rows is left out in turn, where `held_N` says which may be."""
+    few = held_N is not None
     old = last_head(bundle, spec.id)
     kind = kind or (bundle.heads[0].kind if old is None else old[0].kind)
     known_U = known_rows(bundle, spec.id)
@@ -157,8 +171,9 @@ def _train(
     if warm and kind == "mlp" and old is not None and old[0].kind == kind:
         start = _warm(old[0], [of_split[name] for name in ("val", "calib")], known_U, few=few)
     out_of_fold_N = None
-    if few:
-        seen = calib = judged = HeadRows.joined([of_split[name] for name in EVERY])
+    if held_N is not None:
+        seen = HeadRows.joined([of_split[name] for name in EVERY])
+        calib = judged = replace(seen, mask_N=held_N)
         model, out_of_fold_N = fit.fit(seen, kind=kind), fit.out_of_fold(seen, kind=kind)
         calib_logit_N = out_of_fold_N
     else:
@@ -202,7 +217,8 @@ def _train(
             "gate": said.to_json(),
         },
     )
-    return Trained(head, said, seen.num_positives, few), out_of_fold_N
+    made = Trained(head, said, seen.num_positives, few)
+    return made, None if out_of_fold_N is None or held_N is None else (out_of_fold_N, held_N)
 
 
 def _warm(old: NewModel, held_out: Sequence[HeadRows], known_U: U64, *, few: bool) -> Weights:
@@ -261,20 +277,20 @@ def _report(
 
 def _added(
     bundle: ModelBundle,
-    trained: Sequence[tuple[Trained, NDArray[np.float64] | None]],
+    trained: Sequence[tuple[Trained, LeftOut | None]],
     some: Sequence[Mapping[str, HeadRows]],
     rows: Mapping[str, SplitRows],
     held: Sequence[str],
 ) -> AddedRows:
     """Return the rows that each head was calibrated on, as calibration rows of the bundle."""
     labels, logits = {}, {}
-    for (made, out_of_fold_N), of_split in zip(trained, some, strict=True):
+    for (made, left_out), of_split in zip(trained, some, strict=True):
         own = EVERY if made.cross_fitted else ("calib",)
         parts = [(of_split[name].target_N, of_split[name].mask_N & (name in own)) for name in held]
         target_M, mask_M = (np.concatenate(part) for part in zip(*parts, strict=True))
+        if left_out is not None:
+            logits[made.head.spec.id], mask_M = left_out
         labels[made.head.spec.id] = (target_M, mask_M)
-        if out_of_fold_N is not None:
-            logits[made.head.spec.id] = out_of_fold_N
     cohort_M = None
     if bundle.cohorts is not None and all(bundle.cohorts.column in rows[name].cohorts for name in held):
         cohort_M = np.concatenate([rows[name].cohorts[bundle.cohorts.column] for name in held])

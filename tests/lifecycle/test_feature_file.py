@@ -6,9 +6,10 @@ import pytest
 from ovr.calibrator.platt import Platt
 from ovr.core.ledger import HeadVersion
 from ovr.core.shards import npy_bytes
+from ovr.core.taxonomy import ClassSpec, Taxonomy
 from ovr.data.leakage import row_digests
 from ovr.data.splits import TestRows
-from ovr.errors import ArtifactError, DataError
+from ovr.errors import ArtifactError, ConfigError, DataError
 from ovr.lifecycle.assemble import assembled
 from ovr.lifecycle.calibrate import calibrate
 from ovr.lifecycle.feature_file import read_features, write_features
@@ -16,7 +17,7 @@ from ovr.lifecycle.fit import HeadFit
 from ovr.lifecycle.head_rows import kept_rows, known_rows, split_rows, with_positives
 from ovr.lifecycle.heads import replace_heads, retire, rollback
 from ovr.lifecycle.logits import bundle_features
-from ovr.lifecycle.rows import NewRows, labelled_logits
+from ovr.lifecycle.rows import NewRows, labelled_logits, new_rows
 from ovr.lifecycle.verify import verify
 from ovr.runtime.reference import load_reference
 from tests.bundles import small_bundle
@@ -190,6 +191,51 @@ def test_a_version_that_comes_back_has_the_calibration_rows_that_it_had(bundle, 
     monkeypatch.setattr("ovr.lifecycle.calibration_rows.COLUMN_FILE", "none.npz")  # as bundles of earlier ovr have it
     assert not column(rollback(fourth, tmp_path / "6", [HeadVersion("cat", 2)]).bundle)[2].any()
     assert "does not say which of its calibration rows version 2 of head 'cat' was fitted on" in caplog.text
+
+
+def test_kept_rows_that_a_head_was_fitted_on_are_training_rows_from_then_on(bundle, in_folds):
+    splits = splits_of(bundle)
+    splits = replace(splits, test=TestRows(rows_of(1)[:100], splits.test.labels))
+    assert new_rows(bundle, splits, "test", max_overlap=0, purpose="calibrated on").record["num_calibrated_on"] == 100
+    with pytest.raises(DataError, match=r"100 of 100 rows .* are also training rows of the model"):
+        new_rows(in_folds, splits, "test", max_overlap=0, purpose="calibrated on")
+
+
+def save(file, bundle, x, own_N, **more):
+    """Write a file of features of rows that are not split, of class new or of cat."""
+    backbone, target = np.array(bundle.backbone_sha256), np.where(own_N, "new", "cat")
+    np.savez(file, features=bundle_features(bundle, x), backbone_sha256=backbone, target=target, **more)
+    return read_features(file, bundle, taxonomy_of(bundle), max_overlap=0)
+
+
+def test_rows_that_are_left_out_in_turn_are_none_that_the_backbone_was_trained_on(bundle, tmp_path, caplog):
+    x = np.concatenate([rows_of(0)[:150], rows_of(40, 150)])
+    own_N, digest_N = of_class(bundle, x), row_digests(x)
+    rows = save(tmp_path / "rows.npz", bundle, x, own_N, digest=digest_N)
+    out, (head,) = made(bundle, tmp_path / "out", rows)
+    assert "the backbone was trained on 150 of the 300 rows of which class 'new' is known" in caplog.text
+    assert head.num_positives == own_N.sum()  # its weights saw them all
+    assert head.judged.checks[0].said.startswith(f"{own_N[150:].sum()} rows of the class and {(~own_N[150:]).sum()} of others")
+    assert out.bundle.head("new").calibration.num_rows == column(out.bundle, "new")[2].sum() == 150
+    by_chance, _ = made(bundle, tmp_path / "by_chance", rows, max_overlap=0.5)
+    assert column(by_chance.bundle, "new")[2].sum() == 300
+    known = save(tmp_path / "known.npz", bundle, x[:150], own_N[:150], digest=digest_N[:150])
+    with pytest.raises(DataError, match="on 150 of the 150 rows of which class 'new' is known, which leaves 0 rows of the class"):
+        made(bundle, tmp_path / "no", known)
+    with pytest.raises(ConfigError, match="max_overlap must be a share"):
+        made(bundle, tmp_path / "no", known, max_overlap=2)
+
+
+def test_rows_without_digests_are_told_as_such_and_known_by_equal_features(bundle, tmp_path):
+    x = rows_of(40, 150)
+    rows = save(tmp_path / "rows.npz", bundle, x, of_class(bundle, x))
+    out = made(bundle, tmp_path / "out", rows)[0].bundle
+    assert out.provenance["history"][-1]["row_digests_are_of"] == "features"
+    taxonomy = Taxonomy([*out.taxonomy, ClassSpec("other")])
+    z_PD, digest_P = bundle_features(bundle, x[:10]), row_digests(x[:10])
+    for source, column in ((rows, 4), (kept_rows(out, taxonomy, ["other"]), 5)):
+        with pytest.raises(DataError, match="10 of 10 positive rows are rows of the source too"):
+            with_positives(out, source, z_PD, digest_P, column, seed=0)
 
 
 def test_kept_rows_that_cannot_serve_are_refused(bundle, trained, tmp_path):
