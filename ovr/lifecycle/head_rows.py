@@ -21,7 +21,7 @@ from ovr.data.splits import SPLIT_NAMES, Splits
 from ovr.errors import ArtifactError, DataError
 from ovr.lifecycle.calibration_rows import COHORT, FEATURES, MASK, TARGET
 from ovr.lifecycle.fit import HeadRows
-from ovr.lifecycle.rows import steady_features
+from ovr.lifecycle.rows import steady_features, steps_of
 
 log = logging.getLogger(__name__)
 
@@ -178,8 +178,7 @@ def known_rows(bundle: ModelBundle, class_id: str) -> U64:
 
     Of the calibration rows that the bundle keeps, those of their features too, by which `kept_rows` knows them.
     """
-    history = bundle.provenance.get("history", [])
-    steps = [number for number, step in enumerate(history, start=1) if class_id in (step.get("classes") or [class_id])]
+    steps = steps_of(bundle, [class_id])
     parts = [read_digests(bundle.path, kind, steps=steps) for kind in (TRAINING, CALIBRATION)]
     if class_id in bundle.taxonomy.ids and all((bundle.path / name).is_file() for name in (FEATURES, MASK)):
         z_ND, mask_NK = (np.load(bundle.path / name, allow_pickle=False) for name in (FEATURES, MASK))

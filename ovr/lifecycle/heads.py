@@ -33,6 +33,7 @@ from ovr.lifecycle.calibration_rows import calibration_parts
 from ovr.lifecycle.gate import Gate, check_passed, judge_stored
 from ovr.lifecycle.put import NewHead, check_change, chosen, cohort_columns, model_of, of_limit, put, with_heads
 from ovr.lifecycle.rewrite import calibrations_of, rewritten, thresholds_of
+from ovr.lifecycle.rows import steps_of
 from ovr.runtime.reference import load_reference
 
 log = logging.getLogger(__name__)
@@ -85,14 +86,18 @@ def replace_heads(
     said = {"command": "head replace", "classes": list(class_ids), "from_bundle_sha256": source.bundle_sha256, **(entry or {})}
     if gate is not None:
         said |= {"gate": {each.class_id: each.to_json() for each in judged}, "forced": forced}
-    return put(bundle, out, heads, entry=said, parts=_rows_of_source(bundle, source))
+    return put(bundle, out, heads, entry=said, parts=_rows_of_source(bundle, source, class_ids))
 
 
-def _rows_of_source(bundle: ModelBundle, source: ModelBundle) -> Parts:
-    """Return digests of the rows that `source` was made from and `bundle` was not: heads of it have seen them."""
+def _rows_of_source(bundle: ModelBundle, source: ModelBundle, class_ids: Sequence[str]) -> Parts:
+    """Return digests of the rows that these heads of `source` have seen, but for those that all heads of `bundle` have.
+
+    Rows that `bundle` knows of another class are among them: they are new to these.
+    """
     parts: Parts = {}
     for kind in FILES:
-        theirs_U, ours_U = (read_digests(each.path, kind) for each in (source, bundle))
+        theirs_U = read_digests(source.path, kind, steps=steps_of(source, class_ids))
+        ours_U = read_digests(bundle.path, kind, steps=())
         if theirs_U is None:
             continue
         new_U = theirs_U if ours_U is None else np.setdiff1d(theirs_U, ours_U)

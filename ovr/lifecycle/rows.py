@@ -4,6 +4,7 @@ N = rows, K = heads
 """
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +53,13 @@ class LabelledLogits:
     def calibrated_on(self) -> bool:
         """Whether the bundle is known to have been calibrated on any of these rows, as on all that it keeps."""
         return self.digest_N is None or bool(self.record.get("num_calibrated_on"))
+
+
+def steps_of(bundle: ModelBundle, class_ids: Collection[str]) -> list[int]:
+    """Return the steps of a bundle's history, counted from 1, that are of any of these classes; those that name none are of all."""
+    history = bundle.provenance.get("history", [])
+    named = [{*(step.get("classes") or class_ids)} for step in history]
+    return [number for number, of_step in enumerate(named, start=1) if not of_step.isdisjoint(class_ids)]
 
 
 def check_which(which: str) -> None:

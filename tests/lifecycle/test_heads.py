@@ -19,6 +19,7 @@ from ovr.lifecycle.assemble import NewModel
 from ovr.lifecycle.calibrate import calibrate
 from ovr.lifecycle.calibration_rows import AddedRows
 from ovr.lifecycle.decide import redecide
+from ovr.lifecycle.head_rows import known_rows
 from ovr.lifecycle.heads import last_version, replace_heads, respecified, retire, rollback
 from ovr.lifecycle.logits import bundle_features
 from ovr.lifecycle.put import NewHead, put
@@ -194,7 +195,14 @@ def test_rows_that_the_other_bundle_was_made_from_count_for_its_heads(bundle, tm
     np.testing.assert_array_equal(np.load(made.path / "data/calib_rows_1.npy"), np.array([7, 2**63 + 1], np.uint64))
     assert not (made.path / "data/train_rows_1.npy").exists()  # the same as the bundle's
     again = replace_heads(made, tmp_path / "again", source, [CLASS_IDS[2]]).bundle
-    assert not (again.path / "data/calib_rows_2.npy").exists()
+    for class_id, seen in ((CLASS_IDS[1], True), (CLASS_IDS[2], True), ("cat", False)):
+        assert np.isin(rows.digest_N, known_rows(again, class_id)).all() == seen
+    assert set(known_rows(made, CLASS_IDS[1])) <= set(known_rows(again, CLASS_IDS[1]))
+    # rows of a head that is not taken are none of those that are
+    settings = {"class_ids": ["cat"], "settings": {"classes": ["cat"]}}
+    one = calibrate(bundle, tmp_path / "one", rows, calibrator=Temperature(), **settings).bundle
+    other = replace_heads(bundle, tmp_path / "other", one, [CLASS_IDS[1]]).bundle
+    assert not (other.path / "data/calib_rows_1.npy").exists()
 
 
 def test_labels_of_calibration_rows_stay_and_logits_follow_the_heads(bundle, tmp_path):
