@@ -52,12 +52,16 @@ def show_head(cfg: DictConfig) -> None:
     """Print what the bundle says of a head, or of an earlier version, and the steps of its history that name it, as JSON.
 
     Of several, named by `classes`, a list.
+
+    Raises:
+        ConfigError: `version` is no whole number.
     """
     from ovr.core.bundle import open_bundle
 
     bundle = open_bundle(Path(cfg.bundle))
     ids = known_ids(bundle, class_ids_of(cfg), retired=True)
-    said = [_shown(bundle, class_id, cfg.version) for class_id in ids]
+    version = _version(cfg)
+    said = [_shown(bundle, class_id, version) for class_id in ids]
     print(json.dumps(said[0] if cfg.classes is None else said, indent=1, ensure_ascii=False))
 
 
@@ -142,14 +146,18 @@ def replace_head(cfg: DictConfig) -> None:
 
 
 def rollback_head(cfg: DictConfig) -> None:
-    """Write the bundle with earlier versions in use again: `version`, or the one before."""
+    """Write the bundle with earlier versions in use again: `version`, or the one before.
+
+    Raises:
+        ConfigError: `version` is no whole number.
+    """
     from ovr.core.bundle import open_bundle
     from ovr.core.ledger import HeadVersion
     from ovr.lifecycle.heads import last_version, rollback
 
-    bundle = open_bundle(Path(cfg.bundle))
+    version, bundle = _version(cfg), open_bundle(Path(cfg.bundle))
     ids = known_ids(bundle, class_ids_of(cfg), retired=True)
-    versions = [last_version(bundle, i) if cfg.version is None else HeadVersion(i, cfg.version) for i in ids]
+    versions = [last_version(bundle, i) if version is None else HeadVersion(i, version) for i in ids]
     with out_of(cfg) as out:
         print_change(cfg, bundle, rollback(bundle, out, versions, entry=entry_of(cfg)))
 
@@ -263,6 +271,14 @@ def print_change(cfg: DictConfig, bundle: "ModelBundle", made: "Rewritten") -> N
         print("dry run: nothing was written")
     else:
         print(f"bundle {made.bundle.bundle_sha256[:12]} in {cfg.out}; its parent is {bundle.bundle_sha256[:12]}")
+
+
+def _version(cfg: DictConfig) -> int | None:
+    """Return `version`, None where it is null: 1.0 and true are equal to 1, and no version's number."""
+    version: Any = cfg.version
+    if version is not None and type(version) is not int:
+        raise ConfigError(f"version is {version!r}; expected the whole number of a version, as `ovr head list` tells them")
+    return version
 
 
 def _kept(bundle: "ModelBundle", class_id: str) -> str:

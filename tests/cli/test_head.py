@@ -59,6 +59,7 @@ def test_several_classes_are_renamed_and_shown_at_once(args, tmp_path, capsys):
     assert main(["head", "show", f"bundle={tmp_path / 'out'}", "classes=[cat,größe]"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert [(each["class"]["name"], len(each["history"])) for each in said] == [("Cat", 1), ("größe", 0)]
+    assert "version is 1.0; expected" in error_of(capsys, "head", "show", f"bundle={tmp_path / 'out'}", "class=cat", "version=1.0")
 
 
 @pytest.mark.parametrize("step", [["retire"], ["rollback"], ["replace", "--force"]])
@@ -120,6 +121,9 @@ def test_heads_are_taken_from_another_bundle_and_the_difference_is_told(bundle, 
         (["rollback", "class=dog"], "is at version 1, the first that bundle"),
         (["rollback", "class=dog", "version=7"], "keeps no version 7 of head 'dog'; it has versions 1"),
         (["rollback", "class=dog", "version=1"], "is at version 1 already"),
+        (["rollback", "class=dog", "version=1.0"], "version is 1.0; expected the whole number of a version"),
+        (["rollback", "class=dog", "version=true"], "version is True; expected the whole number"),
+        (["rollback", "class=dog", "version='1'"], "version is '1'; expected the whole number"),
         (["retire", "classes=[dog,dog]"], "class 'dog' is named more than once"),
         (["rollback", "classes=[]"], "classes is an empty list"),
         (["retire", "class=1.50"], "has no class '1.50'"),
