@@ -1,7 +1,7 @@
 """What a router does about heads that do not answer, as plain data of one publication. Knows nothing of servers."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -70,6 +70,7 @@ class HeadPlan:
     faults: Faults = field(default_factory=Faults)
     prior: Mapping[str, float] = field(default_factory=dict)  # by class id, of the classes whose fallback it is
     earlier: Mapping[str, int] = field(default_factory=dict)  # the version served before, of those with fallback last_good
+    before: Mapping[str, Sequence[int]] = field(default_factory=dict)  # those and what was served before them, ascending
     metrics: ClassMetricsSettings = field(default_factory=ClassMetricsSettings)
     backbone_version: int | None = None  # None: all classes from `ovr_scores`; else `backbone` and a model a head are asked
 
@@ -80,10 +81,12 @@ class HeadPlan:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "HeadPlan":
         """Return the plan that `to_json` wrote."""
+        before = value.get("before", {class_id: [version] for class_id, version in value["earlier"].items()})  # not in earlier ovr
         return cls(
             faults=Faults(**value["faults"]),
             prior=value["prior"],
             earlier=value["earlier"],
+            before={class_id: tuple(versions) for class_id, versions in before.items()},
             metrics=ClassMetricsSettings(**value["metrics"]),
             backbone_version=value["backbone_version"],
         )

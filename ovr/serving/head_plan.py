@@ -5,7 +5,6 @@ Knows the repository's contents, not how they change.
 
 import json
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -20,12 +19,15 @@ from ovr.serving.pbtxt import VERSION, head_model_name
 
 log = logging.getLogger(__name__)
 
+MAX_BEFORE = 8  # versions of a head, that many of which may be rolled back one after the other
+
 
 def plan_heads(repository: Path, bundle: ModelBundle, layout: Literal["fused", "per_head"], faults: Faults) -> HeadPlan:
     """Return the plan, but for the backbone's version.
 
     A head's last good version is the one that the repository serves before this publication, where it is a lower one and of the
-    same backbone; where the publication does not change the head, the one that stands beside it already.
+    same backbone; where the publication does not change the head, the one that stands beside it already; where it rolls the head
+    back, the one that stood beside that version.
 
     Raises:
         ConfigError: a class that there is not, `last_good` with layout fused, or `prior` for a class without calibration rows.
@@ -36,12 +38,13 @@ def plan_heads(repository: Path, bundle: ModelBundle, layout: Literal["fused", "
         raise ConfigError(
             f"fallback last_good of class {wants_earlier[0]!r} needs a model a head: publish with layout per_head or choose another"
         )
-    earlier = _earlier(repository, bundle, wants_earlier) if wants_earlier else {}
+    before = _before(repository, bundle, wants_earlier) if wants_earlier else {}
+    earlier = {class_id: versions[-1] for class_id, versions in before.items()}
     if without := [class_id for class_id in wants_earlier if class_id not in earlier]:
         shown = ", ".join(map(repr, without[:5])) + (f" and {len(without) - 5} more" if len(without) > 5 else "")
         log.warning("no earlier version of this backbone is served of class %s: marked unavailable where its head fails", shown)
     prior = _prior(bundle, {class_id for class_id, fallback in fallback_of.items() if fallback == PRIOR})
-    return HeadPlan(replace(faults, fallback_of=dict(faults.fallback_of)), prior, earlier)
+    return HeadPlan(replace(faults, fallback_of=dict(faults.fallback_of)), prior, earlier, before)
 
 
 def _prior(bundle: ModelBundle, class_ids: set[str]) -> dict[str, float]:
@@ -58,7 +61,8 @@ def _prior(bundle: ModelBundle, class_ids: set[str]) -> dict[str, float]:
     return prior
 
 
-def _earlier(repository: Path, bundle: ModelBundle, class_ids: list[str]) -> Mapping[str, int]:
+def _before(repository: Path, bundle: ModelBundle, class_ids: list[str]) -> dict[str, tuple[int, ...]]:
+    """Return the versions, ascending, that were served before each head and can stand in for it, of those that have any."""
     served = read_config(repository, "ovr")
     if served is None:
         return {}
@@ -67,11 +71,12 @@ def _earlier(repository: Path, bundle: ModelBundle, class_ids: list[str]) -> Map
     if card.backbone_sha256 != bundle.backbone_sha256:
         return {}
     plan = HeadPlan.from_json(json.loads(served.parameters[PLAN].string_value)) if PLAN in served.parameters else HeadPlan()
-    before = dict(zip(card.taxonomy.ids, card.head_versions, strict=True))
-    earlier = {}
+    served_versions = dict(zip(card.taxonomy.ids, card.head_versions, strict=True))
+    before = {}
     for class_id in class_ids:
-        now, was = bundle.head(class_id).version, before.get(class_id)
-        candidate = plan.earlier.get(class_id) if was == now else was
-        if candidate is not None and candidate < now and (repository / head_model_name(class_id) / str(candidate)).is_dir():
-            earlier[class_id] = candidate
-    return earlier
+        now, was = bundle.head(class_id).version, served_versions.get(class_id)
+        candidates = [*plan.before.get(class_id, ()), *([] if was is None else [was])]
+        model = repository / head_model_name(class_id)
+        if lower := [version for version in candidates if version < now and (model / str(version)).is_dir()]:
+            before[class_id] = tuple(lower[-MAX_BEFORE:])
+    return before

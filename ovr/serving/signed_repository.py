@@ -123,7 +123,7 @@ def _configurations_and_heads(
 ) -> dict[str, str]:
     """Add the configurations to `expected`, and return the digests of the models of layout per_head."""
     scheduling = _scheduling(repository)
-    plan = replace(_plan(repository), backbone_version=None, earlier={})  # what `publish` writes of a bundle alone
+    plan = replace(_plan(repository), backbone_version=None, earlier={}, before={})  # what `publish` writes of a bundle alone
     configs = [scores_config(card, scheduling, version=version, labels_version=labels_version)]
     signed: dict[str, str] = {}
     if (repository / "ovr_heads").exists():

@@ -71,6 +71,10 @@ def test_the_version_before_stays_where_it_is_the_last_good_one(tmp_path, caplog
     publish(small_bundle(tmp_path / "4", head_seeds=[9, 8, 2], versions=[2, 3, 1]), repo, **LAST_GOOD)
     plan, versions = served(repo)
     assert (plan.earlier, versions) == ({"dog": 2}, [3, 2])
+    # One that comes back has the one that it had, and not the one that was rolled back; then forward again.
+    for number, versions in ((3, [2, 1]), (4, [3, 2]), (2, [2, 1]), (4, [3, 2])):
+        publish(open_bundle(tmp_path / str(number)), repo, **LAST_GOOD)
+        assert served(repo)[1] == versions
     # A version that was rolled back is not the last good one, and one of another backbone cannot be.
     publish(small_bundle(tmp_path / "5", head_seeds=[9, 1, 2], versions=[2, 1, 1]), repo, **LAST_GOOD)
     assert served(repo)[1] == [1]
