@@ -28,8 +28,7 @@ WORKDIR /opt/ovr
 COPY pyproject.toml README.md LICENSE ./
 COPY ovr ovr
 COPY conf conf
-RUN python -m pip install 'hydra-core>=1.3.8,<1.4' 'onnx>=1.22,<1.24' 'tritonclient[http,grpc]>=2.66,<3' 'numpy>=2.1,<3' 'protobuf>=6.33.5,<7' 'model-signing>=1.1,<2' 'pyopenssl>=25'
-RUN python -m pip install --no-deps .
+RUN python -m pip install '.[serve,sign]'
 WORKDIR /tmp
 USER 1000
 ENTRYPOINT ["ovr"]
@@ -41,8 +40,7 @@ WORKDIR /opt/ovr
 COPY pyproject.toml README.md LICENSE ./
 COPY ovr ovr
 COPY conf conf
-RUN python -m pip install 'numpy>=2.1,<3' 'onnxruntime>=1.27,<1.32'
-RUN python -m pip install --no-deps .
+RUN python -m pip install '.[edge]'
 WORKDIR /data
 USER nobody
 ENTRYPOINT ["python"]

@@ -28,4 +28,9 @@ def __getattr__(name: str) -> Any:
     """Import the public classes when they are first asked for: `import ovr` itself costs nothing."""
     if name not in _HOMES:
         raise AttributeError(f"module 'ovr' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    try:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name != "onnxruntime":
+            raise
+        raise ImportError(f"ovr.{name} needs onnxruntime, which is not installed: pip install 'ovr[edge]'") from None

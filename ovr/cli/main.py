@@ -27,6 +27,14 @@ __all__ = ["conf_dir", "main"]
 INTERRUPTED = 130  # what shells report of a process that SIGINT ended
 OTHERS_REPORT_S = 15
 FLAGS = {"--contract": "contract=true", "--dry-run": "dry_run=true", "--force": "force=true"}  # what reads better as a flag
+# Packages that commands need, and the extra that brings them.
+EXTRAS = {
+    **dict.fromkeys(("torch", "lightning", "torchmetrics", "onnxscript"), "pip install 'ovr[train]'"),
+    **dict.fromkeys(
+        ("hydra", "omegaconf", "onnx", "google", "tqdm", "tritonclient", "onnxruntime"),
+        "pip install 'ovr[train]', or 'ovr[serve]' for what needs no torch",
+    ),
+}
 LISTS = {"--changed": "changed"}  # what reads better as a flag with the value after it: `--changed fire_truck`
 POSITIONAL = {"head verify": ("old", "new"), "head diff": ("old", "new")}  # what reads better by its place
 
@@ -164,6 +172,8 @@ def explain(error: BaseException) -> str:
         cause = error.__cause__ if is_expected(error.__cause__ or Exception()) else None
         text = "; ".join(str(part).strip().split("\n")[0] for part in (error, cause) if part is not None and str(part).strip())
         return text or type(error).__name__
+    if isinstance(error, ModuleNotFoundError) and (package := (error.name or "").partition(".")[0]) in EXTRAS:
+        return f"this command needs {package}, which is not installed: {EXTRAS[package]}"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return f"unexpected {type(error).__name__}: {error} (debug=true shows the traceback)"

@@ -8,13 +8,14 @@ import re
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date, datetime, timezone
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ovr.errors import InputError
+from ovr.input.iso import iso_datetime
 
 I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
@@ -186,7 +187,7 @@ def _second(cell: Any, marks: Collection[str], formats: Sequence[str]) -> float:
     else:
         raise ValueError(cell)
     if moment.tzinfo is not None:
-        moment = moment.astimezone(UTC).replace(tzinfo=None)
+        moment = moment.astimezone(timezone.utc).replace(tzinfo=None)
     return (moment - _EPOCH).total_seconds()
 
 
@@ -194,7 +195,7 @@ def _parsed(text: str, formats: Sequence[str]) -> datetime:
     if not formats:
         if text.isdigit():  # ISO's 20240131 is a number to everybody else
             raise ValueError(text)
-        return datetime.fromisoformat(text)
+        return iso_datetime(text)
     for format in formats:
         try:
             return datetime.strptime(text, format)

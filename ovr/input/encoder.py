@@ -4,13 +4,16 @@ B = batch
 """
 
 from importlib import import_module
-from typing import Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ovr.core.schema import InputSchema
 from ovr.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from typing import Self
 
 KINDS = {
     "table": "ovr.input.table.TableEncoder",
@@ -45,7 +48,7 @@ class Encoder(Protocol):
         ...
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Self:
+    def from_json(cls, value: dict[str, Any]) -> "Self":
         """Return what `to_json` wrote.
 
         Raises:

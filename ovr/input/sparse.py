@@ -6,7 +6,7 @@ B = batch, L = tokens of a row, P = values of all rows
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from ovr.core.schema import InputSchema
 from ovr.errors import ArtifactError, InputError
 from ovr.input.records import records_of
+
+if TYPE_CHECKING:
+    from typing import Self
 
 MAX_FEATURES = 1 << 24  # float32 holds whole numbers below it exactly
 F32 = NDArray[np.float32]
@@ -96,7 +99,7 @@ class SparseRows:
         return {"kind": self.kind, **asdict(self)}
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Self:
+    def from_json(cls, value: dict[str, Any]) -> "Self":
         """Return the encoder that `to_json` wrote.
 
         Raises:

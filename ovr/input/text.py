@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from ovr.core.schema import InputSchema
 from ovr.errors import ArtifactError
 from ovr.input.records import columns_of, records_of, without_no_columns
+
+if TYPE_CHECKING:
+    from typing import Self
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -129,7 +132,7 @@ class HashedText:
         return {"kind": self.kind, **without_no_columns(plain)}
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Self:
+    def from_json(cls, value: dict[str, Any]) -> "Self":
         """Return the encoder that `to_json` wrote.
 
         Raises:

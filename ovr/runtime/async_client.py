@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,9 @@ from ovr.runtime.remote import address as addresses
 from ovr.runtime.remote.http import AsyncHttp, closed
 from ovr.runtime.remote.retry import Deadline, Failure, Retries, Retry, check_seconds
 from ovr.runtime.remote.v2 import Answer, Request
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
 class AsyncClient:
@@ -127,7 +130,7 @@ class AsyncClient:
         self._closed = True
         await self._connections.close()
 
-    async def __aenter__(self) -> Self:
+    async def __aenter__(self) -> "Self":
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

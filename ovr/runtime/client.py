@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,9 @@ from ovr.runtime.remote import address as addresses
 from ovr.runtime.remote.http import Http, closed
 from ovr.runtime.remote.retry import Deadline, Failure, Retries, Retry, check_seconds
 from ovr.runtime.remote.v2 import Answer, Request
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
 class Client:
@@ -181,7 +184,7 @@ class Client:
         if threads is not None:
             threads.shutdown(cancel_futures=True)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Self":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -1,5 +1,6 @@
 """Where a server is, and how a connection to it is secured. Sends nothing."""
 
+import importlib
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ def parse(url: str) -> Address:
 
     Raises:
         ServingError: it is not of that form.
+        ConfigError: of gRPC, without tritonclient.
     """
     understood = "expected http://HOST:PORT or grpc://HOST:PORT (https and grpcs with TLS)"
     try:
@@ -57,6 +59,13 @@ def parse(url: str) -> Address:
     path = parts.path.rstrip("/")
     if path and not parts.scheme.startswith("http"):
         raise ServingError(f"server address {url!r} has the path {path!r}, and gRPC has none; {understood}")
+    if parts.scheme.startswith("grpc"):
+        try:
+            importlib.import_module("tritonclient.grpc.service_pb2_grpc")
+        except ImportError as error:
+            raise ConfigError(
+                f"{url} needs tritonclient, which is not installed ({error}): pip install 'ovr[client]'; HTTP does without"
+            ) from None
     return Address(url, parts.scheme, parts.hostname, port or DEFAULT_PORTS[parts.scheme], path)
 
 

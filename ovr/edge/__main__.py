@@ -1,0 +1,91 @@
+"""`python -m ovr.edge MODEL ROWS`: a file of rows in, predictions out, with numpy and onnxruntime alone."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from ovr.errors import InputError, OvrError
+
+CHUNK_ROWS = 1024
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with these arguments (by default the process's own) and return the exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        if args.output is None:
+            _predict(args, sys.stdout.buffer)
+        else:
+            _predict_to(args, Path(args.output))
+    except OvrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # who reads has read enough
+        sys.stderr.close()
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m ovr.edge", description="Predict the rows of a file.")
+    parser.add_argument("model", metavar="MODEL", help="a bundle, or a fused ONNX file as `ovr export` writes it")
+    parser.add_argument("rows", metavar="ROWS", help=".csv, .tsv, .jsonl, .npy; of texts and columns also .json and .txt")
+    parser.add_argument("--output", metavar="FILE", help="a new file instead of standard output")
+    parser.add_argument("--format", choices=("csv", "jsonl"), default="csv", help="of the predictions (default: csv)")
+    parser.add_argument(
+        "--header", choices=("true", "false"), default="true", help="whether a CSV begins with names (default: true)"
+    )
+    parser.add_argument("--cohort", help="of all rows, for models with a calibration a cohort")
+    parser.add_argument("--drop", metavar="COLUMN", action="append", default=[], help="a column that the model does not take")
+    parser.add_argument("--threads", type=int, default=1, help="of ONNX Runtime; 0: as many as there are cores (default: 1)")
+    return parser
+
+
+def _predict_to(args: argparse.Namespace, output: Path) -> None:
+    try:
+        with output.open("xb") as out:
+            try:
+                _predict(args, out)
+            except BaseException:
+                output.unlink()
+                raise
+    except FileExistsError:
+        raise InputError(f"{output} exists already; choose another file") from None
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        raise InputError(f"{output} cannot be written: {error.strerror}") from None
+
+
+def _predict(args: argparse.Namespace, out: BinaryIO) -> None:
+    from ovr.cli.answers import Answers, Rows
+    from ovr.runtime.batch.inputs import open_input
+    from ovr.runtime.batch.shaping import Shaping
+    from ovr.runtime.predictor import EdgePredictor
+
+    predictor = EdgePredictor(args.model, num_threads=args.threads)
+    kind = predictor.card.input.raw_kind
+    header = args.header == "true"
+    file, images = open_input(Path(args.rows), kind, format=None, header=header, delimiter=None, path_column="path")
+    shaping = Shaping(file, predictor.card, header=header, drop=tuple(args.drop), cohort=args.cohort)
+    answers = Answers(f".{args.format}", predictor.card, with_files=images is not None)
+    out.write(answers.head)
+    num_rows = 0
+    for chunk in file.read(0, CHUNK_ROWS):
+        shaped = shaping.rows(chunk)
+        if not shaped.problems:
+            shaped.problems = predictor.check(shaped.rows)
+        if shaped.problems:
+            row, problem = next(iter(shaped.problems.items()))
+            raise InputError(f"{shaping.where(chunk, row)}: {problem}")
+        prediction = predictor.predict(shaped.rows, cohort=shaped.cohort)
+        number_B = chunk.first + shaped.kept_B
+        files = None if images is None else [str(images[row]) for row in number_B.tolist()]
+        out.write(answers.write(Rows(number_B, shaped.kept_B >= 0, prediction, files)))
+        num_rows += chunk.num_rows
+    if not num_rows:
+        raise InputError(f"{args.rows} holds no rows; expected at least one")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

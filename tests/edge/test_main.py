@@ -1,0 +1,100 @@
+"""`python -m ovr.edge`: the answers of `ovr predict`, without Hydra."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ovr.cli.main import main as ovr
+from ovr.edge.__main__ import CHUNK_ROWS, main
+from tests.bundles import small_bundle
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return small_bundle(tmp_path_factory.mktemp("edge") / "bundle").path
+
+
+@pytest.fixture
+def rows(tmp_path, rng):
+    np.save(tmp_path / "x.npy", rng.normal(size=(CHUNK_ROWS + 7, 6)).astype(np.float32))
+    return tmp_path / "x.npy"
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_a_file_has_the_bytes_that_ovr_predict_writes(bundle, rows, tmp_path, ending):
+    ours, theirs = tmp_path / f"ours.{ending}", tmp_path / f"theirs.{ending}"
+    assert main([str(bundle), str(rows), "--output", str(ours), "--format", ending]) == 0
+    assert ovr(["predict", f"bundle={bundle}", f"input={rows}", f"output={theirs}"]) == 0
+    if ending == "csv":
+        assert ours.read_bytes() == theirs.read_bytes()
+    else:
+        lines = [[json.loads(line) for line in file.read_text().splitlines()] for file in (ours, theirs)]
+        assert lines[0] == lines[1]
+
+
+def test_a_fused_file_is_enough_and_standard_output_is_the_default(bundle, rows, tmp_path):
+    command = [sys.executable, "-m", "ovr.edge", str(bundle / "fused" / "model.onnx"), str(rows)]
+    done = subprocess.run(command, capture_output=True, check=True, cwd=tmp_path)
+    assert main([str(bundle), str(rows), "--output", str(tmp_path / "y.csv")]) == 0
+    assert done.stdout == (tmp_path / "y.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "said"),
+    [
+        ("1,2,3\n", [], "say header=false"),
+        ("1,2,3\n", ["--header=false"], "3 cells; expected 6"),
+        ("a,b,c,d,e,f\n", [], "holds no rows; expected at least one"),
+        ("a,b,c,d,e,f\n1,2,3,4,5,6\n1,2,x,4,5,6\n", [], "line 3"),
+        ("a,b,c,d,e,f\n1,2,3,4,5,6\n", ["--cohort", "F"], "cohort"),
+        ("a,b,c,d,e,f\n1,2,3,4,5,6\n", ["--drop", "z"], "'z'"),
+    ],
+)
+def test_what_cannot_be_predicted_is_said_and_leaves_no_file(bundle, tmp_path, capsys, text, arguments, said):
+    (tmp_path / "x.csv").write_text(text)
+    assert main([str(bundle), str(tmp_path / "x.csv"), "--output", str(tmp_path / "y.csv"), *arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert said in error
+    assert not (tmp_path / "y.csv").exists()
+
+
+def test_a_file_that_exists_or_has_no_folder_is_refused(bundle, rows, tmp_path, capsys):
+    assert main([str(bundle), str(rows), "--output", str(rows)]) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert main([str(bundle), str(rows), "--output", str(tmp_path / "none" / "y.csv")]) == 1
+    assert "cannot be written: No such file or directory" in capsys.readouterr().err
+
+
+def test_it_ends_in_order_where_nobody_reads_on(bundle, rows):
+    command = [sys.executable, "-m", "ovr.edge", str(bundle), str(rows)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 1
+
+
+@pytest.mark.parametrize(
+    ("package", "statement", "said"),
+    [
+        (
+            "onnxruntime",
+            "from ovr import EdgePredictor",
+            "ovr.EdgePredictor needs onnxruntime, which is not installed: pip install 'ovr[edge]'",
+        ),
+        ("tritonclient", "import ovr; ovr.Client('grpc://localhost:1')", "pip install 'ovr[client]'; HTTP does without"),
+        (
+            "torch",
+            "import sys; from ovr.cli.main import main; sys.exit(main(['train']))",
+            "needs torch, which is not installed: pip install 'ovr[train]'",
+        ),
+    ],
+)
+def test_a_package_that_is_not_installed_is_named_with_the_extra_that_brings_it(tmp_path, package, statement, said):
+    code = f"import sys; sys.modules[{package!r}] = None; {statement}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert done.stderr.rstrip().endswith(said)
