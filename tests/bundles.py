@@ -4,6 +4,7 @@ D = features, K = heads
 """
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ovr.core.artifact import Calibration, DecisionPolicy, HeadArtifact
-from ovr.core.bundle import MANIFEST, ModelBundle, head_directory
+from ovr.core.bundle import FUSED_ONNX, MANIFEST, ModelBundle, head_directory, open_bundle
 from ovr.core.bundle_writer import write_bundle
 from ovr.core.cohorts import CohortCalibrations
 from ovr.core.files import canonical_json, sha256_bytes
@@ -94,6 +95,31 @@ def forge(path: Path, files: Mapping[str, bytes], change: Callable[[dict[str, An
     change(manifest)
     digest = sha256_bytes(canonical_json(manifest))
     (path / MANIFEST).write_bytes(canonical_json({**manifest, "bundle_sha256": digest, "derived": derived}))
+
+
+def with_graph(bundle: ModelBundle, path: Path, change: Callable[[onnx.ModelProto], Any]) -> ModelBundle:
+    """Return a copy of the bundle whose fused graph is another, its digest put right: the bundle's own digest stays as it was."""
+    shutil.copytree(bundle.path, path)
+    model = onnx.load(path / FUSED_ONNX)
+    change(model)
+    data = model.SerializeToString()
+    (path / FUSED_ONNX).write_bytes(data)
+    manifest = json.loads((path / MANIFEST).read_bytes())
+    manifest["derived"][FUSED_ONNX] = {"sha256": sha256_bytes(data), "size_bytes": len(data)}
+    (path / MANIFEST).write_bytes(canonical_json(manifest))
+    return open_bundle(path)
+
+
+def changed_weight(name: str, change: Callable[[np.ndarray], Any]) -> Callable[[onnx.ModelProto], None]:
+    """Return what changes the values of a model's weights of this name."""
+
+    def of_model(model: onnx.ModelProto) -> None:
+        tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+        value = numpy_helper.to_array(tensor).copy()
+        change(value)
+        tensor.CopyFrom(numpy_helper.from_array(value, name))
+
+    return of_model
 
 
 def reference_parts(

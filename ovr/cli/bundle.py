@@ -17,17 +17,19 @@ from ovr.registry.entries import Store
 
 
 def register_bundle(cfg: DictConfig) -> None:
-    """Keep the bundle as the next version of a model and print its number.
+    """Keep the bundle as the next version of a model and print its number; one that is kept gets the signatures that it has by now.
 
     Raises:
         ConfigError: a setting that cannot be used.
-        ArtifactError: the bundle cannot be used, or the registry cannot be read.
+        ArtifactError: the bundle cannot be used or has another graph than its heads', or the registry cannot be read.
     """
     from ovr.core.bundle import open_bundle
+    from ovr.export.derived import check_derived
 
     store, model = _store(cfg), text(cfg, "model")
     said = {"who": who(cfg), "why": text(cfg, "why")}
     bundle = open_bundle(Path(cfg.bundle))
+    check_derived(bundle)
     known = {version.bundle_sha256 for version in store.versions(model)}
     version = store.register(bundle, model, **said)
     how = "is" if version.bundle_sha256 in known else "is now"

@@ -98,7 +98,8 @@ def verify_head(cfg: DictConfig) -> None:
     """Print which heads differ and which do not, and write the proof where `proof` says; with `check`, read one instead.
 
     Raises:
-        ArtifactError: other heads differ than `changed` says; a head says that it is unchanged, and its answers are not.
+        ArtifactError: other heads differ than `changed` says; a head says that it is unchanged, and its answers are not; a fused
+            graph that is not that of its heads; a version that is kept is another.
         ConfigError: `proof` exists, or the roots that `check` needs are not given.
     """
     from ovr.core.bundle import open_bundle
@@ -128,8 +129,11 @@ def verify_head(cfg: DictConfig) -> None:
             print(f"{state}: {class_id}")
     if found.shared_changed:
         print("changed: input schema or policy, which all heads share")
+    for kept in found.kept:
+        print(f"kept for rollback, and not in {cfg.old}: {kept.class_id} version {kept.version}")
     same = found.ids(*SAME)
     print(f"unchanged: {len(same)} heads, {found.num_answers} answers of each equal to the bit, their files byte for byte")
+    print("both fused graphs are those of their heads")
     print(f"{len(found.proof['changes'])} leaves differ\nold_root={old.merkle_root}\nnew_root={new.merkle_root}")
 
 

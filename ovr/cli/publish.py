@@ -11,14 +11,15 @@ def run(cfg: DictConfig) -> None:
     """Publish and print the versions that are served now: of a bundle that the repository holds already, its earlier ones.
 
     Raises:
-        ArtifactError: the bundle cannot be used or is not signed as it must be, or the repository serves it already or holds
-            other heads of its versions.
+        ArtifactError: the bundle cannot be used, is not signed as it must be, or has another graph than its heads'; or the
+            repository serves it already or holds other heads of its versions.
         ConfigError: a setting of `serving` or a key file that cannot be used.
         ServingError: the server is not there, cannot load what was published, or does not give the bundle's recorded answers.
     """
     from ovr.core.bundle import open_bundle
     from ovr.core.class_metrics import ClassMetricsSettings
     from ovr.core.faults import Faults
+    from ovr.export.derived import check_derived
     from ovr.serving import keys
     from ovr.serving.control import authorized
     from ovr.serving.repository import publish
@@ -31,6 +32,7 @@ def run(cfg: DictConfig) -> None:
     settings["class_metrics"] = ClassMetricsSettings(**settings["class_metrics"])
     bundle = open_bundle(Path(cfg.bundle))
     check_bundle(bundle, cfg)
+    check_derived(bundle)
     with authorized(None if cfg.key_file is None else keys.read(Path(cfg.key_file))):
         published = publish(bundle, Path(cfg.repository), server=cfg.server, wait=cfg.wait, exist_ok=cfg.exist_ok, **settings)
     for name, version in published.versions.items():

@@ -14,10 +14,11 @@ def run(cfg: DictConfig) -> None:
 
     Raises:
         ConfigError: settings that do not go together, or a key that cannot be used.
-        ArtifactError: the bundle cannot be used, or keeps its heads in shards.
+        ArtifactError: the bundle cannot be used, has another graph than its heads', or keeps its heads in shards.
         TaxonomyError: a class id that the bundle does not have.
     """
     from ovr.core.bundle import open_bundle
+    from ovr.export.derived import check_derived
     from ovr.serving.head_signatures import carry_signatures, sign_heads
     from ovr.serving.signing import password, sign_bundle
 
@@ -30,7 +31,9 @@ def run(cfg: DictConfig) -> None:
     if cfg.heads_from is not None:
         num_heads = carry_signatures(open_bundle(Path(cfg.heads_from)), bundle)
         print(f"{num_heads} of {len(bundle.heads)} heads are those of {cfg.heads_from} and keep their signatures")
-    elif cfg.heads is not None:
+        return
+    check_derived(bundle)
+    if cfg.heads is not None:
         ids = None if cfg.heads == "all" else class_ids(cfg.heads, key="heads")
         assert key is not None
         num_heads = sign_heads(bundle, key, password=password(), class_ids=ids)

@@ -9,13 +9,14 @@ from ovr.errors import ConfigError
 
 
 def run(cfg: DictConfig) -> None:
-    """Check every digest and signature, and print who signed what.
+    """Check every digest and signature and the fused graph, and print who signed what.
 
     Raises:
         ConfigError: neither or both of bundle and repository, or nobody is trusted.
         ArtifactError: what is damaged, not signed, or not what was signed, naming the files and heads.
     """
     from ovr.core.bundle import open_bundle
+    from ovr.export.derived import check_derived
     from ovr.serving.head_signatures import signers
     from ovr.serving.signed_repository import check_repository
     from ovr.serving.signing import check_signatures
@@ -29,7 +30,8 @@ def run(cfg: DictConfig) -> None:
         return
     bundle = open_bundle(Path(cfg.bundle))
     signer, owners = check_signatures(bundle, trust)
-    print(f"{bundle.path}: signed by {signer}")
+    check_derived(bundle)
+    print(f"{bundle.path}: signed by {signer}; its fused graph is that of its heads")
     keys = [*files(cfg.head_keys, "head_keys"), *trust.owner_keys.values()]
     if keys:
         for class_id, names in signers(bundle, list(dict.fromkeys(keys))).items():

@@ -18,6 +18,7 @@ from ovr.core.onnx_file import GRAPH_OPS
 from ovr.core.taxonomy import slug
 from ovr.errors import ArtifactError, ConfigError
 from ovr.export.check import check_structure, run
+from ovr.export.derived import check_derived
 from ovr.export.fused import fused_model
 from ovr.export.reference import check_fused, check_parts
 from ovr.export.shard import shard_file
@@ -45,7 +46,8 @@ def export_onnx(bundle: ModelBundle, out_dir: Path, *, class_ids: Collection[str
 
     Raises:
         ArtifactError: `out_dir` exists or lies within the bundle.
-        ArtifactError: a model is not one that ovr serves, or does not give the reference probabilities.
+        ArtifactError: a model is not one that ovr serves, or does not give the reference probabilities; the fused graph of head
+            shards is not theirs.
         ConfigError: no class id is given.
         TaxonomyError: a class id that the bundle does not have.
     """
@@ -100,6 +102,7 @@ def _place_shards(bundle: ModelBundle, staging: Path) -> dict[str, float]:
         diffs["heads"] = max(diffs["heads"], diff)
         place(staging, {f"{shard.path}.onnx": data})
     if bundle.has_fused:
+        check_derived(bundle)
         data, diffs["fused"] = check_fused(parsed(bundle.fused_onnx.read_bytes(), what="the fused graph"), reference)
         place(staging, {"fused.onnx": data})
     return diffs

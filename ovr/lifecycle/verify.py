@@ -3,7 +3,8 @@
 A head is unchanged where all of this holds: its leaf of the Merkle tree and its files are the same; its own model gives the same
 bits; its column of both fused graphs gives a row the same bits, in batches of 1 to 64 whatever the other rows, of each cohort, on
 one thread and on all cores (`ovr.lifecycle.same_answers`). A class of which only the description differs is "described": its
-answers are held to the same.
+answers are held to the same. Both fused graphs are made anew from backbone, heads and card, and must be those. A version that a
+bundle keeps, to which its head may be rolled back, has the same files in both.
 
 Knows files and answers, not how they came about.
 """
@@ -12,10 +13,12 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from ovr.core.bundle import MANIFEST, ModelBundle
+from ovr.core.bundle import MANIFEST, ModelBundle, version_of
 from ovr.core.files import read_json
+from ovr.core.ledger import HeadVersion
 from ovr.core.merkle import SHARED, differing, leaf_hash, leaf_values, prove_changes
 from ovr.errors import ArtifactError
+from ovr.export.derived import check_derived
 from ovr.lifecycle.same_answers import same_answers
 from ovr.runtime.reference import load_reference
 
@@ -31,6 +34,7 @@ class Verified:
     shared_changed: bool  # backbone, input or policy: what every answer rests on
     num_answers: int  # of each unchanged head that were compared, bit by bit
     proof: dict[str, Any]  # for an auditor, in plain values: both roots, and a path for each leaf that differs
+    kept: tuple[HeadVersion, ...]  # versions that the second keeps, and the first neither uses nor keeps
 
     def ids(self, *states: State) -> tuple[str, ...]:
         """Return the classes in these states."""
@@ -45,7 +49,8 @@ def verify(old: ModelBundle, new: ModelBundle, *, changed: Collection[str] | Non
 
     Raises:
         ArtifactError: bundles of other backbones or with head shards; a head whose files say that it is unchanged, and whose
-            answers are not, with the first row; other classes differ than `changed` says.
+            answers are not, with the first row; a fused graph that is not that of its heads; a version of a head that is kept has
+            other files in the two; other classes differ than `changed` says.
     """
     for bundle in (old, new):
         if bundle.shards:
@@ -54,7 +59,9 @@ def verify(old: ModelBundle, new: ModelBundle, *, changed: Collection[str] | Non
         raise ArtifactError(
             f"the bundles have other backbones, {old.backbone_sha256[:12]} and {new.backbone_sha256[:12]}: every head differs"
         )
-    values = [leaf_values(read_json(bundle.path / MANIFEST)) for bundle in (old, new)]
+    manifests = [read_json(bundle.path / MANIFEST) for bundle in (old, new)]
+    kept = _kept(old, new, [manifest["files"] for manifest in manifests])
+    values = [leaf_values(manifest) for manifest in manifests]
     ours, theirs = ([leaf_hash(leaf) for leaf in each] for each in values)
     if new.ledger.class_ids[: len(old.ledger.class_ids)] != old.ledger.class_ids:
         raise ArtifactError(f"bundle {new.path} was not made of {old.path}: its classes came in another order")
@@ -68,10 +75,29 @@ def verify(old: ModelBundle, new: ModelBundle, *, changed: Collection[str] | Non
             states[class_id] = "retired" if had else "added"
     same = [class_id for class_id, state in states.items() if state in SAME]
     num_answers = same_answers(old, new, same, load_reference(old).x)
-    found = Verified(states, SHARED in leaves_that_differ, num_answers, _proof(old, new, values))
+    for bundle in (old, new):
+        check_derived(bundle)
+    found = Verified(states, SHARED in leaves_that_differ, num_answers, _proof(old, new, values), kept)
     if changed is not None:
         _check_expected(found, changed)
     return found
+
+
+def _kept(old: ModelBundle, new: ModelBundle, files: list[dict[str, Any]]) -> tuple[HeadVersion, ...]:
+    """Return the versions that `new` keeps and `old` has not; raise where one of both, which either keeps, is not the same."""
+    used = [{version_of(head) for head in bundle.heads} for bundle in (old, new)]
+    has = [{*versions, *bundle.ledger.earlier} for versions, bundle in zip(used, (old, new), strict=True)]
+    for each in sorted((has[0] & has[1]) - (used[0] & used[1])):
+        said = [{name: row["sha256"] for name, row in of.items() if name.startswith(f"{each.directory}/")} for of in files]
+        names = {f"{each.directory}/{name}" for name in ("head.json", "model.onnx")}
+        if each not in used[0] | used[1]:
+            names |= {*said[0], *said[1]}  # what it had for each cohort is written when it goes out of use
+        if differ := sorted(name for name in names if said[0].get(name) != said[1].get(name)):
+            raise ArtifactError(
+                f"version {each.version} of head {each.class_id!r}, to which it may be rolled back, is another in {new.path} than "
+                f"in {old.path}: {', '.join(differ)}; a version never changes"
+            )
+    return tuple(sorted(set(new.ledger.earlier) - has[0]))
 
 
 def _check_expected(found: Verified, changed: Collection[str]) -> None:

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import time
 from dataclasses import replace
 
@@ -27,7 +28,7 @@ from ovr.lifecycle.rows import labelled_logits
 from ovr.lifecycle.verify import differences, verify
 from ovr.runtime.predictor import EdgePredictor
 from ovr.serving.head_signatures import sign_heads, signers
-from tests.bundles import small_bundle
+from tests.bundles import forge, small_bundle
 from tests.lifecycle.conftest import CLASS_IDS, rows_of
 
 
@@ -303,6 +304,26 @@ def test_verify_finds_what_was_not_to_change(bundle, twice, tmp_path):
     refused(ArtifactError, r"'cat' do not differ", verify, bundle, twice, changed=["cat", CLASS_IDS[1]])
     gone = retire(bundle, tmp_path / "gone", ["cat"]).bundle
     refused(ArtifactError, "was not made of", verify, put(gone, tmp_path / "x", [new_head("y", gone)], entry={}).bundle, bundle)
+
+
+def test_a_version_that_is_kept_for_rollback_has_the_same_files_in_both(bundle, twice, tmp_path):
+    version = HeadVersion(CLASS_IDS[1], 2)
+    assert twice.ledger.earlier == (version,)
+    back = rollback(twice, tmp_path / "back", [version]).bundle
+    assert verify(bundle, back, changed=[]).kept == (HeadVersion(CLASS_IDS[1], 3),)
+    assert verify(twice, back).kept == ()
+    for number, relative in enumerate(("model.onnx", "head.json")):
+        shutil.copytree(twice.path, tmp_path / str(number))
+        name = f"{version.directory}/{relative}"
+        data = (twice.path / name).read_bytes()
+        forge(
+            tmp_path / str(number),
+            {name: data.replace(b'"weight"', b'"weiGht"').replace(b'"ok"', b'"no"').replace(b"logit", b"loGit")},
+        )
+        odd = open_bundle(tmp_path / str(number))
+        assert odd.merkle_root == twice.merkle_root
+        for other in (twice, bundle):  # that keeps it too, and that uses it
+            refused(ArtifactError, rf"version 2 of head .* is another in .*: {name}; a version never changes", verify, other, odd)
 
 
 def test_verify_finds_answers_that_differ_though_the_files_say_the_same(bundle, tmp_path):
