@@ -5,9 +5,9 @@
     <model slug>/aliases.json                what each alias names, and every move of one, the oldest first
     .<model slug>.versions, ....aliases      locks: empty, never removed
 
-A version appears by one rename and never changes; aliases and the history of their moves are one file, replaced at once. So
-readers need no lock, and a writer that is killed at any point leaves the old state or the new. What it leaves beside them is
-ignored, and swept by the next writer.
+A version appears by one rename and never changes but for the signatures of its bundle, which may come later; aliases and the
+history of their moves are one file, replaced at once. So readers need no lock, and a writer that is killed at any point leaves the
+old state or the new. What it leaves beside them is ignored, and swept by the next writer.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,9 +18,10 @@ from pathlib import Path
 from ovr.core.artifact import SCHEMA_VERSION, check_schema_version
 from ovr.core.bundle import ModelBundle, open_bundle
 from ovr.core.files import canonical_json, place, read_json, staged_directory, write_file
+from ovr.core.signature_files import take_over
 from ovr.core.taxonomy import slug
 from ovr.errors import ArtifactError
-from ovr.registry.entries import Aliases, HeadPlace, Move, Version, check_name, check_text
+from ovr.registry.entries import Aliases, HeadPlace, Move, Version, check_name, check_same, check_text
 from ovr.registry.lock import locked_file
 
 VERSIONS, VERSION, BUNDLE, ALIASES = "versions", "version.json", "bundle", "aliases.json"
@@ -73,11 +74,12 @@ class Directory:
         return self._folder(version.model) / VERSIONS / str(version.version) / BUNDLE
 
     def register(self, bundle: ModelBundle, model: str, *, who: str, why: str) -> Version:
-        """Keep `bundle` as the next version of `model`; the version that it is already, where it is one.
+        """Keep `bundle` as the next version of `model`; the version that it is already, with newer signatures, where it is one.
 
         Raises:
             ConfigError: a name that cannot be used, or no `who` or `why`.
-            ArtifactError: the registry lies within the bundle, or the bundle changed while it was copied. Nothing is kept then.
+            ArtifactError: the registry lies within the bundle, the bundle changed while it was copied, or it is registered with
+                another fused graph. Nothing is kept then.
         """
         check_name("model", model)
         check_text("who", who)
@@ -89,6 +91,9 @@ class Directory:
             there = _versions(folder)
             for version in there:
                 if version.bundle_sha256 == bundle.bundle_sha256:
+                    kept = self.bundle_path(version)
+                    check_same(bundle, kept)
+                    take_over(bundle.path, kept)
                     return version
             number = 1 + max((version.version for version in there), default=0)
             noted = Version.of(bundle, model, number, who=who, why=why)

@@ -161,6 +161,16 @@ class Store(Protocol):
         """Note these moves, and set the aliases that they move. The caller holds the lock."""
 
 
+def check_same(bundle: ModelBundle, kept: Path) -> None:
+    """Raise ArtifactError unless `kept`, which holds a bundle of that digest, has its fused graph too, which that leaves out."""
+    manifest = kept / MANIFEST
+    if not manifest.is_file() or manifest.read_bytes() != (bundle.path / MANIFEST).read_bytes():
+        raise ArtifactError(
+            f"bundle {bundle.bundle_sha256[:12]} is registered already, and {kept} does not hold it as {bundle.path} does: one of "
+            "the two has a fused graph that is not of its heads, or is damaged; `ovr head verify` of the two says which"
+        )
+
+
 def now() -> str:
     """Return the time in UTC."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

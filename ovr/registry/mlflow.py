@@ -19,9 +19,10 @@ from urllib.parse import urlparse
 
 from ovr.core.bundle import ModelBundle
 from ovr.core.files import canonical_json, staged_directory
+from ovr.core.signature_files import take_over
 from ovr.core.taxonomy import slug
 from ovr.errors import ArtifactError, ConfigError
-from ovr.registry.entries import Aliases, HeadPlace, Move, Version, check_name, check_text
+from ovr.registry.entries import Aliases, HeadPlace, Move, Version, check_name, check_same, check_text
 from ovr.registry.lock import locked_file
 
 SQLITE = "sqlite:///"
@@ -110,11 +111,11 @@ class MLflow:
             return kept / BUNDLE
 
     def register(self, bundle: ModelBundle, model: str, *, who: str, why: str) -> Version:
-        """Keep `bundle` as the next version of `model`; the version that it is already, where it is one.
+        """Keep `bundle` as the next version of `model`; the version that it is already, with newer signatures, where it is one.
 
         Raises:
             ConfigError: a name that cannot be used, or no `who` or `why`.
-            ArtifactError: MLflow cannot keep it.
+            ArtifactError: MLflow cannot keep it, or keeps it with another fused graph.
         """
         check_name("model", model)
         check_text("who", who)
@@ -122,6 +123,7 @@ class MLflow:
         with self.locked(model), self._told():
             for version in self.versions(model):
                 if version.bundle_sha256 == bundle.bundle_sha256:
+                    self._sign_again(bundle, version)
                     return version
             noted = Version.of(bundle, model, 0, who=who, why=why)
             if not self._client.search_registered_models(f"name = {_quoted(model)}"):
@@ -164,6 +166,17 @@ class MLflow:
                 self._client.set_registered_model_tag(model, f"{HEAD_TAG}{slug(class_id)}", value)
             for count, move in enumerate(moves, start=number + 1):
                 self._client.set_registered_model_tag(model, f"{MOVE_TAG}{count:09d}", canonical_json(move.to_json()).decode())
+
+    def _sign_again(self, bundle: ModelBundle, version: Version) -> None:
+        """Give a version the signatures that its bundle has by now, where MLflow keeps it and in this machine's cache."""
+        source = next(source for each, source in self._found(version.model) if each.version == version.version)
+        kept = self.bundle_path(version)
+        check_same(bundle, kept)
+        changed = take_over(bundle.path, kept)
+        if urlparse(source).scheme not in ("", "file"):
+            run_id = self._client.get_model_version(version.model, str(version.version)).run_id
+            for name in changed:
+                self._client.log_artifact(run_id, str(kept / name), f"{BUNDLE}/{Path(name).parent}")
 
     def _registered(self, model: str) -> Any:
         with self._told():

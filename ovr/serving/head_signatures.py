@@ -6,21 +6,18 @@ model-signing's file a head, each with a Sigstore bundle, would take seconds for
 """
 
 import base64
-import fcntl
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ovr.core.artifact import check_schema_version
 from ovr.core.bundle import HEAD_SIGNATURES, MANIFEST, ModelBundle
-from ovr.core.files import canonical_json, read_json, sha256_bytes, write_file
+from ovr.core.files import canonical_json, read_json, sha256_bytes
 from ovr.core.ledger import HeadVersion
+from ovr.core.signature_files import Signatures, add_head_signatures, signatures_in
 from ovr.core.taxonomy import Taxonomy
 from ovr.errors import ArtifactError, ConfigError
 
 KIND = "ovr head 1"  # stands in what is signed, so that it can be taken for nothing else
-Signatures = dict[str, dict[str, str]]  # class id -> digest of the public key -> signature
 
 
 def sign_heads(bundle: ModelBundle, key: Path, *, password: bytes | None, class_ids: Sequence[str] | None = None) -> int:
@@ -44,7 +41,7 @@ def sign_heads(bundle: ModelBundle, key: Path, *, password: bytes | None, class_
         class_id: {_fingerprint(public): base64.b64encode(private.sign(statements[class_id], algorithm)).decode()}
         for class_id in chosen
     }
-    _add(bundle, made)
+    add_head_signatures(bundle.path, made)
     return len(chosen)
 
 
@@ -53,7 +50,7 @@ def carry_signatures(old: ModelBundle, new: ModelBundle) -> int:
     before, after = _statements(old), _statements(new)
     same = {class_id: row for class_id, row in read_signatures(old).items() if after.get(class_id) == before.get(class_id)}
     if same:
-        _add(new, same)
+        add_head_signatures(new.path, same)
     return len(same)
 
 
@@ -119,18 +116,6 @@ def read_signatures(bundle: ModelBundle) -> Signatures:
     return signatures_in(file) if file.is_file() else {}
 
 
-def signatures_in(file: Path) -> Signatures:
-    """Return the signatures in a file, unverified."""
-    value = read_json(file)
-    check_schema_version(value, str(file))
-    rows = value.get("heads")
-    if not isinstance(rows, dict) or not all(
-        isinstance(row, dict) and all(isinstance(made, str) for made in row.values()) for row in rows.values()
-    ):
-        raise ArtifactError(f"{file} holds no signatures of heads; delete it and sign them again")
-    return rows
-
-
 def statement(class_id: str, version: int, backbone_sha256: str, digests: Mapping[str, str]) -> bytes:
     """Return what is signed of a head; `digests` are those of the bundle's files.
 
@@ -153,21 +138,6 @@ def _statements(bundle: ModelBundle) -> dict[str, bytes]:
     files = read_json(bundle.path / MANIFEST)["files"]
     digests = {name: row["sha256"] for name, row in files.items()}
     return {head.class_id: statement(head.class_id, head.version, bundle.backbone_sha256, digests) for head in bundle.heads}
-
-
-def _add(bundle: ModelBundle, more: Signatures) -> None:
-    """Write these signatures beside those that are there; of several owners who sign at once none is lost."""
-    descriptor = os.open(bundle.path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        signatures = read_signatures(bundle)
-        for class_id, row in more.items():
-            signatures[class_id] = {**signatures.get(class_id, {}), **row}
-        target = bundle.path / HEAD_SIGNATURES
-        target.parent.mkdir(exist_ok=True)
-        write_file(target, canonical_json({"schema_version": 1, "heads": signatures}))
-    finally:
-        os.close(descriptor)
 
 
 def _public_key(file: Path) -> Any:

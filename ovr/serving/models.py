@@ -41,9 +41,7 @@ def models_of(
     """Return the models that others call, and those that call them."""
     card = bundle.card
     labels = labels_file(card.taxonomy)
-    fused: bytes | Path = bundle.fused_onnx
-    if isinstance(fused, Path) and card.cohorts is not None:
-        fused = with_required_cohort(fused.read_bytes())
+    fused = served_graph(bundle)
     labels_version = version_with_labels(repository, labels, version)
     scores: dict[str, bytes | Path] = {"model.onnx": fused} | ({"labels.txt": labels} if labels_version == version else {})
     callees = [Model(scores_config(card, scheduling, version=version, labels_version=labels_version), scores)]
@@ -67,6 +65,11 @@ def models_of(
         callers.append(Model(ensemble, {}))
     callers.append(Model(router_config(card, scheduling, version=version, plan=plan), router))
     return callees, callers
+
+
+def served_graph(bundle: ModelBundle) -> bytes | Path:
+    """Return the fused graph as `ovr_scores` has it: the bundle's file, or what is made of it where there are cohorts."""
+    return bundle.fused_onnx if bundle.cohorts is None else with_required_cohort(bundle.fused_onnx.read_bytes())
 
 
 def router_files(card: ModelCard) -> dict[str, bytes | Path]:

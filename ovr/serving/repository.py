@@ -19,17 +19,18 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ovr.core.bundle import ModelBundle
+from ovr.core.bundle import SIGNATURES, ModelBundle
 from ovr.core.class_metrics import ClassMetricsSettings
 from ovr.core.cohorts import COHORT
 from ovr.core.faults import Faults
-from ovr.core.files import read_json
+from ovr.core.files import read_json, write_file
+from ovr.core.signature_files import take_over
 from ovr.errors import ArtifactError, ConfigError, OvrError, ServingError
 from ovr.serving import control
 from ovr.serving.contents import model_names, read_config, served_versions, versions_of
 from ovr.serving.head_plan import plan_heads
 from ovr.serving.locks import locked
-from ovr.serving.models import Layout, models_of, router_files
+from ovr.serving.models import Layout, models_of, router_files, served_graph
 from ovr.serving.pbtxt import CARD, VERSION, InstanceKind, Scheduling, head_model_name, router_input
 from ovr.serving.recorded_answers import RecordedAnswers
 from ovr.serving.retirement import check_is_loaded, retire_uncalled
@@ -69,7 +70,8 @@ def publish(
 ) -> Published:
     """Publish `bundle` into the Triton repository at `repository` and return what is served now.
 
-    A bundle that the repository holds as an earlier version is served as that version again. Whatever goes wrong until the new
+    A bundle that the repository holds as an earlier version is served as that version again, with the signatures that it has by
+    now; where it was signed since, publishing what is served already is no error. Whatever goes wrong until the new
     bundle is served and has given its recorded answers is taken back, and what was served is served on; a publication that was
     killed is finished by the next.
 
@@ -128,8 +130,12 @@ def publish(
         published = Published(
             repository, layout, bundle.bundle_sha256, {model.name: model.version for model in (*callees, *callers)}
         )
+        try:
+            signed = _sign_again(bundle, repository / "ovr" / str(version))
+        except OSError as error:
+            raise _also(error, "nothing else was changed", repository) from None
         if not retired and _is_served(repository, server, [*callees, *callers]):
-            if exist_ok:
+            if exist_ok or signed:
                 return published
             raise ArtifactError(f"{repository} serves this bundle ({bundle.bundle_sha256[:12]}) already, as version {version}")
         answers = None if server is None else RecordedAnswers(bundle, server, max_batch_size=max_batch_size)
@@ -267,10 +273,27 @@ def _version_to_serve(repository: Path, bundle: ModelBundle) -> int:
         directory = repository / "ovr" / str(version)
         if read_json(directory / "card.json")["bundle_sha256"] != bundle.bundle_sha256:
             continue
+        scores = repository / "ovr_scores" / str(version) / "model.onnx"
+        if scores.is_file() and not is_same(scores, served_graph(bundle)):  # the bundle's digest leaves the graph out
+            continue
         # An earlier ovr's router does not know what the configurations of this one say.
         if all(is_same(directory / name, content) for name, content in router_files(bundle.card).items()):
             return version
     return 1 + max(v for name in ("ovr_scores", "ovr", "ovr_heads") for v in (0, *versions_of(repository / name)))
+
+
+def _sign_again(bundle: ModelBundle, router: Path) -> bool:
+    """Give the router's version, if it is there already, the signatures that its bundle has by now; return whether any is new."""
+    if not router.is_dir():
+        return False
+    original = router / SIGNATURES / "fused.onnx"
+    if bundle.cohorts is not None and not original.is_file() and (bundle.path / SIGNATURES).is_dir():
+        original.parent.mkdir(exist_ok=True)
+        write_file(original, bundle.fused_onnx.read_bytes())  # what was signed; the scores have it changed
+    changed = take_over(bundle.path, router)
+    if changed:
+        log.info("%s has newer signatures of its bundle: %s", router, ", ".join(changed))
+    return bool(changed)
 
 
 def _retired(repository: Path, bundle: ModelBundle, layout: Layout) -> list[str]:

@@ -18,10 +18,11 @@ from ovr.core.faults import PLAN, HeadPlan
 from ovr.core.files import sha256_bytes, sha256_file
 from ovr.core.ledger import HeadVersion
 from ovr.core.onnx_file import GRAPH_OPS, check_onnx_file, onnx_metadata
+from ovr.core.signature_files import signatures_in
 from ovr.errors import ArtifactError, ConfigError
 from ovr.runtime.predictor import CARD_KEY
 from ovr.serving.contents import model_names, read_config
-from ovr.serving.head_signatures import owners_of, signatures_in, statement
+from ovr.serving.head_signatures import owners_of, statement
 from ovr.serving.labels import labels_file
 from ovr.serving.models import num_features_of, router_files, version_with_labels
 from ovr.serving.pbtxt import (

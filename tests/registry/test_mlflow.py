@@ -2,9 +2,11 @@
 
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
+from ovr.core.bundle import BUNDLE_SIGNATURE
 from ovr.errors import ArtifactError, ConfigError
 from ovr.registry.aliases import find, opened, promote
 from ovr.registry.mlflow import BUNDLE, MLflow
@@ -78,6 +80,19 @@ def test_a_bundle_elsewhere_is_fetched_once(store, bundle_of, monkeypatch):
     for _ in range(2):
         assert opened(store, version).path == store.cache / bundle.bundle_sha256 / BUNDLE
     assert fetched == [("mlflow-artifacts:/1/2/bundle", store.tracking_uri)]
+
+
+def test_signatures_that_came_later_are_sent_to_where_mlflow_keeps_the_bundle(store, bundle_of, monkeypatch):
+    bundle, sent = bundle_of(1), []
+    version = store.register(bundle, "pets", **BY)
+    shutil.copytree(bundle.path, store.cache / bundle.bundle_sha256 / BUNDLE)
+    (bundle.path / "signatures").mkdir()
+    (bundle.path / BUNDLE_SIGNATURE).write_bytes(b"1")
+    monkeypatch.setattr(store, "_found", lambda model: [(version, "mlflow-artifacts:/1/2/bundle")])
+    monkeypatch.setattr(store._client, "log_artifact", lambda run_id, file, folder: sent.append((Path(file).read_bytes(), folder)))
+    for _ in range(2):
+        store.register(bundle, "pets", **BY)
+    assert sent == [(b"1", "bundle/signatures")]
 
 
 def test_a_server_cannot_keep_others_out_so_nothing_is_promised():

@@ -1,15 +1,19 @@
 """What versions, aliases and lineage promise, of every store alike. MLflow's is skipped where it is not installed."""
 
+import json
+import shutil
 import time
 
 import pytest
 
-from ovr.core.bundle import open_bundle
-from ovr.core.files import sha256_file
+from ovr.core.bundle import BUNDLE_SIGNATURE, FUSED_ONNX, HEAD_SIGNATURES, MANIFEST, SIGNATURES, open_bundle
+from ovr.core.files import canonical_json, sha256_bytes, sha256_file
+from ovr.core.signature_files import signatures_in
 from ovr.errors import ArtifactError, ConfigError, TaxonomyError
 from ovr.registry.aliases import bundle_path, find, known_versions, opened, promote
 from ovr.registry.entries import HeadPlace, Move, Version
 from ovr.registry.lineage import lineage
+from tests.core.parts import graph
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own
 BY = {"who": "ann", "why": "because"}
@@ -37,6 +41,39 @@ def test_the_same_bundle_is_the_same_version(store, bundle_of):
     assert [version.version for version in store.versions("pets")] == [1, 2]
     again = store.register(open_bundle_again(store), "pets", who="bob", why="again")
     assert (again.version, again.who, again.why) == (1, "ann", "because")
+
+
+def test_a_bundle_that_is_signed_later_is_signed_in_the_registry_too(store, bundle_of):
+    bundle = bundle_of(1)
+    version = store.register(bundle, "pets", **BY)
+    kept = store.bundle_path(version)
+    (bundle.path / SIGNATURES).mkdir()
+    for signature, ours, theirs in ((b"1", "a", {"a": "x"}), (b"2", "b", {"a": "x", "b": "x"})):
+        (bundle.path / BUNDLE_SIGNATURE).write_bytes(signature)
+        (bundle.path / HEAD_SIGNATURES).write_bytes(canonical_json({"schema_version": 1, "heads": {"cat": {ours: "x"}}}))
+        assert store.register(open_bundle(bundle.path), "pets", **BY) == version
+        assert (opened(store, version).path / BUNDLE_SIGNATURE).read_bytes() == signature
+        assert signatures_in(kept / HEAD_SIGNATURES) == {"cat": theirs}  # none is lost
+    shutil.rmtree(bundle.path / SIGNATURES)
+    store.register(open_bundle(bundle.path), "pets", **BY)
+    assert (kept / BUNDLE_SIGNATURE).read_bytes() == b"2"
+
+
+def test_a_bundle_with_another_fused_graph_is_not_the_version_that_has_its_digest(store, bundle_of):
+    bundle = bundle_of(1)
+    store.register(bundle, "pets", **BY)
+    manifest = json.loads((bundle.path / MANIFEST).read_bytes())
+    data = graph(b"another")
+    manifest["derived"][FUSED_ONNX] = {"sha256": sha256_bytes(data), "size_bytes": len(data)}
+    for name, content in ((FUSED_ONNX, data), (MANIFEST, canonical_json(manifest))):
+        (bundle.path / name).unlink()  # it may be a hard link
+        (bundle.path / name).write_bytes(content)
+    other = open_bundle(bundle.path)
+    assert other.bundle_sha256 == bundle.bundle_sha256
+    with pytest.raises(
+        ArtifactError, match=r"is registered already, and .* one of the two has a fused graph that is not of its heads"
+    ):
+        store.register(other, "pets", **BY)
 
 
 def open_bundle_again(store):

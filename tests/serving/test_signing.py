@@ -20,13 +20,14 @@ from ovr.core.bundle import BUNDLE_SIGNATURE, HEAD_SIGNATURES, MANIFEST, open_bu
 from ovr.core.faults import PLAN, Faults
 from ovr.core.files import canonical_json
 from ovr.errors import ArtifactError, ConfigError, TaxonomyError
+from ovr.serving import repository as repository_module
 from ovr.serving.contents import read_config
 from ovr.serving.head_signatures import carry_signatures, check_owners, read_signatures, sign_heads, signers
 from ovr.serving.pbtxt import to_text
 from ovr.serving.repository import publish
 from ovr.serving.signed_repository import check_repository
 from ovr.serving.signing import Trust, check_signatures, sign_bundle
-from tests.bundles import forge, small_bundle
+from tests.bundles import changed_weight, forge, small_bundle, with_graph
 from tests.cohorts import some_cohorts
 from tests.core import test_sharded_bundle
 from tests.hostile_models import PLAIN
@@ -397,6 +398,50 @@ def test_a_repository_of_what_is_not_signed_is_refused(tmp_path, trust):
     config.write_text(config.read_text().replace("versions: 1", "versions: 1\n    versions: 2"))
     with pytest.raises(ArtifactError, match="a publication is not finished"):
         check_repository(tmp_path / "repository", trust)
+
+
+@pytest.mark.parametrize("cohorts", [None, some_cohorts(3)], ids=["plain", "cohorts"])
+def test_a_bundle_that_is_signed_after_it_was_published_is_vouched_for_once_it_is_published_again(tmp_path, keys, trust, cohorts):
+    bundle, repository = small_bundle(tmp_path / "bundle", IDS, owners=OWNERS, cohorts=cohorts), tmp_path / "repository"
+    before = publish(bundle, repository)
+    sign_bundle(bundle, key=keys / "ann.pem")
+    sign_heads(bundle, keys / "bob.pem", password=None, class_ids=["dog", "owl"])
+    with pytest.raises(ArtifactError, match=r"is not signed: it has no bundle\.sig"):
+        check_repository(repository, trust)
+    assert publish(bundle, repository) == before
+    assert check_repository(repository, replace(trust, owner_keys={"bob": keys / "bob.pub"}))
+    with pytest.raises(ArtifactError, match=r"serves this bundle .* already, as version 1"):
+        publish(bundle, repository)
+    other = small_bundle(tmp_path / "other", IDS, head_seeds=[7, 8, 9], version=2, cohorts=cohorts)
+    publish(other, repository)
+    sign_bundle(bundle, key=keys / "mallory.pem")
+    assert publish(bundle, repository).versions == before.versions  # with the newer signature
+    assert check_repository(repository, Trust(keys=(keys / "mallory.pub",)))
+    with pytest.raises(ArtifactError, match="is not signed by one who is trusted"):
+        check_repository(repository, trust)
+
+
+def test_another_graph_of_the_same_heads_is_a_version_of_its_own(bundle, tmp_path, trust):
+    repository = tmp_path / "repository"
+    odd = with_graph(bundle, tmp_path / "odd", changed_weight("heads/linear/bias", lambda value: value.fill(1)))
+    publish(odd, repository)
+    with pytest.raises(ArtifactError, match=r"ovr_scores/1/model.onnx was changed"):
+        check_repository(repository, trust)
+    assert publish(bundle, repository).versions == {"ovr_scores": 2, "ovr": 2}
+    assert check_repository(repository, trust)
+
+
+def test_a_repository_that_cannot_be_written_keeps_its_signatures(tmp_path, keys, monkeypatch):
+    bundle = small_bundle(tmp_path / "bundle")
+    publish(bundle, tmp_path / "repository")
+    sign_bundle(bundle, key=keys / "ann.pem")
+
+    def full(*_):
+        raise OSError(28, "No space left on device", "bundle.sig")
+
+    monkeypatch.setattr(repository_module, "take_over", full)
+    with pytest.raises(ArtifactError, match=r"bundle\.sig cannot be written: No space left on device; nothing else was changed"):
+        publish(bundle, tmp_path / "repository")
 
 
 def test_a_repository_that_cannot_be_followed_is_told(tmp_path, keys, trust):
