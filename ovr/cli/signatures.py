@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def trust_of(cfg: DictConfig) -> "Trust":
-    """Return who is trusted by trusted_keys, trusted_certificates, owner_keys and, where the command has them, sigstore_*."""
+    """Return who is trusted by trusted_keys, trusted_certificates, sigstore_identity with sigstore_issuer, and owner_keys."""
     from ovr.serving.signing import Trust
 
     return Trust(
         keys=files(cfg.trusted_keys, "trusted_keys"),
         certificates=files(cfg.trusted_certificates, "trusted_certificates"),
-        sigstore_identity=cfg.get("sigstore_identity"),
-        sigstore_issuer=cfg.get("sigstore_issuer"),
+        sigstore_identity=cfg.sigstore_identity,
+        sigstore_issuer=cfg.sigstore_issuer,
         owner_keys=_owner_keys(cfg),
     )
 
@@ -34,9 +34,12 @@ def required_trust(cfg: DictConfig) -> "Trust | None":
     if cfg.require_signature:
         trust = trust_of(cfg)
         if not trust.whole:
-            raise ConfigError("require_signature=true trusts nobody; add trusted_keys=[FILE] or trusted_certificates=[FILE]")
+            raise ConfigError(
+                "require_signature=true trusts nobody; add trusted_keys=[FILE], trusted_certificates=[FILE], or "
+                "sigstore_identity=WHO with sigstore_issuer=URL"
+            )
         return trust
-    for key in ("trusted_keys", "trusted_certificates", "owner_keys"):
+    for key in ("trusted_keys", "trusted_certificates", "sigstore_identity", "sigstore_issuer", "owner_keys"):
         if cfg[key]:
             raise ConfigError(f"{key} is given, but nothing is checked without require_signature=true")
     return None

@@ -21,6 +21,7 @@ from ovr.core.faults import PLAN, Faults
 from ovr.core.files import canonical_json
 from ovr.errors import ArtifactError, ConfigError, TaxonomyError
 from ovr.serving import repository as repository_module
+from ovr.serving import signing
 from ovr.serving.contents import read_config
 from ovr.serving.head_signatures import carry_signatures, check_owners, read_signatures, sign_heads, signers
 from ovr.serving.pbtxt import to_text
@@ -38,6 +39,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+PREDICT = ["predict", "bundle={b}", "input=x.npy", "output=y.csv"]
 IDS, OWNERS = ("cat", "dog", "owl"), ("ann", "bob", "bob")
 
 
@@ -487,6 +489,7 @@ def test_the_commands_sign_verify_and_refuse(tmp_path, keys, capsys):
 
 def test_settings_that_do_not_go_together_are_told(bundle, keys, tmp_path):
     none = {"trusted_keys": [], "trusted_certificates": [], "owner_keys": None, "require_signature": True}
+    none |= {"sigstore_identity": None, "sigstore_issuer": None}
     ann = {**none, "trusted_keys": [str(keys / "ann.pub")]}
 
     def refused(words, call, **settings):
@@ -494,6 +497,8 @@ def test_settings_that_do_not_go_together_are_told(bundle, keys, tmp_path):
             call(OmegaConf.create(settings))
 
     refused("require_signature=true trusts nobody", required_trust, **none)
+    refused("sigstore_identity and sigstore_issuer belong together", required_trust, **{**none, "sigstore_identity": "ann"})
+    refused("sigstore_issuer is given, but nothing", required_trust, **{**none, "sigstore_issuer": "i", "require_signature": False})
     refused("trusted_keys is given, but nothing is checked", required_trust, **{**ann, "require_signature": False})
     refused(r"trusted_keys=a\.pub must be a list", required_trust, **{**none, "trusted_keys": "a.pub"})
     refused("must name a key for each owner", required_trust, **{**ann, "owner_keys": ["a"]})
@@ -506,6 +511,25 @@ def test_settings_that_do_not_go_together_are_told(bundle, keys, tmp_path):
     rows |= {"part_rows": 1, "workers": 1, "resume": False, "on_error": "fail"}
     with pytest.raises(ConfigError, match="neither a server nor a fused ONNX file carries signatures"):
         predict.run(OmegaConf.create({**ann, **rows, "bundle": str(bundle.fused_onnx)}))
+
+
+@pytest.mark.parametrize("command", [["publish", "bundle={b}", "repository={r}"], ["serve", "repository={r}"], PREDICT])
+def test_a_sigstore_identity_can_be_required(bundle, tmp_path, monkeypatch, capsys, command):
+    """Up to model-signing's own verifier, which needs the network."""
+    asked = []
+
+    def verifier(trust):
+        asked.append((trust.sigstore_identity, trust.sigstore_issuer, trust.whole))
+        return iter(())
+
+    monkeypatch.setattr(signing, "_verifiers", verifier)
+    places = {"b": bundle.path, "r": tmp_path / "repository"}
+    if command[0] == "serve":
+        publish(bundle, places["r"])
+    who = ["require_signature=true", "sigstore_identity=ann@example.org", "sigstore_issuer=https://accounts.example.org"]
+    assert main([word.format(**places) for word in command] + who) == 1
+    assert "is not signed by one who is trusted" in capsys.readouterr().err
+    assert asked == [("ann@example.org", "https://accounts.example.org", True)]
 
 
 def test_owners_who_sign_at_once_lose_no_signature(bundle, keys):
