@@ -13,6 +13,7 @@ import torch
 from benchmarks import (
     calibrators,
     cohorts,
+    gate,
     gpu_head_step,
     gpu_lightning,
     gpu_report,
@@ -56,6 +57,14 @@ def test_the_calibration_benchmark_runs_and_stores_its_rows(tmp_path):
     assert {"LBFGS loop", "scikit-learn"} <= {row["against"] for row in report["rows"]}
     (error,) = (row["ours"] for row in report["rows"] if "relative error" in row["what"])
     assert error <= 1e-6
+
+
+def test_the_benchmark_of_the_gate_tells_heads_that_are_much_worse():
+    rows = {(row.what, row.note.split(";")[0]): row.ours for row in gate.measure(quick=True)}
+    worse = [share for (_, note), share in rows.items() if note.endswith("0.9 to 0.70")]
+    assert len(worse) == 4
+    assert max(worse) <= 0.1
+    assert rows["let in: ordinary", "30 positives, average precision 0.9 to 0.90"] >= 0.2
 
 
 @pytest.mark.exhaustive

@@ -3,7 +3,7 @@
 import getpass
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +21,7 @@ from ovr.errors import ConfigError, TaxonomyError
 if TYPE_CHECKING:
     from ovr.core.bundle import ModelBundle
     from ovr.lifecycle.assemble import Rewritten
+    from ovr.lifecycle.gate import Gate
 
 log = logging.getLogger(__name__)
 
@@ -143,9 +144,12 @@ def replace_head(cfg: DictConfig) -> None:
     from ovr.lifecycle.heads import replace_heads
 
     bundle, source = open_bundle(Path(cfg.bundle)), open_bundle(Path(cfg["from"]))
-    ids, gate = known_ids(source, class_ids_of(cfg)), build(cfg.gate, cfg.allow_targets)
+    ids, gate = known_ids(source, class_ids_of(cfg)), gate_of(cfg)
     with out_of(cfg) as out:
         made = replace_heads(bundle, out, source, ids, gate=gate, force=cfg.force, entry=entry_of(cfg))
+        for class_id, verdict in made.bundle.provenance["history"][-1]["gate"].items():
+            print(f"{class_id}: judged on the calibration rows of {source.path}")
+            print_verdict(verdict)
         print_change(cfg, bundle, made)
 
 
@@ -212,6 +216,36 @@ def class_ids_of(cfg: DictConfig) -> list[str]:
     if not ids:
         raise ConfigError("classes is an empty list; name the class ids of the heads to change")
     return ids
+
+
+def gate_of(cfg: DictConfig) -> "Gate":
+    """Return the gate that heads are to pass.
+
+    Raises:
+        ConfigError: there is none, or something else, or its policy cannot be used.
+    """
+    from ovr.lifecycle.gate import Gate
+
+    if cfg.get("gate") is None:
+        raise ConfigError(
+            "there is no gate; expected a policy, such as gate=default. force=true lets in what it refuses, and is recorded"
+        )
+    if "_target_" not in cfg.gate:
+        settings = ", ".join(map(str, cfg.gate)) or "none"
+        raise ConfigError(f"gate has settings ({settings}) and no _target_; expected `_target_: ovr.lifecycle.gate.Gate`")
+    gate = build(cfg.gate, cfg.allow_targets)
+    if not isinstance(gate, Gate):
+        raise ConfigError(f"gate is a {type(gate).__name__}; expected ovr.lifecycle.gate.Gate")
+    return gate
+
+
+def print_verdict(verdict: Mapping[str, Any]) -> None:
+    """Print what the gate said of a head, a line a check."""
+    for name, check in verdict["checks"].items():
+        outcome = ("undecided, let in" if check["undecided"] else "passed") if check["passed"] else "FAILED"
+        print(f"  {outcome} {name}: {check['said']}")
+    if verdict["looser_than_default"]:
+        print(f"  the gate's policy asks less than the default: {', '.join(verdict['looser_than_default'])}")
 
 
 def names_of(cfg: DictConfig, ids: list[str]) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from ovr.cli.calibrate import trained_calibrator
-from ovr.cli.head import class_ids_of, entry_of, known_ids, names_of, out_of, print_change
+from ovr.cli.head import class_ids_of, entry_of, gate_of, known_ids, names_of, out_of, print_change, print_verdict
 from ovr.cli.head_data import check_rows, rows_of, source_rows
 from ovr.cli.instantiate import build
 from ovr.cli.labelled_rows import class_ids, num_threads, read_rows
@@ -79,7 +79,7 @@ def _fit(cfg: DictConfig, bundle: "ModelBundle", specs: Sequence["ClassSpec"], *
     calibrator = build(cfg.calibrator or trained_calibrator(bundle.provenance), cfg.allow_targets)
     check_fittable(calibrator, cfg.kind)
     threshold = build(cfg.threshold or _trained_threshold(bundle), cfg.allow_targets)
-    gate, fit = build(cfg.gate, cfg.allow_targets), build(cfg.fit, cfg.allow_targets)
+    gate, fit = gate_of(cfg), build(cfg.fit, cfg.allow_targets)
     # Rows of classes that are retired may be among those of the source.
     every = {spec.id: spec for spec in (*bundle.taxonomy, *bundle.ledger.retired, *specs)}
     taxonomy = Taxonomy(every.values())
@@ -116,8 +116,7 @@ def _print(made: "Trained") -> None:
     spec, metrics = made.head.spec, made.head.metrics
     how = "rows left out in turn, as there are few" if made.cross_fitted else "held-out rows"
     print(f"{spec.id}: fitted on {made.num_positives} rows of the class; calibrated and judged on {how}")
-    for check in made.judged.checks:
-        print(f"  {'passed' if check.passed else 'FAILED'} {check.name}: {check.said}")
+    print_verdict(made.judged.to_json())
     for name, what in (("test", "test rows"), ("left_out", "rows left out in turn")):
         figures = metrics.get(name, {})
         if figures.get("average_precision") is not None:

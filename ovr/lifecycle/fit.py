@@ -24,7 +24,7 @@ from ovr.export.head import WEIGHT_NAMES
 from ovr.export.stored import Weights
 from ovr.lifecycle.assemble import NewModel, head_logits
 from ovr.lifecycle.calibrate import Calibrator
-from ovr.lifecycle.gate import prob_of
+from ovr.lifecycle.gate import distinct, prob_of
 from ovr.training.logistic import fit_logistic
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,11 @@ class HeadRows:
     def num_negatives(self) -> int:
         """Known rows of another."""
         return int((~self.target_N & self.mask_N).sum())
+
+    def different(self) -> "HeadRows":
+        """Return the rows, of which those that repeat an earlier one with the same label are not known any more."""
+        mask_N = distinct(self.group_N, self.target_N, self.mask_N)
+        return HeadRows(self.z_ND, self.target_N, mask_N, self.group_N)
 
     def of(self, some: Any) -> "HeadRows":
         """Return some of the rows."""

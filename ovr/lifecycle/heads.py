@@ -30,7 +30,8 @@ from ovr.lifecycle.assemble import (
     told,
 )
 from ovr.lifecycle.calibration_rows import calibration_parts
-from ovr.lifecycle.gate import Gate, check_passed, judge_stored
+from ovr.lifecycle.gate import Gate, check_passed
+from ovr.lifecycle.gate_stored import judge_stored
 from ovr.lifecycle.put import NewHead, check_change, chosen, cohort_columns, model_of, of_limit, put, with_heads
 from ovr.lifecycle.rewrite import calibrations_of, rewritten, thresholds_of
 from ovr.lifecycle.rows import steps_of
@@ -66,12 +67,14 @@ def replace_heads(
         check_fits(source.heads[column], bundle.backbone_sha256)
     found = {column: NewModel(kind, weights) for column, kind, weights in stored_weights(source, columns)}
     specs = {i: class_specs(bundle).get(i, source.taxonomy[column]) for i, column in zip(class_ids, columns, strict=True)}
-    judged = [] if gate is None else [judge_stored(gate, source, specs[i], replaced=last_head(bundle, i)) for i in class_ids]
+    judged = [] if gate is None else [judge_stored(gate, source, specs[i], bundle, last_head(bundle, i)) for i in class_ids]
+    verdicts = {each.class_id: each.to_json() for each in judged}
     forced = check_passed(judged, force=force)
     heads = []
     for column in columns:
         head = source.heads[column]
         origin = {**head.provenance, "from_bundle_sha256": source.bundle_sha256, "from_version": head.version}
+        origin |= {"gate": verdicts[head.class_id]} if verdicts else {}
         heads.append(
             NewHead(
                 specs[head.class_id],
@@ -85,7 +88,7 @@ def replace_heads(
         )
     said = {"command": "head replace", "classes": list(class_ids), "from_bundle_sha256": source.bundle_sha256, **(entry or {})}
     if gate is not None:
-        said |= {"gate": {each.class_id: each.to_json() for each in judged}, "forced": forced}
+        said |= {"gate": verdicts, "forced": forced}
     return put(bundle, out, heads, entry=said, parts=_rows_of_source(bundle, source, class_ids))
 
 

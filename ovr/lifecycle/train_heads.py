@@ -43,7 +43,7 @@ from ovr.training.evaluate import evaluate
 EVERY = ("train", "val", "calib")
 Bools = NDArray[np.bool_]
 LeftOut = tuple[NDArray[np.float64], Bools]  # of all rows (N,): logits by heads that did not see them, and whether they count
-MIN_HELD_OUT = 10  # rows of the class among calibration and among validation rows, below which all are taken together
+MIN_HELD_OUT = 10  # different rows of the class among calibration and among validation rows, below which all are taken together
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def train_heads(
     some = [_rows_of(rows, taxonomy.column(spec.id), spec.id) for spec in specs]
     trained = []
     for spec, of_split in zip(specs, some, strict=True):
-        few = any(of_split[name].num_positives < MIN_HELD_OUT for name in ("val", "calib"))
+        few = any(of_split[name].different().num_positives < MIN_HELD_OUT for name in ("val", "calib"))
         every = HeadRows.joined([of_split[name] for name in EVERY])
         held_N = may_be_held_out(bundle, every, spec.id, max_overlap=max_overlap) if few else None
         trained.append(
@@ -194,7 +194,7 @@ def _train(
         prob_N = cross_calibrated(calibrator, out_of_fold_N, judged, fit)
     else:
         prob_N = prob_of(head_logits(model.kind, model.weights, judged.z_ND), calibration)
-    replaced = None
+    judged, replaced = judged.different(), None
     if old is not None:
         old_model, old_head = old
         old_prob_N = prob_of(head_logits(old_model.kind, old_model.weights, judged.z_ND), old_head.calibration)
@@ -207,7 +207,7 @@ def _train(
         calibration,
         number,
         chosen.status_K[0],
-        metrics=_figures(spec, model, calibration, number, of_split["test"])
+        metrics=_figures(spec, model, calibration, number, of_split["test"].different())
         or ({} if out_of_fold_N is None else _left_out_figures(spec, prob_N, number, judged)),
         provenance={
             "num_rows": int(seen.mask_N.sum()),

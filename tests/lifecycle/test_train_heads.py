@@ -9,6 +9,7 @@ from ovr.calibrator.isotonic import Isotonic
 from ovr.calibrator.joint import Joint
 from ovr.calibrator.temperature import Temperature
 from ovr.core.bundle import open_bundle
+from ovr.core.shards import npy_bytes
 from ovr.core.taxonomy import ClassSpec, Taxonomy
 from ovr.data.labels import Labels
 from ovr.data.leakage import row_digests
@@ -16,15 +17,16 @@ from ovr.data.overlap import CALIBRATION, TRAINING, read_digests
 from ovr.data.splits import ValRows, make_splits
 from ovr.errors import ArtifactError, ConfigError, DataError, GateError
 from ovr.export.stored import stored_weights
-from ovr.lifecycle.assemble import head_logits
+from ovr.lifecycle.assemble import assembled, head_logits
 from ovr.lifecycle.fit import HeadFit, HeadRows
 from ovr.lifecycle.gate import Gate
-from ovr.lifecycle.head_rows import known_rows, split_rows, with_positives
-from ovr.lifecycle.heads import retire
+from ovr.lifecycle.head_rows import SplitRows, known_rows, split_rows, undivided, with_positives
+from ovr.lifecycle.heads import replace_heads, retire
 from ovr.lifecycle.logits import bundle_features
 from ovr.lifecycle.train_heads import train_heads
 from ovr.lifecycle.verify import verify
 from ovr.runtime.predictor import EdgePredictor
+from ovr.runtime.reference import load_reference
 from ovr.threshold.max_f_beta import MaxFBeta
 from ovr.threshold.recall_at_least import RecallAtLeast
 from tests.lifecycle.conftest import CLASS_IDS, rows_of
@@ -32,6 +34,7 @@ from tests.lifecycle.conftest import CLASS_IDS, rows_of
 SIZES = {"train": 300, "val": 120, "calib": 120, "test": 100}
 NEW = ClassSpec("new", owner="someone")
 OPEN = Gate(max_ece=1.0, min_positives=1)
+SHIPPED = Gate(critical={"min_positives": 20, "min_negatives": 20, "undecided": "fail", "worse": "excluded", "min_compared": 20})
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +139,9 @@ def test_the_rows_that_were_used_are_known_afterwards(bundle, tmp_path):
     assert mask_NK[:, 4].sum() == SIZES["calib"]
     assert target_NK[:, 4].sum() == splits.calib.labels.num_positives_K()[4]
     again = split_rows(out.bundle, splits, max_overlap=0)  # the same rows serve the next head
-    with pytest.raises(GateError, match="not worse: worse than the version before on 120 rows: average precision"):
+    with pytest.raises(
+        GateError, match="not worse: worse than the version before on 29 rows of the class and 91 of others that neither"
+    ):
         made(out.bundle, tmp_path / "again", again, fit=HeadFit(C=0.01))
     retrained, (head,) = made(out.bundle, tmp_path / "again", again, fit=HeadFit(C=2.0))
     assert retrained.bundle.head("new").version == 2
@@ -175,6 +180,66 @@ def test_rows_that_are_all_of_the_class_are_spread_over_the_splits(bundle, tmp_p
     prob_B = EdgePredictor(out.bundle.path).predict(rows_of(60, 300)).prob_BK[:, 4]
     truth = of_class(bundle, rows_of(60, 300))
     assert prob_B[truth].mean() > 1.5 * prob_B[~truth].mean()
+
+
+def some_of(rows, num_positives, num_negatives, *, copies=1):
+    """Some of the training rows alone, each positive one `copies` times."""
+    of_train = rows["train"].of(4)
+    chosen = [np.flatnonzero(of_train.mask_N & (of_train.target_N == value)) for value in (True, False)]
+    row_P = np.r_[np.repeat(chosen[0][:num_positives], copies), chosen[1][:num_negatives]]
+    split = rows["train"]
+    taken = SplitRows(split.z_ND[row_P], split.digest_N[row_P], split.labels.take(row_P), {}, split.repeated_N[row_P])
+    return undivided(taken)
+
+
+@pytest.mark.parametrize("critical", [False, True])
+def test_copies_of_a_few_rows_are_a_few_rows(bundle, tmp_path, critical):
+    rows = some_of(split_rows(bundle, splits_of(bundle), max_overlap=0), 3, 60, copies=8)
+    spec = replace(NEW, critical=critical)
+    with pytest.raises(GateError, match="counts: 3 different rows of the class and 60 of others; expected at least"):
+        made(bundle, tmp_path / "out", rows, specs=[spec], gate=SHIPPED)
+
+
+def test_a_few_rows_start_a_class_and_do_not_replace_a_good_head(bundle, tmp_path):
+    rows = split_rows(bundle, splits_of(bundle), max_overlap=0)
+    _, (started,) = made(bundle, tmp_path / "started", some_of(rows, 6, 30), gate=SHIPPED)
+    assert started.judged.to_json()["undecided"] == ["calibration"]
+    good, _ = made(bundle, tmp_path / "good", rows, gate=Gate(max_ece=1.0))
+    new = split_rows(good.bundle, splits_of(good.bundle, seed=300), max_overlap=0)
+    with pytest.raises(GateError, match=r"undecided: there are 6 rows of the class and 30 .* to compare them takes 10 of each"):
+        made(good.bundle, tmp_path / "no", some_of(new, 6, 30), gate=SHIPPED)
+    forced, _ = made(good.bundle, tmp_path / "forced", some_of(new, 6, 30), gate=Gate(worse="not_shown"))
+    verdict = forced.bundle.provenance["history"][-1]["gate"]["new"]
+    assert (verdict["undecided"], verdict["looser_than_default"]) == (["calibration", "not worse"], ["worse"])
+    assert verdict["policy"]["worse"] == "not_shown"
+    assert forced.bundle.head("new").provenance["gate"] == verdict
+
+
+def with_features(bundle, out):
+    """The bundle with the features of its calibration rows."""
+    parts = {"calibration/features.npy": npy_bytes(bundle_features(bundle, rows_of(1)))}
+    same = {name: getattr(bundle, name) for name in ("taxonomy", "heads", "policy", "provenance")}
+    return assembled(bundle, out, new={}, reference=load_reference(bundle), parts=parts, **same)[0]
+
+
+def test_a_head_of_another_bundle_is_compared_on_rows_that_neither_was_calibrated_on(bundle, tmp_path):
+    kept = with_features(bundle, tmp_path / "kept")
+    rows = split_rows(kept, splits_of(kept), max_overlap=0)
+    first = made(kept, tmp_path / "first", rows, fit=HeadFit(C=0.01))[0].bundle
+    new = split_rows(first, splits_of(first, seed=300), max_overlap=0)
+    better = made(first, tmp_path / "better", new, fit=HeadFit(C=2.0))[0].bundle
+    gate = Gate(max_ece=1.0)
+    taken = replace_heads(first, tmp_path / "taken", better, ["new"], gate=gate).bundle
+    verdict = taken.head("new").provenance["gate"]
+    num_positives = new["calib"].of(4).num_positives
+    assert f" {num_positives} rows of the class and {120 - num_positives} of others" in verdict["checks"]["not worse"]["said"]
+    assert taken.provenance["history"][-1]["gate"]["new"] == verdict
+    with pytest.raises(GateError, match="not worse: worse than the version before on"):
+        replace_heads(better, tmp_path / "no", first, ["new"], gate=gate)
+    with pytest.raises(GateError, match="there are 0 rows of the class"):  # it was calibrated on all of them
+        replace_heads(better, tmp_path / "no", better, ["new"], gate=gate)
+    with pytest.raises(GateError, match="there are 0 rows of the class"):  # no features that it could be asked by
+        replace_heads(bundle, tmp_path / "no", bundle, ["cat"], gate=gate)
 
 
 def test_a_head_in_use_is_trained_again_as_another_kind(bundle, tmp_path):
