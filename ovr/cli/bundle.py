@@ -121,9 +121,23 @@ def lineage_bundle(cfg: DictConfig) -> None:
         bundle, parent, heads_of, commit = ("" if digest is None else digest[:12] for digest in digests)
         commit += ", changed" if step.details.get("git_dirty") else ""
         classes = ", ".join(map(str, step.details.get("classes") or ()))
-        steps.append([step.command, classes, bundle, step.version, parent, heads_of, step.when, commit, step.who, step.why])
+        steps.append(
+            [
+                step.command,
+                classes,
+                bundle,
+                step.version,
+                parent,
+                heads_of,
+                step.when,
+                commit,
+                step.who,
+                step.why,
+                gate_words(step.details),
+            ]
+        )
         files += [[step.command, file.get("name"), file.get("sha256"), file.get("size_bytes")] for file in step.files]
-    header = ["step", "classes", "bundle", "version", "parent", "heads_from", "when", "commit", "who", "why"]
+    header = ["step", "classes", "bundle", "version", "parent", "heads_from", "when", "commit", "who", "why", "gate"]
     print_table([header, *steps], max_lines=cfg.max_lines)
     if files:
         print()
@@ -135,6 +149,18 @@ def lineage_bundle(cfg: DictConfig) -> None:
     if moves:
         print()
         print_table([["alias", "class", "from", "to", "who", "when", "why"], *moves], max_lines=cfg.max_lines)
+
+
+def gate_words(told: dict[str, Any]) -> str:
+    """Return what the gate said of the heads of a step; nothing of training and of steps that changed no head."""
+    verdicts = told.get("gate")
+    if not isinstance(verdicts, dict):
+        return "none" if told.get("gated") is False and told.get("num_changed_heads") else ""
+    words = [f"forced: {', '.join(told['forced'])}"] if told.get("forced") else ["passed"]
+    for key, what in (("undecided", "undecided"), ("looser_than_default", "looser")):
+        if found := dict.fromkeys(name for verdict in verdicts.values() for name in verdict.get(key, ())):
+            words.append(f"{what}: {', '.join(found)}")
+    return "; ".join(words)
 
 
 def path_bundle(cfg: DictConfig) -> None:

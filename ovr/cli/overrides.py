@@ -199,7 +199,9 @@ def _check_group_option(override: Override, invocation: Invocation) -> None:
     values: list[Any] = [override.value()]
     if override.is_sweep_override():
         values = list(override.sweep_iterator()) if override.is_discrete_sweep() else []
-    names = [name for value in values for name in (value if isinstance(value, list) else [value]) if name is not None]
+    names = [name for value in values for name in (value if isinstance(value, list) else [value])]
+    if None in names:  # Hydra takes none
+        raise ConfigError(f"{group}=null: expected the name of an option, or no {group}= at all; all: {', '.join(known)}")
     for name in map(str, names):
         if not any((root / group / f"{name}.yaml").is_file() for root in invocation.roots):
             near = nearest(name, known)

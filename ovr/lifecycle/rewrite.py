@@ -7,6 +7,7 @@ heads before, so heads that change lose their figures; `report/` stays as it was
 N = rows, K = heads, S = heads of one shard
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,8 @@ from ovr.lifecycle.assemble import (
 from ovr.lifecycle.cohorts import differing
 from ovr.lifecycle.logits import StoredLogits, bundle_features
 from ovr.runtime.reference import Reference, load_reference, tolerances
+
+log = logging.getLogger(__name__)
 
 
 def calibrations_of(bundle: ModelBundle) -> Calibrations:
@@ -114,6 +117,9 @@ def rewritten(
     rethought_K = restated_K | (threshold_K != np.array(bundle.card.thresholds))
     differ_K = differ(before, calibrations) | differing(bundle.cohorts, cohorts, len(bundle.heads))
     changed = np.flatnonzero(differ_K | rethought_K).tolist()
+    if critical := [bundle.taxonomy[k].id for k in changed if bundle.taxonomy[k].critical]:
+        log.warning("%d heads of critical classes change and pass no gate: %s", len(critical), ", ".join(map(repr, critical[:5])))
+        entry = {**entry, "ungated_critical": critical}
     reference = _reference(bundle, before, calibrations, cohorts)
     said = {} if abstention_status is None else {ABSTENTION_STATUS: abstention_status}
     more: Parts = {}

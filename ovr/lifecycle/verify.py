@@ -10,7 +10,7 @@ Knows files and answers, not how they came about.
 """
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from ovr.core.bundle import MANIFEST, ModelBundle, version_of
@@ -132,7 +132,7 @@ def differences(old: ModelBundle, new: ModelBundle) -> list[list[str]]:
         rows += [
             [class_id, name, said[0].get(name, ""), said[1].get(name, "")]
             for name in dict.fromkeys((*said[0], *said[1]))
-            if said[0].get(name) != said[1].get(name)
+            if said[0].get(name, "") != said[1].get(name, "")
         ]
     return rows
 
@@ -144,10 +144,13 @@ def _said(bundle: ModelBundle, column: int | None) -> dict[str, str]:
     calibration = head.calibration
     return {
         "version": str(head.version),
-        "name": spec.name,
-        "owner": spec.owner,
-        "parent": spec.parent,
+        **{field.name: _text(getattr(spec, field.name)) for field in fields(spec) if field.name != "id"},
         "kind": head.kind,
         "calibration": f"{calibration.kind}, scale {calibration.scale:.6g}, bias {calibration.bias:.6g} ({calibration.status})",
         "threshold": f"{head.threshold:.6g} ({head.threshold_status})",
     }
+
+
+def _text(value: Any) -> str:
+    """Return what a field of a class says; nothing of one that says no more than its default."""
+    return "" if value is None or value is False else "true" if value is True else str(value)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from ovr.cli.bundle import print_table, text, who
+from ovr.cli.bundle import gate_words, print_table, text, who
 from ovr.cli.main import main
 from ovr.core.bundle import open_bundle
 from ovr.errors import ConfigError
@@ -100,3 +100,15 @@ def test_a_table_is_cut_and_says_so(capsys):
 
 def test_a_registry_that_is_not_there_is_told(outputs, capsys):
     assert error_of(capsys, "bundle", "list") == "the registry outputs/registry has no models; `ovr bundle register` adds one"
+
+
+def test_a_step_tells_what_the_gate_said():
+    passed = {"undecided": [], "looser_than_default": []}
+    open_to_all = {"undecided": ["calibration", "not worse"], "looser_than_default": ["worse"]}
+    assert gate_words({"command": "train"}) == ""
+    assert gate_words({"gated": False, "num_changed_heads": 2}) == "none"
+    assert gate_words({"gated": False, "num_changed_heads": 0}) == ""
+    assert gate_words({"gate": {"a": passed}, "forced": []}) == "passed"
+    assert gate_words({"gate": {"a": passed, "b": open_to_all}}) == "passed; undecided: calibration, not worse; looser: worse"
+    assert gate_words({"gate": {"a": passed}, "forced": ["a"]}) == "forced: a"
+    assert gate_words({"gate": {"a": {"passed": True, "checks": {}}}}) == "passed"  # as older bundles have it

@@ -80,6 +80,9 @@ def test_each_step_takes_several_classes_and_a_dry_run(bundle, args, tmp_path, s
 
 def test_the_proof_leads_from_one_root_to_the_other(bundle, args, tmp_path, capsys):
     assert main(["head", "rename", *args, f"class={CLASS_IDS[1]}", "owner=team", "max_ece=0.02", "critical=true"]) == 0
+    told = capsys.readouterr().out
+    for name, value in (("owner", "team"), ("critical", "true"), ("max_ece", "0.02")):
+        assert [CLASS_IDS[1], name, value] in [line.split() for line in told.splitlines()]
     spec = open_bundle(tmp_path / "out").taxonomy[1]
     assert (spec.owner, spec.max_ece, spec.critical, spec.name) == ("team", 0.02, True, CLASS_IDS[1])
     proof = tmp_path / "proof.json"
@@ -140,6 +143,30 @@ def test_heads_are_taken_from_another_bundle_and_the_difference_is_told(bundle, 
 def test_what_cannot_be_done_is_said(args, tmp_path, extra, message, capsys):
     name, *rest = extra
     assert message in error_of(capsys, "head", name, *args, *rest)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("gate", "message"),
+    [
+        (["gate=null"], "gate=null: expected the name of an option, or no gate= at all; all: default"),
+        (["gate=nonsense"], "gate=nonsense: there is no such option; all: default, mine, other, worded"),
+        (["~gate"], "there is no gate; expected a policy, such as gate=default"),
+        (["gate.min_positives=many"], "the gate's min_positives is 'many'; expected a whole number of at least 0"),
+        (["gate=other"], "gate is a Policy; expected ovr.lifecycle.gate.Gate"),
+        (["~gate._target_"], "and no _target_; expected"),
+        (["gate=mine"], "the gate's policy has no 'min_positive'; nearest: min_positives"),
+        (["gate=worded"], "and no _target_; expected"),
+    ],
+)
+def test_a_gate_that_is_none_is_refused(bundle, args, tmp_path, gate, message, capsys):
+    policies = tmp_path / "conf/gate"
+    policies.mkdir(parents=True)
+    (policies / "mine.yaml").write_text("_target_: ovr.lifecycle.gate.Gate\nmin_positive: 3\n")
+    (policies / "worded.yaml").write_text("min_positives: 3\n")
+    (policies / "other.yaml").write_text("_target_: ovr.lifecycle.gate_policy.Policy\n")
+    step = ["head", "replace", *args, f"from={bundle.path}", "class=dog", "--config-dir", str(tmp_path / "conf"), *gate]
+    assert message in error_of(capsys, *step)
     assert not (tmp_path / "out").exists()
 
 

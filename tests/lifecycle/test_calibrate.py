@@ -20,6 +20,7 @@ from ovr.data.labels import Labels
 from ovr.data.splits import TestRows
 from ovr.errors import ArtifactError, ConfigError, DataError, TaxonomyError
 from ovr.lifecycle.calibrate import JOINED, STALE, calibrate, moved_thresholds
+from ovr.lifecycle.heads import respecified
 from ovr.lifecycle.logits import StoredLogits, bundle_features
 from ovr.lifecycle.rewrite import calibrations_of, rewritten, thresholds_of
 from ovr.lifecycle.rows import LabelledLogits, NewRows, labelled_logits
@@ -142,6 +143,16 @@ def test_thresholds_take_the_rows_that_they_took_or_keep_their_numbers(trained, 
     taken = [EdgePredictor(each.path).predict_proba(x) >= np.float32(each.card.thresholds) for each in (bundle, made.bundle)]
     assert (taken[0] == taken[1]).all() == (thresholds == "same_rows")
     assert (made.bundle.card.thresholds == bundle.card.thresholds) == (thresholds == "same_numbers")
+
+
+def test_heads_of_critical_classes_that_change_without_a_gate_are_told(trained, tmp_path, caplog):
+    model, bundle = trained()
+    critical = respecified(bundle, tmp_path / "critical", [replace(bundle.taxonomy[1], critical=True)]).bundle
+    made = calibrate(critical, tmp_path / "out", labelled_logits(critical, new(model)), calibrator=Temperature()).bundle
+    step = made.provenance["history"][-1]
+    assert (step["gated"], step["ungated_critical"]) == (False, [CLASS_IDS[1]])
+    assert "1 heads of critical classes change and pass no gate: " in caplog.text
+    assert "ungated_critical" not in critical.provenance["history"][-1]
 
 
 def test_thresholds_that_take_all_rows_or_none_stay():
