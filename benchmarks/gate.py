@@ -1,8 +1,9 @@
 """How often the gate lets a head replace another that is better in truth: the figures of docs/heads.md.
 
 Both heads are calibrated: scores are normal, those of positives higher by a distance, and probabilities the true ones. Their noise
-is correlated, as that of heads on one backbone. Beside the gate as it is shipped stands the test that it had before: ordinary classes
-went by `ovr.metric.compare` not calling a head worse, critical ones by the bootstrap's interval of average precision and of NLL.
+is correlated, as that of heads on one backbone. Beside the gate as it is shipped stands the test that it had before: ordinary
+classes went by `ovr.metric.compare` not calling a head worse, critical ones by the bootstrap's interval of average precision and of
+NLL.
 
 N = rows
 """
@@ -29,7 +30,7 @@ CLASSES = {"ordinary": ClassSpec("a", max_ece=1.0), "critical": ClassSpec("b", c
 
 def measure(quick: bool) -> Iterator[Row]:
     rng, gate = np.random.default_rng(0), Gate(critical=CRITICAL.to_json())
-    distances = _distances(rng)
+    distances = _distances(rng, 20_000 if quick else 200_000)
     for num_positives in (10, 30) if quick else (10, 30, 100, 300):
         for loss in (0.0, 0.2) if quick else (-0.05, 0.0, 0.02, 0.05, 0.1, 0.2):
             pair = distances(GOOD), distances(GOOD - loss)
@@ -66,9 +67,9 @@ def _heads(rng: np.random.Generator, num_positives: int, distances: tuple[float,
     return probs[0], probs[1], target_N
 
 
-def _distances(rng: np.random.Generator) -> Any:
+def _distances(rng: np.random.Generator, num_rows: int) -> Any:
     """Return the function that tells how far apart scores are for an average precision."""
-    target_N, noise_N = rng.random(200_000) < SHARE, rng.normal(size=200_000)
+    target_N, noise_N = rng.random(num_rows) < SHARE, rng.normal(size=num_rows)
     distance_D = np.linspace(0.5, 5.0, 31)
     score_ND = noise_N[:, None] + distance_D * target_N[:, None]
     target_ND = np.repeat(target_N[:, None], len(distance_D), axis=1)
