@@ -8,6 +8,7 @@ K = heads
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,15 @@ def respecified(bundle: ModelBundle, out: Path, specs: Sequence[ClassSpec], *, e
     _some([spec.id for spec in specs])
     new = {bundle.taxonomy.column(spec.id): spec for spec in specs}
     ids = tuple(spec.id for spec in specs)
+    # What a class is held to is part of it, and the gate goes by it: the history tells what it was.
+    described = {
+        spec.id: {
+            field.name: [getattr(old, field.name), getattr(spec, field.name)]
+            for field in fields(spec)
+            if getattr(old, field.name) != getattr(spec, field.name)
+        }
+        for old, spec in ((bundle.taxonomy[k], spec) for k, spec in new.items())
+    }
     thresholds = thresholds_of(bundle)
     made = rewritten(
         bundle,
@@ -231,7 +241,7 @@ def respecified(bundle: ModelBundle, out: Path, specs: Sequence[ClassSpec], *, e
         threshold_K=thresholds.threshold_K,
         policy=bundle.policy,
         cohorts=bundle.cohorts,
-        entry={"command": "head rename", "classes": list(ids), **(entry or {})},
+        entry={"command": "head rename", "classes": list(ids), "described": described, **(entry or {})},
         taxonomy=Taxonomy(new.get(k, spec) for k, spec in enumerate(bundle.taxonomy)),
     )
     return Rewritten(made.bundle, ids, made.max_abs_diff)

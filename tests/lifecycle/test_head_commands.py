@@ -55,6 +55,8 @@ def test_a_class_is_added_judged_and_measured_and_retired_again(run, args, tmp_p
         True,
     )
     assert step["data"]["files"][0]["name"] == "new.csv"
+    assert step["gate"]["more"]["looser_than_default"] == ["max_ece"]
+    assert "the gate's policy asks less than the default: max_ece" in out
 
 
 def test_heads_are_trained_again(run, args, tmp_path, capsys):

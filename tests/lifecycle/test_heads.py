@@ -160,6 +160,8 @@ def test_a_description_changes_and_no_answer(bundle, tmp_path):
     spec = replace(bundle.taxonomy[1], name="B", owner="someone")
     made = respecified(bundle, tmp_path / "out", [spec]).bundle
     assert made.taxonomy[1] == spec
+    told = made.provenance["history"][-1]
+    assert told["described"] == {CLASS_IDS[1]: {"name": [CLASS_IDS[1], "B"], "owner": ["", "someone"]}}
     found = verify(bundle, made, changed=[CLASS_IDS[1]])
     assert found.ids("described") == (CLASS_IDS[1],)
     assert made.heads == bundle.heads
