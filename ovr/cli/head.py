@@ -3,7 +3,7 @@
 import getpass
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from ovr.cli.bundle import text
-from ovr.cli.instantiate import build
+from ovr.cli.head_gate import gate_of, print_verdict
 from ovr.cli.labelled_rows import class_ids
 from ovr.cli.tables import table
 from ovr.core.nearest import nearest
@@ -21,7 +21,6 @@ from ovr.errors import ConfigError, TaxonomyError
 if TYPE_CHECKING:
     from ovr.core.bundle import ModelBundle
     from ovr.lifecycle.assemble import Rewritten
-    from ovr.lifecycle.gate import Gate
 
 log = logging.getLogger(__name__)
 
@@ -216,36 +215,6 @@ def class_ids_of(cfg: DictConfig) -> list[str]:
     if not ids:
         raise ConfigError("classes is an empty list; name the class ids of the heads to change")
     return ids
-
-
-def gate_of(cfg: DictConfig) -> "Gate":
-    """Return the gate that heads are to pass.
-
-    Raises:
-        ConfigError: there is none, or something else, or its policy cannot be used.
-    """
-    from ovr.lifecycle.gate import Gate
-
-    if cfg.get("gate") is None:
-        raise ConfigError(
-            "there is no gate; expected a policy, such as gate=default. force=true lets in what it refuses, and is recorded"
-        )
-    if "_target_" not in cfg.gate:
-        settings = ", ".join(map(str, cfg.gate)) or "none"
-        raise ConfigError(f"gate has settings ({settings}) and no _target_; expected `_target_: ovr.lifecycle.gate.Gate`")
-    gate = build(cfg.gate, cfg.allow_targets)
-    if not isinstance(gate, Gate):
-        raise ConfigError(f"gate is a {type(gate).__name__}; expected ovr.lifecycle.gate.Gate")
-    return gate
-
-
-def print_verdict(verdict: Mapping[str, Any]) -> None:
-    """Print what the gate said of a head, a line a check."""
-    for name, check in verdict["checks"].items():
-        outcome = ("undecided, let in" if check["undecided"] else "passed") if check["passed"] else "FAILED"
-        print(f"  {outcome} {name}: {check['said']}")
-    if verdict["looser_than_default"]:
-        print(f"  the gate's policy asks less than the default: {', '.join(verdict['looser_than_default'])}")
 
 
 def names_of(cfg: DictConfig, ids: list[str]) -> dict[str, dict[str, Any]]:

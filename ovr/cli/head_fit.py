@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from ovr.cli.calibrate import trained_calibrator
-from ovr.cli.head import class_ids_of, entry_of, gate_of, known_ids, names_of, out_of, print_change, print_verdict
+from ovr.cli.head import class_ids_of, entry_of, known_ids, names_of, out_of, print_change
 from ovr.cli.head_data import check_rows, rows_of, source_rows
+from ovr.cli.head_gate import gate_of, print_verdict
 from ovr.cli.instantiate import build
 from ovr.cli.labelled_rows import class_ids, num_threads, read_rows
 from ovr.cli.tables import table
