@@ -19,6 +19,7 @@ def run(cfg: DictConfig) -> None:
     from ovr.core.bundle import open_bundle
     from ovr.core.class_metrics import ClassMetricsSettings
     from ovr.core.faults import Faults
+    from ovr.core.request_log import RequestLogSettings
     from ovr.export.derived import check_derived
     from ovr.serving import keys
     from ovr.serving.control import authorized
@@ -30,6 +31,7 @@ def run(cfg: DictConfig) -> None:
     }  # ids like 3
     settings["faults"] = Faults(**{**settings["faults"], "fallback_of": fallback_of})
     settings["class_metrics"] = ClassMetricsSettings(**settings["class_metrics"])
+    settings["request_log"] = RequestLogSettings(**settings["request_log"])
     bundle = open_bundle(Path(cfg.bundle))
     check_bundle(bundle, cfg)
     check_derived(bundle)

@@ -1,5 +1,6 @@
 """`ovr serve`: Triton on a repository until SIGINT or SIGTERM, kept answering. Needs no torch."""
 
+import sys
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ def run(cfg: DictConfig) -> None:
         ServingError: a port is taken, there is no server to start, it did not get ready, or it died more often than is allowed.
     """
     from ovr.serving.addresses import is_loopback
+    from ovr.serving.flags import Traces
     from ovr.serving.health import Health
     from ovr.serving.server import start
     from ovr.serving.supervisor import supervise
@@ -47,6 +49,8 @@ def run(cfg: DictConfig) -> None:
         model_control=cfg.model_control,
         key_file=None if cfg.key_file is None else Path(cfg.key_file),
         tls=_tls(cfg),
+        traces=None if cfg.trace.url is None else Traces(cfg.trace.url, cfg.trace.rate),
+        request_log=sys.__stdout__.fileno() if sys.__stdout__ is not None else None,
         max_request_bytes=cfg.max_request_bytes,
         allow_old_server=cfg.allow_old_server,
         timeout_s=cfg.timeout_s,

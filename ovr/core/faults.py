@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ovr.core.class_metrics import ClassMetricsSettings
+from ovr.core.request_log import RequestLogSettings
 from ovr.core.taxonomy import Taxonomy
 from ovr.errors import ConfigError
 
@@ -72,6 +73,7 @@ class HeadPlan:
     earlier: Mapping[str, int] = field(default_factory=dict)  # the version served before, of those with fallback last_good
     before: Mapping[str, Sequence[int]] = field(default_factory=dict)  # those and what was served before them, ascending
     metrics: ClassMetricsSettings = field(default_factory=ClassMetricsSettings)
+    request_log: RequestLogSettings = field(default_factory=RequestLogSettings)
     backbone_version: int | None = None  # None: all classes from `ovr_scores`; else `backbone` and a model a head are asked
 
     def to_json(self) -> dict[str, Any]:
@@ -88,6 +90,7 @@ class HeadPlan:
             earlier=value["earlier"],
             before={class_id: tuple(versions) for class_id, versions in before.items()},
             metrics=ClassMetricsSettings(**value["metrics"]),
+            request_log=RequestLogSettings(**value.get("request_log", {})),  # {}: published by an earlier ovr
             backbone_version=value["backbone_version"],
         )
 

@@ -105,9 +105,10 @@ class AsyncClient:
         deadline_s: float | None = None,
         progress: Callable[[int], Any] | None = None,
         request_id: str = "",
+        traceparent: str = "",
     ) -> Prediction:
         """Return the server's probabilities and decisions for `rows`; arguments and errors as of `Client.predict`."""
-        asked = Asked(batch_size, self.max_request_bytes, request_id, cohort, top_k, classes, threshold)
+        asked = Asked(batch_size, self.max_request_bytes, request_id, cohort, top_k, classes, threshold, traceparent)
         call, answers = await self._infer(ROUTER, rows, asked, deadline_s, progress)
         return call.prediction(answers)
 

@@ -5,6 +5,7 @@ B = batch, K = heads, M = top-k
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ ROUTER = "ovr"
 SCORES = "ovr_scores"
 OUTPUTS = ("prob", "label", "abstained", "top", "unavailable")
 MAX_REQUEST_BYTES = 8 << 20  # of the rows of one request, unless a client is told otherwise
+TRACEPARENT = re.compile("00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 MAX_ATTEMPTS = 3  # of a call whose first batch was answered by another version than the model card is of
 
 
@@ -56,6 +58,7 @@ class Asked:
     top_k: int | None = None
     classes: Sequence[str] | None = None
     threshold: float | Mapping[str, float] | None = None
+    traceparent: str = ""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_request_bytes", "top_k"):
@@ -64,6 +67,10 @@ class Asked:
                 raise InputError(f"{name} is {value!r}; expected at least 1, a whole number")
         if self.classes is not None and (isinstance(self.classes, str) or not self.classes):
             raise InputError(f"classes is {self.classes!r}; expected a list of class ids, at least one")
+        if self.traceparent and not (isinstance(self.traceparent, str) and TRACEPARENT.fullmatch(self.traceparent)):
+            raise InputError(
+                f"traceparent is {self.traceparent!r}; expected 00-TRACE-PARENT-FLAGS, of 32, 16 and 2 hexadecimal digits"
+            )
 
     def parameters(self) -> dict[str, str | int | float]:
         """Return the parameters of a request to the router."""
@@ -96,6 +103,7 @@ class Call:
         known = OUTPUTS if served.takes_parameters else OUTPUTS[:-1]
         self._outputs = known if model == ROUTER else OUTPUTS[:1]
         self._parameters = asked.parameters() if model == ROUTER else {}
+        self._headers = {"traceparent": asked.traceparent} if asked.traceparent else {}
         if self._parameters and not served.takes_parameters:
             raise ServingError(
                 f"the router at {address.url} is of an earlier ovr and takes no {', '.join(self._parameters)}; "
@@ -114,7 +122,7 @@ class Call:
         for start, end in self.bounds:
             parts = [Tensor(name, dtype, values[start:end]) for name, dtype, values in self._sent]
             what = f"infer rows {start} to {end - 1}"
-            yield Request(self._model, parts, self._outputs, self.request_id, what, self._parameters)
+            yield Request(self._model, parts, self._outputs, self.request_id, what, self._parameters, self._headers)
 
     def num_rows(self, number: int) -> int:
         """Return the number of rows of a request."""

@@ -129,6 +129,7 @@ class Client:
         deadline_s: float | None = None,
         progress: Callable[[int], Any] | None = None,
         request_id: str = "",
+        traceparent: str = "",
     ) -> Prediction:
         """Return the server's probabilities and decisions for `rows`, in their order.
 
@@ -144,16 +145,17 @@ class Client:
             deadline_s: instead of the client's.
             progress: called with the number of rows done since the last call, in this thread.
             request_id: given to the server with every request of the call and back with the prediction; "": a random one.
+            traceparent: of W3C's trace context: the trace that the call is part of, where the server sends traces.
 
         Raises:
             InputError: rows that do not fit the model's input schema or are of another kind, cohorts of another number than rows or
-                for a model that has none, or classes or thresholds that cannot be; nothing has been sent then.
+                for a model that has none, or classes, thresholds or a traceparent that cannot be; nothing has been sent then.
             UnavailableError: the server cannot be reached or is full, after all retries.
             DeadlineError: a request or the call took too long.
             ServingError: the server answers with an error, such as for a text or a cell that does not fit, its router is of an
                 earlier ovr and takes no parameters, or its model was replaced during the call. The two above are ServingErrors too.
         """
-        asked = Asked(batch_size, self.max_request_bytes, request_id, cohort, top_k, classes, threshold)
+        asked = Asked(batch_size, self.max_request_bytes, request_id, cohort, top_k, classes, threshold, traceparent)
         call, answers = self._infer(ROUTER, rows, asked, deadline_s, progress)
         return call.prediction(answers)
 

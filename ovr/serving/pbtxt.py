@@ -93,6 +93,7 @@ def router_config(card: ModelCard, scheduling: Scheduling, *, version: int, plan
     _tensor(config.output, "head_version", pb.TYPE_INT64, [-1])
     _tensor(config.output, "unavailable", pb.TYPE_BOOL, [-1])
     _tensor(config.output, "bundle_sha256", pb.TYPE_STRING, [1])
+    _tensor(config.output, "request_id", pb.TYPE_STRING, [1])
     for output in OUTPUTS:  # made for requests that name them, or no output at all
         _tensor(config.output, output, pb.TYPE_FP64, [-1 if output in PER_CLASS else 1])
     config.parameters[CARD].string_value = json.dumps(_public(card).to_json(), ensure_ascii=False, sort_keys=True)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ovr.serving.control import reason
 
+REQUEST_ID = "ovr-serve"  # by which the router's log tells these requests from others
 Outcome = Literal["ok", "failed", "dead", "busy", "slow", "gone"]
 
 
@@ -51,7 +52,7 @@ class Probe:
             tensors.append(http_api.InferInput(name, list(values.shape), np_to_triton_dtype(values.dtype)))
             tensors[-1].set_data_from_numpy(values)
         wanted = [http_api.InferRequestedOutput(name) for name in outputs]
-        self._body, json_size = http_api.InferenceServerClient.generate_request_body(tensors, outputs=wanted)
+        self._body, json_size = http_api.InferenceServerClient.generate_request_body(tensors, outputs=wanted, request_id=REQUEST_ID)
         self._headers = {} if json_size is None else {"Inference-Header-Content-Length": str(json_size)}
         which = "" if version is None else f"/versions/{version}"
         self._path = f"/v2/models/{quote(model, safe='')}{which}/infer"

@@ -24,6 +24,7 @@ from ovr.core.class_metrics import ClassMetricsSettings
 from ovr.core.cohorts import COHORT
 from ovr.core.faults import Faults
 from ovr.core.files import read_json, write_file
+from ovr.core.request_log import RequestLogSettings
 from ovr.core.signature_files import take_over
 from ovr.errors import ArtifactError, ConfigError, OvrError, ServingError
 from ovr.serving import control
@@ -64,6 +65,7 @@ def publish(
     num_threads: int = 1,
     faults: Faults | None = None,
     class_metrics: ClassMetricsSettings | None = None,
+    request_log: RequestLogSettings | None = None,
     server: str | None = None,
     wait: bool = True,
     exist_ok: bool = False,
@@ -85,6 +87,7 @@ def publish(
         num_threads: of one ONNX session; 0: as many as there are cores.
         faults: what the router does about heads that do not answer; None: `Faults()`.
         class_metrics: how many classes have metrics of their own; None: `ClassMetricsSettings()`.
+        request_log: which requests the router writes a line about; None: `RequestLogSettings()`.
         server: HTTP address of a running server on this repository, which loads each change when it is written.
         wait: for the server to unload the old versions. Without, they stay loaded, a few at most, until the next publication or
             `settle` finds that no request needs them; where more than versions changed (classes, settings) it waits all the same.
@@ -123,7 +126,7 @@ def publish(
         _check_same_use(repository, bundle, layout)
         version = _version_to_serve(repository, bundle)
         plan = plan_heads(repository, bundle, layout, faults or Faults())
-        plan = replace(plan, metrics=class_metrics or ClassMetricsSettings())
+        plan = replace(plan, metrics=class_metrics or ClassMetricsSettings(), request_log=request_log or RequestLogSettings())
         callees, callers = models_of(repository, bundle, layout, scheduling, plan, version)
         retired = _retired(repository, bundle, layout)
         _check_versions(repository, [*callees, *callers])

@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -24,10 +25,12 @@ from typing import Self
 from tritonclient.grpc import model_config_pb2 as pb
 
 from ovr.errors import ArtifactError, ConfigError, OvrError, ServingError
+from ovr.runtime.triton import spans
+from ovr.runtime.triton.request_log import OUTPUT_FD
 from ovr.serving import control, keys
 from ovr.serving.addresses import free_ports, is_loopback
 from ovr.serving.contents import model_names, read_config
-from ovr.serving.flags import GrpcTls, ModelControl, flags
+from ovr.serving.flags import GrpcTls, ModelControl, Traces, flags
 from ovr.serving.keys import Key
 from ovr.serving.program import check_version, find_program
 from ovr.serving.signals import signals_deferred
@@ -151,6 +154,8 @@ def start(
     model_control: ModelControl = "explicit",
     key_file: Path | None = None,
     tls: GrpcTls | None = None,
+    traces: Traces | None = None,
+    request_log: int | None = None,
     max_request_bytes: int = MAX_REQUEST_BYTES,
     allow_old_server: bool = False,
     timeout_s: float = 120.0,
@@ -167,6 +172,8 @@ def start(
         key_file: holds the key that model control, shared memory, traces and logging ask for; made where it is missing. By default
             one is made where `control` finds it.
         tls: of gRPC.
+        traces: where spans of requests are sent; None: nowhere.
+        request_log: a file descriptor, which lines about requests are written to; by default they are in the server's own log.
         max_request_bytes: of an HTTP request, where the server knows such a limit.
         allow_old_server: take a `tritonserver` older than container 26.04, and let the embedded one bind to other addresses than
             the loopback one.
@@ -211,16 +218,24 @@ def start(
                 model_control=model_control,
                 secret=key.secret,
                 tls=tls,
+                traces=traces,
                 max_request_bytes=max_request_bytes,
                 shm_prefix=shm_prefix,
                 known=program.known_flags(),
             )
         )
-        with signals_deferred(), (scratch / "server.log").open("wb") as log_file:
+        env = dict(program.env) if traces is None else program.env | {spans.URL: traces.url}
+        with signals_deferred(), (scratch / "server.log").open("wb") as log_file, ExitStack() as stack:
+            passed = []
+            if request_log is not None:
+                passed.append(os.dup(request_log))
+                stack.callback(os.close, passed[0])
+                env[OUTPUT_FD] = str(passed[0])
             # A session of its own: Ctrl-C at the terminal reaches this process only, which then stops the server in order.
             process = subprocess.Popen(
                 [*LARGE_STACKS, *command],
-                env=program.env,
+                env=env,
+                pass_fds=passed,
                 stdin=subprocess.DEVNULL,
                 stdout=log_file,
                 stderr=subprocess.STDOUT,

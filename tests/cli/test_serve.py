@@ -1,5 +1,6 @@
 """`ovr serve` as a process: it tells its addresses, answers, and stops with nothing left behind."""
 
+import json
 import re
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from tests.export.sample import sample_rows
 
 @pytest.fixture
 def repository(bundle, tmp_path):
-    main(["publish", f"bundle={bundle.path}", f"repository={tmp_path / 'repository'}"])
+    main(["publish", f"bundle={bundle.path}", f"repository={tmp_path / 'repository'}", "serving.request_log.share=1"])
     return tmp_path / "repository"
 
 
@@ -54,11 +55,13 @@ def test_a_served_bundle_answers_like_the_predictor_and_stops_in_order(bundle, r
             np.testing.assert_allclose(prob_BK, expected.prob_BK, rtol=0, atol=1e-6)
         assert shared_memory(process.pid)
         process.send_signal(getattr(signal, name))
-        _, stderr = process.communicate(timeout=30)
+        stdout, stderr = process.communicate(timeout=30)
     finally:
         process.kill()
         process.wait()
     assert process.returncode == 0
+    lines = [json.loads(line) for line in stdout.splitlines()]
+    assert sum(line["rows"] for line in lines if line["request_id"] != "ovr-serve") == 2 * len(x)
     assert "Traceback" not in stderr
     assert shared_memory(process.pid) == []
     assert {path.name for path in tmp_path.iterdir()} == {"repository", "x.npy", "0.csv", "1.csv"}

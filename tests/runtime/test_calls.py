@@ -96,6 +96,14 @@ def test_answers_that_are_not_to_the_question_are_refused(card):
         call_of(card, classes=["a", "b"]).check(0, answer_of(3, 3))
 
 
+def test_a_trace_is_sent_as_a_header_and_must_be_one(card):
+    (request,) = call_of(card, traceparent=f"00-{'a' * 32}-{'b' * 16}-01").requests()
+    assert request.headers == {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
+    for wrong in ("00-abc-def-01", f"00-{'a' * 32}-{'b' * 16}-01\r\nx: y", 7):
+        with pytest.raises(InputError, match=r"traceparent is .*; expected 00-TRACE-PARENT-FLAGS"):
+            call_of(card, traceparent=wrong)
+
+
 def test_a_router_that_would_not_heed_parameters_is_sent_none(card):
     older = Served("1", card, 8, takes_parameters=False)
     asked = Asked(None, 1 << 20, "id", top_k=2, threshold=0.5)

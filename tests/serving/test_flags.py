@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ovr.errors import ConfigError
-from ovr.serving.flags import GrpcTls, flags
+from ovr.serving.flags import GrpcTls, Traces, flags
 
 SETTINGS = {
     "host": "10.0.0.1",
@@ -61,3 +61,31 @@ def test_files_that_are_no_certificate_or_no_key_are_refused(pem, tmp_path):
         GrpcTls(certificate, certificate)
     with pytest.raises(ConfigError, match=r"grpc_root=.*nowhere cannot be read: No such file"):
         GrpcTls(certificate, key, tmp_path / "nowhere")
+
+
+def test_traces_are_sent_where_the_server_can_and_else_it_is_told(caplog):
+    traces = Traces("http://collector:4318/v1/traces", rate=10)
+    told = flags(Path("/r"), ["a"], **SETTINGS, traces=traces, known=["--trace-config"])
+    assert {"--trace-config=mode=opentelemetry", "--trace-config=rate=10", f"--trace-config=opentelemetry,url={traces.url}"} < set(
+        told
+    )
+    assert not any("trace-config" in flag for flag in flags(Path("/r"), ["a"], **SETTINGS, known=["--trace-config"]))
+    assert caplog.text == ""
+    assert not any("trace-config" in flag for flag in flags(Path("/r"), ["a"], **SETTINGS, traces=traces, known=[]))
+    assert "this server knows no --trace-config; nothing is traced, and nothing is sent to http://collector:4318" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("url", "rate", "told"),
+    [
+        ("collector:4318", 0, "trace.url is 'collector:4318'; expected http://HOST:4318/v1/traces"),
+        ("grpc://collector:4317", 0, "trace.url is 'grpc://collector:4317'"),
+        ("http://c/v1/traces,level=OFF", 0, "trace.url is"),
+        (3, 0, "trace.url is 3"),
+        ("http://c/v1/traces", -1, "trace.rate is -1; expected a whole number of at least 0"),
+        ("http://c/v1/traces", True, "trace.rate is True"),
+    ],
+)
+def test_traces_that_cannot_be_sent_are_refused(url, rate, told):
+    with pytest.raises(ConfigError, match=told):
+        Traces(url, rate)

@@ -81,6 +81,7 @@ def test_the_router_returns_as_many_classes_as_a_request_asks_for():
         "head_version": [-1],
         "unavailable": [-1],
         "bundle_sha256": [1],
+        "request_id": [1],
         "prob_normalized": [-1],
         "prob_none": [1],
         "prob_none_exclusive": [1],

@@ -1,5 +1,7 @@
 """Requests over gRPC, many at a time on one connection: from threads, or on an event loop."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -23,6 +25,7 @@ OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.enable_retries", 0),  # we do
 )
+NOTHING: Mapping[str, str] = MappingProxyType({})
 TELL = "tell the model's configuration"
 
 
@@ -44,7 +47,7 @@ class Grpc:
         """Return the answer, or raise Failure."""
         message = to_grpc(request)
         try:
-            answer = self._stub.ModelInfer(message, timeout=timeout_s, metadata=self._metadata)
+            answer = self._stub.ModelInfer(message, timeout=timeout_s, metadata=(*self._metadata, *request.headers.items()))
         except (grpc.RpcError, ValueError) as error:
             raise self._failure(error, request.what, timeout_s) from None
         return _answer(self._address, answer)
@@ -85,7 +88,7 @@ class AsyncGrpc:
     async def infer(self, request: Request, timeout_s: float) -> Answer:
         """Return the answer, or raise Failure."""
         message = to_grpc(request)
-        answer = await self._call("ModelInfer", message, request.what, timeout_s)
+        answer = await self._call("ModelInfer", message, request.what, timeout_s, request.headers)
         return _answer(self._address, answer)
 
     async def config(self, model: str, timeout_s: float) -> tuple[dict[str, str], int]:
@@ -98,7 +101,7 @@ class AsyncGrpc:
         if self._channel is not None:
             await self._channel.close()
 
-    async def _call(self, method: str, message: Any, what: str, timeout_s: float) -> Any:
+    async def _call(self, method: str, message: Any, what: str, timeout_s: float, headers: Mapping[str, str] = NOTHING) -> Any:
         if self._closed:
             raise closed(self._address)
         if self._stub is None:  # wants to be made on the loop that it is used on
@@ -108,7 +111,7 @@ class AsyncGrpc:
                 self._channel = grpc.aio.insecure_channel(self._address.host_port, options=OPTIONS)
             self._stub = services.GRPCInferenceServiceStub(self._channel)
         try:
-            return await getattr(self._stub, method)(message, timeout=timeout_s, metadata=self._metadata)
+            return await getattr(self._stub, method)(message, timeout=timeout_s, metadata=(*self._metadata, *headers.items()))
         except grpc.aio.AioRpcError as error:
             if self._closed:
                 raise closed(self._address) from None

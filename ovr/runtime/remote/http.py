@@ -46,7 +46,8 @@ class Http:
         """Return the answer, or raise Failure."""
         body, length = to_http(request)
         sizes = f"content-type: application/octet-stream\r\ncontent-length: {len(body)}\r\n{HEADER_LENGTH}: {length}\r\n\r\n"
-        head = f"POST {self._address.path}/v2/models/{quote(request.model)}/infer{self._head}{sizes}"
+        own = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+        head = f"POST {self._address.path}/v2/models/{quote(request.model)}/infer{self._head}{own}{sizes}"
         got = self._exchange(head, body, request.what, timeout_s)
         return answer_of(self._address, request.what, *got)
 
@@ -153,7 +154,7 @@ class AsyncHttp:
     async def infer(self, request: Request, timeout_s: float) -> Answer:
         """Return the answer, or raise Failure."""
         body, length = to_http(request)
-        headers = {HEADER_LENGTH: str(length), "content-type": "application/octet-stream"}
+        headers = {**request.headers, HEADER_LENGTH: str(length), "content-type": "application/octet-stream"}
         path = f"/v2/models/{quote(request.model)}/infer"
         got = await self._exchange("POST", path, headers, body, request.what, timeout_s)
         return answer_of(self._address, request.what, *got)

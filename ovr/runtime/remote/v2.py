@@ -47,6 +47,7 @@ class Request:
     id: str
     what: str  # for messages: "infer rows 0 to 63"
     parameters: Mapping[str, str | int | float] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)  # of HTTP, or metadata of gRPC, beside the client's own
 
 
 @dataclass(frozen=True, slots=True)

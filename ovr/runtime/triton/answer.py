@@ -37,7 +37,7 @@ class Answers:
             if fallback == PRIOR:
                 self._prior_K[card.taxonomy.column(class_id)] = plan.prior[class_id]
 
-    def outputs(self, scored: Scored, asked: Asked, wanted: Collection[str]) -> dict[str, NDArray[Any]]:
+    def outputs(self, scored: Scored, asked: Asked, wanted: Collection[str], request_id: str = "") -> dict[str, NDArray[Any]]:
         """Return the arrays of the outputs, those that take work only where they are wanted.
 
         Raises:
@@ -72,6 +72,8 @@ class Answers:
             outputs["head_version"] = version_BC.copy()
         if "bundle_sha256" in wanted:
             outputs["bundle_sha256"] = np.full((num_rows, 1), self._bundle_sha256, dtype=np.object_)
+        if "request_id" in wanted:
+            outputs["request_id"] = np.full((num_rows, 1), request_id.encode(), dtype=np.object_)
         for name in OUTPUTS.keys() & wanted:
             outputs[name] = OUTPUTS[name](prob_BC).reshape(num_rows, -1)
         if available_BC is not None and asked.fill is not None:

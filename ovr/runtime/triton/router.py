@@ -7,6 +7,7 @@ B = batch, K = heads, C = classes that a request asks for, M = top-k
 """
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,11 @@ from ovr.runtime.triton.class_counts import Answered
 from ovr.runtime.triton.class_metrics import ClassMetrics
 from ovr.runtime.triton.heads import Scored
 from ovr.runtime.triton.parameters import Asked, parameters_of
+from ovr.runtime.triton.request_log import OK, HeadVersions, Noted, RequestLog
 from ovr.runtime.triton.scores import FusedScores, HeadScores, NotScored
+from ovr.runtime.triton.spans import exporter
+
+CODES = {"INVALID_ARGUMENT": "INVALID_ARG", "UNAVAILABLE": "UNAVAILABLE", "INTERNAL": "INTERNAL"}  # gRPC's names: Triton's
 
 
 class TritonPythonModel:
@@ -48,6 +53,13 @@ class TritonPythonModel:
         self.encoder = encoder_from_json(self.card.input.encoder)
         self.input_name = self.card.input.name if self.encoder is None else wire_name(self.encoder.kind)
         self.class_metrics = ClassMetrics(self.card, plan.metrics, {"model": args["model_name"], "version": args["model_version"]})
+        self.request_log = RequestLog(
+            self.card.taxonomy.ids,
+            plan.request_log,
+            version=version,
+            bundle_sha256=self.card.bundle_sha256,
+            export=exporter(pb_utils.Logger.log_warn),
+        )
         self.rows_total = pb_utils.MetricFamily(  # must outlive its metrics
             name="ovr_rows_total",
             description="Rows asked for: those that fit the input schema, and those that do not and for which a request is refused",
@@ -86,7 +98,7 @@ class TritonPythonModel:
             try:
                 wishes = self.parse(request.parameters())
             except InputError as error:
-                responses[index] = _error(str(error), pb_utils.TritonError.INVALID_ARG)
+                responses[index] = self._refused(request, "INVALID_ARGUMENT", error, began_s, len(sent))
                 continue
             try:
                 x, names = self._encoded(request, sent, wishes.cohort)
@@ -94,7 +106,7 @@ class TritonPythonModel:
                 cohorts += names
                 asked[index] = wishes
             except InputError as error:
-                responses[index] = _error(str(error), pb_utils.TritonError.INVALID_ARG)
+                responses[index] = self._refused(request, "INVALID_ARGUMENT", error, began_s, len(sent), wishes)
                 num_refused = len(self._problems(sent))
             self.num_rows["passed"].increment(len(sent) - num_refused)
             if num_refused:
@@ -104,8 +116,9 @@ class TritonPythonModel:
         try:
             scored = self.scores.score(np.concatenate(rows), self._cohort_numbers(cohorts), self._columns(asked))
         except NotScored as error:
-            failure = _error(str(error), pb_utils.TritonError.UNAVAILABLE)
-            return [failure if response is None else response for response in responses]
+            for (index, wishes), x in zip(asked.items(), rows, strict=True):
+                responses[index] = self._refused(requests[index], "UNAVAILABLE", error, began_s, len(x), wishes)
+            return responses
         start = 0
         for (index, wishes), x in zip(asked.items(), rows, strict=True):
             here = slice(start, start + len(x))
@@ -119,6 +132,7 @@ class TritonPythonModel:
         self.num_rows.clear()
         self.num_cohort_rows.clear()
         self.class_metrics.finalize()
+        self.request_log.finalize()
         if isinstance(self.scores, HeadScores):
             self.scores.finalize()
 
@@ -165,14 +179,15 @@ class TritonPythonModel:
         return self.card.cohorts.numbers(cohorts)[:, None]
 
     def _answer(self, request: Any, wishes: Asked, scored: Scored, began_s: float) -> Any:
-        wanted = request.requested_output_names()
+        wanted, request_id = request.requested_output_names(), _given_id(request) or _made_id()
         try:
-            outputs = self.answers.outputs(scored, wishes, wanted)
+            outputs = self.answers.outputs(scored, wishes, wanted, request_id)
         except NotAnswered as error:
-            return _error(str(error), pb_utils.TritonError.UNAVAILABLE)
+            return self._refused(request, "UNAVAILABLE", error, began_s, len(scored.prob_BK), wishes)
         except InputError as error:  # a finite row can still overflow within the model
-            return _error(str(error), pb_utils.TritonError.INTERNAL)
+            return self._refused(request, "INTERNAL", error, began_s, len(scored.prob_BK), wishes)
         columns = slice(None) if wishes.column_C is None else wishes.column_C
+        version_BC, latency_s = scored.head_version_BK[:, columns], time.perf_counter() - began_s
         self.class_metrics.note(
             Answered(
                 column_C=wishes.column_C,
@@ -180,12 +195,54 @@ class TritonPythonModel:
                 label_BC=outputs["label"],
                 abstained_B=outputs["abstained"][:, 0],
                 top_B=outputs["top"][:, 0],
-                head_version_BC=scored.head_version_BK[:, columns],
-                latency_s=time.perf_counter() - began_s,
+                head_version_BC=version_BC,
+                latency_s=latency_s,
             )
         )
+        if self.request_log.exports or self.request_log.writes(request_id, OK):
+            self._note(request, request_id, OK, latency_s, len(version_BC), wishes, HeadVersions.of(version_BC))
         return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor(name, outputs[name]) for name in wanted])
 
+    def _refused(
+        self, request: Any, status: str, error: Exception, began_s: float, num_rows: int, wishes: Asked | None = None
+    ) -> Any:
+        """Return the answer to a request that is refused: names it where the client has no name for it, and the log has."""
+        message = str(error)
+        if self.request_log.exports or self.request_log.writes("", status):
+            given = _given_id(request)
+            request_id = given or _made_id()
+            self._note(request, request_id, status, time.perf_counter() - began_s, num_rows, wishes)
+            message += "" if given else f" (request {request_id})"
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, getattr(pb_utils.TritonError, CODES[status])))
 
-def _error(message: str, code: int) -> Any:
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+    def _note(
+        self,
+        request: Any,
+        request_id: str,
+        status: str,
+        latency_s: float,
+        num_rows: int,
+        wishes: Asked | None,
+        heads: HeadVersions | None = None,
+    ) -> None:
+        column_C = None if wishes is None else wishes.column_C
+        traceparent, now_s = _traceparent(request), time.time()
+        self.request_log.note(Noted(request_id, status, now_s - latency_s, latency_s, num_rows, column_C, heads, traceparent))
+
+
+def _given_id(request: Any) -> str:
+    """Return the id that the client gave its request, if any."""
+    try:
+        return str(request.request_id())
+    except UnicodeDecodeError:
+        return ""
+
+
+def _made_id() -> str:
+    return os.urandom(16).hex()
+
+
+def _traceparent(request: Any) -> str:
+    """Return where Triton's own spans of a request are, empty where it has none."""
+    context = request.trace().get_context()
+    return str(json.loads(context).get("traceparent", "")) if context else ""
