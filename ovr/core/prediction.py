@@ -39,6 +39,7 @@ class Prediction:
     request_id: str = ""
     unavailable_BK: NDArray[np.bool_] | None = None  # classes that no head scored, where a server says so; None: there are none
     index: Any = None  # of the pandas rows that were given, which the frame of `to_pandas` has
+    answered_BK: NDArray[np.int64] | None = None  # versions of the heads that answered, where a server tells; None: the card's
 
     def __len__(self) -> int:
         return len(self.prob_BK)
@@ -47,6 +48,16 @@ class Prediction:
         """Return for each row the ids of the classes decided on, in column order; empty where it abstained."""
         ids = self.card.taxonomy.ids
         return [tuple(ids[k] for k in np.flatnonzero(row)) for row in self.decision.label_BK]
+
+    def head_versions(self) -> NDArray[np.int64]:
+        """Return the version (B, K) of the head that each probability is of, 0 where a class was unavailable.
+
+        They are those of `card.head_versions`, but where a server answered with an earlier one in a head's place.
+        """
+        if self.answered_BK is not None:
+            return self.answered_BK
+        version_BK = np.broadcast_to(np.array(self.card.head_versions, dtype=np.int64), self.prob_BK.shape)
+        return version_BK if self.unavailable_BK is None else np.where(self.unavailable_BK, 0, version_BK)
 
     def prediction_set(self) -> list[tuple[str, ...]]:
         """Return for each row the ids of the classes at or above their own thresholds, in column order, whatever the policy.

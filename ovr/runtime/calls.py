@@ -45,6 +45,7 @@ class Served:
     card: ModelCard
     max_batch_size: int
     takes_parameters: bool = True  # an earlier ovr's router takes none, and says nothing when it gets any
+    is_per_head: bool = False  # a model a head, of which an earlier version may answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,8 @@ class Call:
         self.card = card_of(served.card, asked)
         self.index = index_of(rows)
         self.request_id = asked.request_id or os.urandom(16).hex()
-        known = OUTPUTS if served.takes_parameters else OUTPUTS[:-1]
+        known: tuple[str, ...] = OUTPUTS if served.takes_parameters else OUTPUTS[:-1]
+        known += ("head_version",) if served.is_per_head else ()
         self._outputs = known if model == ROUTER else OUTPUTS[:1]
         self._parameters = asked.parameters() if model == ROUTER else {}
         self._headers = {"traceparent": asked.traceparent} if asked.traceparent else {}
@@ -156,7 +158,15 @@ class Call:
         """Return what all answers of the router make together."""
         joined = {name: _joined([answer.arrays[name] for answer in answers]) for name in self._outputs}
         decision = Decision(joined["label"], joined["abstained"][:, 0], joined["top"])
-        return Prediction(self.card, joined["prob"], decision, self.request_id, joined.get("unavailable"), self.index)
+        return Prediction(
+            self.card,
+            joined["prob"],
+            decision,
+            request_id=self.request_id,
+            unavailable_BK=joined.get("unavailable"),
+            index=self.index,
+            answered_BK=joined.get("head_version"),
+        )
 
     def scores(self, answers: Sequence[Answer]) -> NDArray[np.float32]:
         """Return the probabilities (B, K) of all answers."""
@@ -171,8 +181,10 @@ def served_from(address: Address, parameters: Mapping[str, str], max_batch_size:
     """
     try:
         card = ModelCard.from_json(json.loads(parameters["ovr.card"]))
-        return Served(parameters["ovr.version"], card, max_batch_size, PLAN in parameters)
-    except (KeyError, ValueError) as error:
+        plan = json.loads(parameters[PLAN]) if PLAN in parameters else None
+        is_per_head = plan is not None and plan["backbone_version"] is not None
+        return Served(parameters["ovr.version"], card, max_batch_size, plan is not None, is_per_head)
+    except (KeyError, ValueError, TypeError) as error:
         raise ServingError(
             f"{address.url} has a model {ROUTER!r} that was not published by ovr: {error}; publish a bundle with `ovr publish`"
         ) from None

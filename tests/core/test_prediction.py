@@ -105,5 +105,12 @@ def test_classes_that_were_unavailable_are_told_and_in_no_set():
     frame = partial.to_pandas()
     assert frame["unavailable"].tolist() == [("a",), ()]
     assert frame["confidence"].tolist() == [0.5, 0.25]
+    assert partial.head_versions().tolist() == [[0, CARD.head_versions[1]], list(CARD.head_versions)]
     with_prior = Prediction(CARD, np.array([[1.0, 1.0], [0.0, 0.0]], np.float32), decision, unavailable_BK=unavailable_BK)
     assert with_prior.prediction_set() == [("猫",), ()]
+
+
+def test_the_heads_that_answered_are_the_card_s_unless_a_server_says_others():
+    assert PREDICTION.head_versions().tolist() == [list(CARD.head_versions)] * len(PREDICTION)
+    answered_BK = np.array([[1, 0]] * len(PREDICTION))
+    assert replace(PREDICTION, answered_BK=answered_BK).head_versions() is answered_BK

@@ -227,6 +227,9 @@ def test_the_version_before_answers_for_a_sick_head_and_says_so(heads):
         assert answer.as_numpy("prob")[:, 3].tolist() == [0.75] * 3
         assert answer.as_numpy("head_version")[:, 3].tolist() == [1] * 3
         assert answer.as_numpy("head_version")[:, 0].tolist() == [2] * 3
+    for url in (heads.server.http_url, heads.server.grpc_url):
+        with Client(url) as client:
+            assert client.predict(heads.x, classes=["kept", "a"]).head_versions().tolist() == [[1, 2]] * 3
     heads.tell("head_kept", "nan", version=1)
     heads.until({"kept"})
     heads.tell("head_kept", "0.25")
