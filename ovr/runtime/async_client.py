@@ -162,8 +162,12 @@ class AsyncClient:
                 return call, answers
             except Replaced as error:
                 self._served = None
-                if answers or attempt == MAX_ATTEMPTS:
-                    raise call.replaced(error) from None
+                if attempt == MAX_ATTEMPTS:
+                    raise call.replaced(error).error from None
+                if answers:
+                    await self._pause(call.replaced(error), attempt, deadline)
+                    if progress is not None:
+                        progress(-sum(map(call.num_rows, range(len(answers)))))
         raise AssertionError("the last attempt returns or raises")
 
     async def _answers(self, call: Call, deadline: Deadline) -> AsyncGenerator[Answer, None]:
@@ -201,9 +205,13 @@ class AsyncClient:
                 answer = await send(deadline.remaining_s(self.timeout_s))
             except Failure as failure:
                 last = failure
-                await asyncio.sleep(self._retries.delay_s(failure, attempt, deadline))
-                if self._closed:
-                    raise closed(self._address).error from None
+                await self._pause(failure, attempt, deadline)
                 continue
             self._retries.succeeded()
             return answer
+
+    async def _pause(self, failure: Failure, attempt: int, deadline: Deadline) -> None:
+        """Wait before the next attempt, or raise the error of this one."""
+        await asyncio.sleep(self._retries.delay_s(failure, attempt, deadline))
+        if self._closed:
+            raise closed(self._address).error from None

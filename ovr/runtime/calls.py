@@ -23,6 +23,7 @@ from ovr.input.records import records_of, to_bytes, wire_name
 from ovr.runtime.cohort_rows import check_takes_cohorts, cohort_names
 from ovr.runtime.frames import index_of, numbers_of
 from ovr.runtime.remote.address import Address
+from ovr.runtime.remote.retry import Failure
 from ovr.runtime.remote.v2 import LENGTH, Answer, Request, Tensor
 
 ROUTER = "ovr"
@@ -150,9 +151,10 @@ class Call:
         if got["prob"] != expected or any(shape is None or shape[0] != expected[0] for shape in got.values()):
             raise ServingError(f"the server at {self._address.url} answered with {got}; expected prob of shape {expected}")
 
-    def replaced(self, error: Replaced) -> ServingError:
-        """Return what a caller is told of answers of two versions."""
-        return ServingError(f"the model at {self._address.url} was replaced during the call ({error}); repeat it")
+    def replaced(self, error: Replaced) -> Failure:
+        """Return the failure of a call whose answers are of two versions: all of it may be asked again."""
+        told = f"the model at {self._address.url} was replaced during the call ({error}); repeat it"
+        return Failure(ServingError(told), may_retry=True)
 
     def prediction(self, answers: Sequence[Answer]) -> Prediction:
         """Return what all answers of the router make together."""

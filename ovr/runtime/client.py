@@ -143,7 +143,8 @@ class Client:
             batch_size: rows a request; None: as many as the server takes. No more are sent than that, nor than the client's
                 `max_request_bytes` hold.
             deadline_s: instead of the client's.
-            progress: called with the number of rows done since the last call, in this thread.
+            progress: called with the number of rows done since the last call, in this thread; with a number below 0 where all
+                begins anew, as the model was replaced during the call.
             request_id: given to the server with every request of the call and back with the prediction; "": a random one.
             traceparent: of W3C's trace context: the trace that the call is part of, where the server sends traces.
 
@@ -215,8 +216,12 @@ class Client:
                 return call, answers
             except Replaced as error:
                 self._served = None
-                if answers or attempt == MAX_ATTEMPTS:
-                    raise call.replaced(error) from None
+                if attempt == MAX_ATTEMPTS:
+                    raise call.replaced(error).error from None
+                if answers:
+                    self._pause(call.replaced(error), attempt, deadline)
+                    if progress is not None:
+                        progress(-sum(map(call.num_rows, range(len(answers)))))
         raise AssertionError("the last attempt returns or raises")
 
     def _answers(self, call: Call, deadline: Deadline) -> Iterator[Answer]:
@@ -265,8 +270,12 @@ class Client:
                 answer = send(deadline.remaining_s(self.timeout_s))
             except Failure as failure:
                 last = failure
-                if self._closing.wait(self._retries.delay_s(failure, attempt, deadline)):
-                    raise closed(self._address).error from None
+                self._pause(failure, attempt, deadline)
                 continue
             self._retries.succeeded()
             return answer
+
+    def _pause(self, failure: Failure, attempt: int, deadline: Deadline) -> None:
+        """Wait before the next attempt, or raise the error of this one."""
+        if self._closing.wait(self._retries.delay_s(failure, attempt, deadline)):
+            raise closed(self._address).error from None

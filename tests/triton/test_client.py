@@ -9,6 +9,7 @@ import pytest
 
 from ovr import Client, EdgePredictor, Retry
 from ovr.errors import DeadlineError, InputError, ServingError, UnavailableError
+from ovr.serving import control
 from ovr.serving.repository import publish
 from ovr.serving.server import start
 from tests.bundles import small_bundle
@@ -100,6 +101,21 @@ def test_a_server_that_is_away_for_a_moment_is_asked_again(make, relay, x):
         expected = client.predict(x)
         relay.refuse()
         back = threading.Timer(0.2, relay.listen)
+        back.start()
+        assert (client.predict(x, batch_size=10).prob_BK == expected.prob_BK).all()
+        back.join()
+        assert client.num_retries > 0
+
+
+def test_a_model_that_is_unloaded_for_a_moment_is_asked_again(make, url, served, x):
+    """As while a server drains, and another takes its place at this address."""
+    address = served[0].http_url
+    with make(url, retry=Retry(attempts=1000, first_delay_s=0.02, max_delay_s=0.05, budget=10_000)) as client:
+        expected = client.predict(x)
+        control.unload_models(address, ["ovr"], timeout_s=10)
+        with make(url, retry=Retry(attempts=2)) as other, pytest.raises(UnavailableError, match="has no available versions"):
+            other.card()
+        back = threading.Timer(0.1, control.load_model, (address, "ovr"))
         back.start()
         assert (client.predict(x, batch_size=10).prob_BK == expected.prob_BK).all()
         back.join()

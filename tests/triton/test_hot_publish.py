@@ -5,12 +5,13 @@ import threading
 import numpy as np
 import pytest
 
-from ovr import Client, EdgePredictor
+from ovr import Client, EdgePredictor, Retry
 from ovr.core.faults import Faults
 from ovr.errors import ServingError
 from ovr.serving.control import load_model, ready_versions, wait_until_alone
 from ovr.serving.repository import publish
 from tests.bundles import small_bundle
+from tests.clients import CLIENTS
 
 pytestmark = pytest.mark.triton
 
@@ -92,21 +93,36 @@ def test_a_first_bundle_can_be_published_into_a_server_of_another(tmp_path, star
         assert len(client.predict(rng.normal(size=(2, 6)))) == 2
 
 
-def test_a_client_notices_that_the_model_was_replaced_during_a_call(tmp_path, started, rng):
+def test_a_call_during_which_the_model_is_replaced_begins_anew(tmp_path, started, rng):
+    """Three calls within one another, each after its first answer; in the innermost the second bundle is published."""
     publish(small_bundle(tmp_path / "first"), tmp_path / "repo")
     server = started(tmp_path / "repo")
     second = small_bundle(tmp_path / "second", seed=1)
-    done = []
+    x = rng.normal(size=(3, 6)).astype(np.float32)
 
-    def replace(num_rows):
-        if not done:
-            publish(second, tmp_path / "repo", server=server.http_url)
-        done.append(num_rows)
+    def replace():
+        told = r"was replaced during the call .version 1, then 2.; repeat it"
+        with Client(server.http_url, max_in_flight=1, retry=Retry(attempts=1)) as client, pytest.raises(ServingError, match=told):
+            asked(client, lambda: publish(second, tmp_path / "repo", server=server.http_url))
 
-    with Client(server.http_url, max_in_flight=1) as client:
-        with pytest.raises(ServingError, match=r"was replaced during the call .version 1, then 2.; repeat it"):
-            client.predict(rng.normal(size=(3, 6)), batch_size=1, progress=replace)
-        assert client.predict(rng.normal(size=(3, 6))).card == second.card
+    def asked(client, within):
+        done = []
+
+        def progress(num_rows):
+            if not done:
+                within()
+            done.append(num_rows)
+
+        answer = client.predict(x, batch_size=1, progress=progress)
+        assert (sum(done), min(done), client.num_retries) == (len(x), -1, 1)
+        assert answer.card == second.card
+        assert np.abs(answer.prob_BK - EdgePredictor(second.path).predict_proba(x)).max() <= 1e-6
+
+    with (
+        CLIENTS["loop"](server.grpc_url, max_in_flight=1) as outer,
+        Client(server.http_url, max_in_flight=1) as inner,
+    ):
+        asked(outer, lambda: asked(inner, replace))
 
 
 def test_a_model_that_the_server_cannot_load_is_told_with_its_reason(tmp_path, started, rng):
