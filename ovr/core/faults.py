@@ -18,6 +18,7 @@ UNAVAILABLE, PRIOR, LAST_GOOD, FAIL = FALLBACKS = ("unavailable", "prior", "last
 class Faults:
     """How long heads may take, when they are no longer asked, and what a class is answered with whose head gave nothing.
 
+    `scores_timeout_ms` is for the model that all classes need: `ovr_scores`, or with layout per_head `backbone`.
     A breaker opens after `breaker_failures` failures on end, or once `breaker_error_rate` of the last `breaker_window` calls have
     failed. Then the head is left alone for `breaker_pause_s`; one request that succeeds after that closes it.
 
@@ -27,6 +28,7 @@ class Faults:
     """
 
     head_timeout_ms: float = 500.0
+    scores_timeout_ms: float = 30_000.0
     breaker_failures: int = 3
     breaker_error_rate: float = 0.5
     breaker_window: int = 20
@@ -36,7 +38,7 @@ class Faults:
 
     def __post_init__(self) -> None:
         problems = []
-        for name in ("head_timeout_ms", "breaker_pause_s"):
+        for name in ("head_timeout_ms", "scores_timeout_ms", "breaker_pause_s"):
             if not _is_number(value := getattr(self, name)) or not 0 < value < math.inf:
                 problems.append(f"{name} is {value!r}; expected a number above 0")
         for name in ("breaker_failures", "breaker_window"):

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,13 @@ from ovr.serving.pbtxt import to_text
 from ovr.serving.repository import publish
 from ovr.serving.server import start
 from tests.bundles import small_bundle
+from tests.triton.processes import until
 
 pytestmark = pytest.mark.triton
 IDS = ("a", "b", "must", "prior", "kept")
 FAULTS = Faults(
     head_timeout_ms=1500,  # Triton gives a head up whose process is gone after a second
+    scores_timeout_ms=2000,
     breaker_failures=2,
     breaker_pause_s=1.0,
     fallback_of={"must": "fail", "prior": "prior", "kept": "last_good"},
@@ -55,6 +58,7 @@ class TritonPythonModel:
         probs = [np.full((size, 1), float(answer), np.float32) for size in sizes]
         return [pb_utils.InferenceResponse([pb_utils.Tensor("prob", prob)]) for prob in probs]
 """
+ODD_BACKBONE = ODD_HEAD.replace('"features"', '"x"').replace('"prob"', '"features"').replace("(size, 1)", "(size, 5)")
 
 
 class Heads:
@@ -88,14 +92,14 @@ class Heads:
                 assert np.isnan(prob_BC[:, column]).all()
         return names
 
-    def replace(self, model, version=2):
+    def replace(self, model, version=2, source=ODD_HEAD):
         """Put another program in the place of a head, which does as it is told."""
         directory = self.repository / model
         config = read_config(self.repository, model)
         config.backend = "python"
         (directory / "config.pbtxt").write_text(to_text(config))
         for path in (directory / str(v) for v in config.version_policy.specific.versions):
-            (path / "model.py").write_text(ODD_HEAD)
+            (path / "model.py").write_text(source)
             (path / "answer").write_text("0.25" if path.name == str(version) else "0.75")
         self.tell(model, "0.25", version)
         control.load_model(self.server.http_url, model)
@@ -235,6 +239,27 @@ def test_the_version_before_answers_for_a_sick_head_and_says_so(heads):
     heads.tell("head_kept", "0.25")
     heads.until(set())
     assert heads.ask().as_numpy("head_version")[:, 3].tolist() == [2] * 3
+
+
+def test_a_backbone_that_hangs_is_given_up_and_asked_again_once_it_is_done(heads):
+    heads.replace("backbone", 1, ODD_BACKBONE)
+    heads.until(set())
+    heads.tell("backbone", "slow", 1)
+    with pytest.raises(InferenceServerException, match="backbone did not answer within 2 s") as caught:
+        heads.ask()
+    assert caught.value.status() == "StatusCode.UNAVAILABLE"
+    calls = heads.num_calls("backbone", 1)
+    with pytest.raises(InferenceServerException, match=r"backbone (still works on|did not answer)"):
+        heads.ask()
+    assert heads.num_calls("backbone", 1) == calls
+    heads.tell("backbone", "0.25", 1)
+    until(lambda: answers(heads))
+
+
+def answers(heads):
+    with suppress(InferenceServerException):
+        return heads.unavailable() == set()
+    return False
 
 
 def test_a_stopped_head_is_left_out(heads):

@@ -29,9 +29,10 @@ from ovr.runtime.triton.answer import Answers, NotAnswered
 from ovr.runtime.triton.class_counts import Answered
 from ovr.runtime.triton.class_metrics import ClassMetrics
 from ovr.runtime.triton.heads import Scored
+from ovr.runtime.triton.needed import NotScored
 from ovr.runtime.triton.parameters import Asked, parameters_of
 from ovr.runtime.triton.request_log import OK, HeadVersions, Noted, RequestLog
-from ovr.runtime.triton.scores import FusedScores, HeadScores, NotScored
+from ovr.runtime.triton.scores import FusedScores, HeadScores
 from ovr.runtime.triton.spans import exporter
 
 CODES = {"INVALID_ARGUMENT": "INVALID_ARG", "UNAVAILABLE": "UNAVAILABLE", "INTERNAL": "INTERNAL"}  # gRPC's names: Triton's
@@ -47,7 +48,9 @@ class TritonPythonModel:
         parameters = json.loads(args["model_config"]).get("parameters", {})
         plan = HeadPlan.from_json(json.loads(parameters[PLAN]["string_value"])) if PLAN in parameters else HeadPlan()
         version = int(args["model_version"])
-        self.scores = FusedScores(self.card, version) if plan.backbone_version is None else HeadScores(self.card, version, plan)
+        self.scores = (
+            FusedScores(self.card, version, plan) if plan.backbone_version is None else HeadScores(self.card, version, plan)
+        )
         self.answers = Answers(self.card, plan)
         self.parse = parameters_of(self.card)
         self.encoder = encoder_from_json(self.card.input.encoder)

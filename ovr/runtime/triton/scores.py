@@ -13,35 +13,32 @@ from numpy.typing import NDArray
 from ovr.core.artifact import ModelCard
 from ovr.core.cohorts import COHORT
 from ovr.core.faults import HeadPlan
-from ovr.errors import OvrError
 from ovr.runtime.triton.heads import Fault, Head, Heads, Scored, scored_at_once
+from ovr.runtime.triton.needed import Needed, NotScored
 
 SCORES = "ovr_scores"
 BACKBONE = "backbone"
 
 
-class NotScored(OvrError):
-    """What every class needs does not answer."""
-
-
 class FusedScores:
     """Layout fused: one model for all heads."""
 
-    def __init__(self, card: ModelCard, version: int) -> None:
+    def __init__(self, card: ModelCard, version: int, plan: HeadPlan) -> None:
         """Take `version` of the router: the scores of the same publication have the same."""
         self._input, self._version = card.input.name, version
+        self._needed = Needed(SCORES, plan.faults.scores_timeout_ms / 1000, _asked)
         self._head_version_K = np.array(card.head_versions, dtype=np.int64)
 
     def score(self, x: NDArray[np.float32], cohort_B1: NDArray[np.int64] | None, columns: Sequence[int]) -> Scored:
         """Return the scores of all classes, whichever are asked for.
 
         Raises:
-            NotScored: the scores do not answer.
+            NotScored: the scores do not answer, or not in time.
         """
         inputs: dict[str, NDArray[Any]] = {self._input: x}
         if cohort_B1 is not None:
             inputs[COHORT] = cohort_B1
-        return scored_at_once(_asked(SCORES, self._version, inputs, "prob"), self._head_version_K)
+        return scored_at_once(self._needed.ask(SCORES, self._version, inputs, "prob"), self._head_version_K)
 
 
 class HeadScores:
@@ -51,6 +48,7 @@ class HeadScores:
         """Take `version` of the router, for the labels of its metrics."""
         assert plan.backbone_version is not None
         self._input, self._backbone_version = card.input.name, plan.backbone_version
+        self._needed = Needed(BACKBONE, plan.faults.scores_timeout_ms / 1000, _asked)
         self._heads = Heads(card.taxonomy, card.head_versions, plan, call=_head_prob, on_fault=self._count, on_change=self._tell)
         self._faults_total = pb_utils.MetricFamily(  # must outlive its metrics
             name="ovr_head_faults_total",
@@ -64,10 +62,10 @@ class HeadScores:
         """Return the scores of these columns.
 
         Raises:
-            NotScored: the backbone does not answer.
+            NotScored: the backbone does not answer, or not in time.
         """
         assert cohort_B1 is None  # `publish` refuses cohorts in this layout
-        features_BD = _asked(BACKBONE, self._backbone_version, {self._input: x}, "features")
+        features_BD = self._needed.ask(BACKBONE, self._backbone_version, {self._input: x}, "features")
         finite_B = np.isfinite(features_BD).all(axis=1)
         if finite_B.all():
             return self._heads.score(features_BD, columns)
