@@ -6,7 +6,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ovr.core.artifact import DecisionPolicy, HeadArtifact, ModelCard, check_cohorts, schema_version_with
-from ovr.core.bundle import BACKBONE_ONNX, FUSED_ONNX, MANIFEST, SIGNATURES, ModelBundle, check_columns, check_fits, head_directory
+from ovr.core.bundle import (
+    BACKBONE_ONNX,
+    FUSED_ONNX,
+    HEAD_SIGNATURES,
+    MANIFEST,
+    SIGNATURES,
+    ModelBundle,
+    check_columns,
+    check_fits,
+    head_directory,
+)
 from ovr.core.cohorts import CohortCalibrations
 from ovr.core.files import MAX_JSON_BYTES, canonical_json, place, read_json, sha256_bytes, sha256_file, staged_directory
 from ovr.core.ledger import Ledger
@@ -28,6 +38,7 @@ def write_bundle(
     fuse: Callable[[ModelCard], bytes],
     cohorts: CohortCalibrations | None = None,
     ledger: Ledger | None = None,
+    signatures: Callable[[Mapping[str, Any]], bytes | None] | None = None,
 ) -> ModelBundle:
     """Write a bundle to `final` by one atomic rename, and return it opened.
 
@@ -42,6 +53,7 @@ def write_bundle(
         cohorts: a calibration a cohort and head, beside the heads' own.
         ledger: the classes that the bundle's ancestors had, and the versions of heads that it keeps beside those in use, whose
             files are among the parts; None: it has no past.
+        signatures: gives signatures/heads.json by the manifest, of heads that come with their owners' signatures; None: none does.
 
     Raises:
         ArtifactError: `final` exists; a head does not fit the taxonomy or the backbone; a part is missing or badly named.
@@ -98,8 +110,10 @@ def write_bundle(
     )
     fused = fuse(bundle.card)
     manifest["derived"] = {FUSED_ONNX: file_digest(fused)}
+    carried = None if signatures is None else signatures(manifest)
+    signed = {} if carried is None else {HEAD_SIGNATURES: carried}
     with staged_directory(final) as staging:
-        place(staging, {**files, FUSED_ONNX: fused, MANIFEST: manifest_bytes(manifest)})
+        place(staging, {**files, **signed, FUSED_ONNX: fused, MANIFEST: manifest_bytes(manifest)})
     return bundle
 
 

@@ -18,6 +18,7 @@ POOLED = 0  # of rows without a cohort, or of one that the model does not know
 
 CohortStatus = Literal["ok", "pooled"]  # "pooled": too few rows, so the pooled calibration stands
 Table = tuple[tuple[Any, ...], ...]  # [cohort][head]
+TABLES = ("scale", "bias", "status", "num_rows", "num_positives")  # the fields that are tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class CohortCalibrations:
             raise ArtifactError(f"cohorts of column {self.column!r} must be one text or more, got {list(self.names[:5])}")
         if twice := sorted(name for name, count in Counter(self.names).items() if count > 1):
             raise ArtifactError(f"cohorts of column {self.column!r} must differ, got {twice[:5]} more than once")
-        for name in ("scale", "bias", "status", "num_rows", "num_positives"):
+        for name in TABLES:
             rows: Table = getattr(self, name)
             if len(rows) != len(self.names) or len({len(row) for row in (*rows, self.scale[0])}) != 1:
                 raise ArtifactError(
@@ -78,17 +79,19 @@ class CohortCalibrations:
         num_known, num_missing = int((self.numbers(cohorts) != POOLED).sum()), sum(name is None for name in cohorts)
         return {"known": num_known, "unknown": len(cohorts) - num_known - num_missing, "missing": num_missing}
 
+    def of_head(self, column: int) -> dict[str, Any]:
+        """Return what one head has for each cohort, in plain values: `column`, and by the name of a cohort each table's entry."""
+        entries = {name: {table: getattr(self, table)[c][column] for table in TABLES} for c, name in enumerate(self.names)}
+        return {"column": self.column, "cohorts": entries}
+
     def of_columns(self, columns: Sequence[int]) -> "CohortCalibrations":
         """Return the calibrations of these heads alone, in this order."""
-        names = ("scale", "bias", "status", "num_rows", "num_positives")
-        tables: dict[str, Any] = {name: tuple(tuple(row[k] for k in columns) for row in getattr(self, name)) for name in names}
+        tables: dict[str, Any] = {name: tuple(tuple(row[k] for k in columns) for row in getattr(self, name)) for name in TABLES}
         return replace(self, **tables)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
-        tables = {
-            name: [list(row) for row in getattr(self, name)] for name in ("scale", "bias", "status", "num_rows", "num_positives")
-        }
+        tables = {name: [list(row) for row in getattr(self, name)] for name in TABLES}
         return {"column": self.column, "names": list(self.names), **tables}
 
     @classmethod

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ovr.core.artifact import check_schema_version
@@ -10,6 +11,19 @@ from ovr.core.files import canonical_json, read_json, write_file
 from ovr.errors import ArtifactError
 
 Signatures = dict[str, dict[str, str]]  # of heads: class id -> digest of the public key -> signature
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSignatures:
+    """What signatures/heads.json holds."""
+
+    heads: Signatures = field(default_factory=dict)
+    earlier: Signatures = field(default_factory=dict)  # of heads that are not in use: digest of what was signed -> likewise
+
+    def to_bytes(self) -> bytes:
+        """Return the content of the file."""
+        earlier = {"earlier": self.earlier} if self.earlier else {}
+        return canonical_json({"schema_version": 1, "heads": self.heads, **earlier})
 
 
 def take_over(source: Path, target: Path) -> tuple[str, ...]:
@@ -26,7 +40,7 @@ def take_over(source: Path, target: Path) -> tuple[str, ...]:
         ArtifactError: a file holds no signatures of heads.
     """
     changed = []
-    if (source / HEAD_SIGNATURES).is_file() and add_head_signatures(target, signatures_in(source / HEAD_SIGNATURES)):
+    if (source / HEAD_SIGNATURES).is_file() and add_head_signatures(target, head_signatures_in(source / HEAD_SIGNATURES)):
         changed.append(HEAD_SIGNATURES)
     ours, theirs = (directory / BUNDLE_SIGNATURE for directory in (source, target))
     if ours.is_file() and not (theirs.is_file() and theirs.read_bytes() == ours.read_bytes()):
@@ -37,6 +51,11 @@ def take_over(source: Path, target: Path) -> tuple[str, ...]:
 
 
 def signatures_in(file: Path) -> Signatures:
+    """Return the signatures of heads in use in a file, unverified; see `head_signatures_in`."""
+    return head_signatures_in(file).heads
+
+
+def head_signatures_in(file: Path) -> HeadSignatures:
     """Return the signatures of heads in a file, unverified.
 
     Raises:
@@ -44,26 +63,31 @@ def signatures_in(file: Path) -> Signatures:
     """
     value = read_json(file)
     check_schema_version(value, str(file))
-    rows = value.get("heads")
-    if not isinstance(rows, dict) or not all(
-        isinstance(row, dict) and all(isinstance(made, str) for made in row.values()) for row in rows.values()
-    ):
-        raise ArtifactError(f"{file} holds no signatures of heads; delete it and sign them again")
-    return rows
+    found = HeadSignatures(value.get("heads"), value.get("earlier", {}))
+    for rows in (found.heads, found.earlier):
+        if not isinstance(rows, dict) or not all(
+            isinstance(row, dict) and all(isinstance(made, str) for made in row.values()) for row in rows.values()
+        ):
+            raise ArtifactError(f"{file} holds no signatures of heads; delete it and sign them again")
+    return found
 
 
-def add_head_signatures(directory: Path, more: Signatures) -> bool:
+def add_head_signatures(directory: Path, more: HeadSignatures) -> bool:
     """Write these signatures beside those that are there; return whether any is new. Of several who sign at once none is lost."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         file = directory / HEAD_SIGNATURES
-        before = signatures_in(file) if file.is_file() else {}
-        after = {**before, **{class_id: {**before.get(class_id, {}), **row} for class_id, row in more.items()}}
+        before = head_signatures_in(file) if file.is_file() else HeadSignatures()
+        after = HeadSignatures(_joined(before.heads, more.heads), _joined(before.earlier, more.earlier))
         if after == before:
             return False
         file.parent.mkdir(exist_ok=True)
-        write_file(file, canonical_json({"schema_version": 1, "heads": after}))
+        write_file(file, after.to_bytes())
     finally:
         os.close(descriptor)
     return True
+
+
+def _joined(there: Signatures, more: Signatures) -> Signatures:
+    return there | {key: there.get(key, {}) | row for key, row in more.items()}

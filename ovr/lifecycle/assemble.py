@@ -32,9 +32,8 @@ from ovr.export.fused import fused_model
 from ovr.export.head import head_metadata, head_model
 from ovr.export.reference import check_fused, check_parts
 from ovr.export.stored import Weights, parsed
-from ovr.lifecycle.cohorts import TABLES
 from ovr.runtime.reference import Reference
-from ovr.serving.head_signatures import carry_signatures
+from ovr.serving.head_signatures import carried_signatures
 
 ABSTENTION_STATUS = "abstention_status"  # of the provenance, and of a step that changes it
 COHORTS_FILE = "cohorts.json"  # of a head that is kept and not in use
@@ -127,8 +126,8 @@ def assembled(
         fuse=fuse,
         cohorts=reference.cohorts,
         ledger=successor(bundle.ledger, old, taxonomy, now, class_specs(bundle)),
+        signatures=lambda manifest: carried_signatures(bundle, manifest),  # of heads; the bundle itself is another, and not signed
     )
-    carry_signatures(bundle, made_bundle)  # of heads that stay; the bundle itself is another, and not signed
     return made_bundle, diffs
 
 
@@ -136,16 +135,11 @@ def _cohorts_of_earlier(bundle: ModelBundle, heads: Sequence[HeadArtifact]) -> P
     """Return what heads that go out of use had for each cohort, beside their models: a version comes back as it was."""
     if bundle.cohorts is None:
         return {}
-    parts: Parts = {}
-    for k, head in enumerate(bundle.heads):
-        if head not in heads:
-            of_cohorts = {
-                name: {table: getattr(bundle.cohorts, table)[c][k] for table in TABLES}
-                for c, name in enumerate(bundle.cohorts.names)
-            }
-            kept = {"column": bundle.cohorts.column, "cohorts": of_cohorts}
-            parts[f"{head_directory(head)}/{COHORTS_FILE}"] = canonical_json(kept)
-    return parts
+    return {
+        f"{head_directory(head)}/{COHORTS_FILE}": canonical_json(bundle.cohorts.of_head(k))
+        for k, head in enumerate(bundle.heads)
+        if head not in heads
+    }
 
 
 def class_specs(bundle: ModelBundle) -> dict[str, ClassSpec]:

@@ -4,17 +4,14 @@ N = rows, C = cohorts, K = heads
 """
 
 from collections.abc import Collection
-from dataclasses import fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ovr.core.calibrations import Calibrations
-from ovr.core.cohorts import CohortCalibrations
+from ovr.core.cohorts import TABLES, CohortCalibrations
 from ovr.data.cohorts import Cohorts
 from ovr.errors import DataError
-
-TABLES = tuple(field.name for field in fields(CohortCalibrations) if field.name not in ("column", "names"))
 
 
 def cohort_of_rows(column: str, cohorts: Cohorts) -> NDArray[np.str_]:

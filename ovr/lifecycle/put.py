@@ -13,7 +13,7 @@ import numpy as np
 
 from ovr.core.artifact import Calibration, HeadArtifact
 from ovr.core.bundle import ModelBundle, head_directory
-from ovr.core.cohorts import CohortCalibrations
+from ovr.core.cohorts import TABLES, CohortCalibrations
 from ovr.core.files import read_json
 from ovr.core.ledger import HeadVersion
 from ovr.core.taxonomy import ClassSpec, Taxonomy
@@ -34,7 +34,6 @@ from ovr.lifecycle.assemble import (
     told,
 )
 from ovr.lifecycle.calibration_rows import MASK, AddedRows, Column, calibration_parts, column_of, columns_of
-from ovr.lifecycle.cohorts import TABLES
 from ovr.lifecycle.logits import bundle_features
 from ovr.runtime.reference import Reference, load_reference, tolerances
 

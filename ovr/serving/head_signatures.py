@@ -1,23 +1,27 @@
 """Signatures of single heads by the owners of their classes, in signatures/heads.json. Knows nothing of whole bundles' signatures.
 
-What is signed of a head is its class, version, backbone and the digests of its two files: as long as these stay, so does the
-signature, whatever becomes of the other heads. Each is ECDSA over a line of canonical JSON, with the same keys as a bundle's;
-model-signing's file a head, each with a Sigstore bundle, would take seconds for a thousand heads.
+What is signed of a head is its class, version, backbone, the digests of its two files and its calibrations of cohorts: as long as
+these stay, so does the signature, whatever becomes of the other heads. Signatures of a head that goes out of use are kept in the
+file, by the digest of what was signed, and it has them again when it comes back. Each is ECDSA over a line of canonical JSON, with
+the same keys as a bundle's; model-signing's file a head, each with a Sigstore bundle, would take seconds for a thousand heads.
 """
 
 import base64
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ovr.core.bundle import HEAD_SIGNATURES, MANIFEST, ModelBundle
+from ovr.core.bundle import BACKBONE_ONNX, HEAD_SIGNATURES, MANIFEST, ModelBundle
+from ovr.core.cohorts import CohortCalibrations
 from ovr.core.files import canonical_json, read_json, sha256_bytes
 from ovr.core.ledger import HeadVersion
-from ovr.core.signature_files import Signatures, add_head_signatures, signatures_in
+from ovr.core.signature_files import HeadSignatures, Signatures, add_head_signatures, head_signatures_in
 from ovr.core.taxonomy import Taxonomy
 from ovr.errors import ArtifactError, ConfigError
 
 KIND = "ovr head 1"  # stands in what is signed, so that it can be taken for nothing else
+KIND_WITH_COHORTS = "ovr head 2"
 
 
 def sign_heads(bundle: ModelBundle, key: Path, *, password: bytes | None, class_ids: Sequence[str] | None = None) -> int:
@@ -41,17 +45,39 @@ def sign_heads(bundle: ModelBundle, key: Path, *, password: bytes | None, class_
         class_id: {_fingerprint(public): base64.b64encode(private.sign(statements[class_id], algorithm)).decode()}
         for class_id in chosen
     }
-    add_head_signatures(bundle.path, made)
+    add_head_signatures(bundle.path, HeadSignatures(made))
     return len(chosen)
 
 
 def carry_signatures(old: ModelBundle, new: ModelBundle) -> int:
-    """Give the heads of `new` that are those of `old`, file by file, the signatures that they have there; return how many."""
-    before, after = _statements(old), _statements(new)
-    same = {class_id: row for class_id, row in read_signatures(old).items() if after.get(class_id) == before.get(class_id)}
-    if same:
-        add_head_signatures(new.path, same)
-    return len(same)
+    """Give the heads of `new` that are those of `old`, to what is signed of them, the signatures that they have there; return how
+    many have any.
+    """
+    found = _carried(old, _statements(new))
+    if found.heads:
+        add_head_signatures(new.path, found)
+    return len(found.heads)
+
+
+def carried_signatures(old: ModelBundle, manifest: Mapping[str, Any]) -> bytes | None:
+    """Return signatures/heads.json of a bundle that is made of `old`, by its manifest; None where there are no signatures.
+
+    Signatures of heads that go out of use are kept, and those of heads that come back are theirs again.
+    """
+    found = _carried(old, _statements_in(manifest))
+    return found.to_bytes() if found.heads or found.earlier else None
+
+
+def _carried(old: ModelBundle, statements: Mapping[str, bytes]) -> HeadSignatures:
+    kept = _read(old)
+    if not kept.heads and not kept.earlier:
+        return kept
+    before = _statements(old)
+    known = kept.earlier | {sha256_bytes(before[class_id]): row for class_id, row in kept.heads.items() if class_id in before}
+    now = {class_id: sha256_bytes(signed) for class_id, signed in statements.items()}
+    used = set(now.values())
+    heads = {class_id: known[digest] for class_id, digest in now.items() if digest in known}
+    return HeadSignatures(heads, {digest: row for digest, row in known.items() if digest not in used})
 
 
 def check_owners(bundle: ModelBundle, owner_keys: Mapping[str, Path]) -> dict[str, str]:
@@ -82,10 +108,15 @@ def owners_of(
         made = signatures.get(spec.id, {}).get(_fingerprint(public))
         if made is None:
             problems.append(f"head {spec.id!r} is not signed by its owner {spec.owner}")
-        elif not _verifies(public, made, statements[spec.id]):
-            problems.append(f"head {spec.id!r} is not the one that its owner {spec.owner} signed")
-        else:
+        elif _verifies(public, made, statements[spec.id]):
             found[spec.id] = spec.owner
+        elif _verifies(public, made, _without_cohorts(statements[spec.id])):
+            problems.append(
+                f"the signature of head {spec.id!r} by its owner {spec.owner} does not cover its calibrations of cohorts, which an "
+                "earlier ovr left out: sign it again"
+            )
+        else:
+            problems.append(f"head {spec.id!r} is not the one that its owner {spec.owner} signed")
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ArtifactError(f"{what}: {'; '.join(problems[:5])}{more}")
@@ -112,12 +143,22 @@ def read_signatures(bundle: ModelBundle) -> Signatures:
     Raises:
         ArtifactError: the file cannot be read.
     """
+    return _read(bundle).heads
+
+
+def _read(bundle: ModelBundle) -> HeadSignatures:
     file = bundle.path / HEAD_SIGNATURES
-    return signatures_in(file) if file.is_file() else {}
+    return head_signatures_in(file) if file.is_file() else HeadSignatures()
 
 
-def statement(class_id: str, version: int, backbone_sha256: str, digests: Mapping[str, str]) -> bytes:
-    """Return what is signed of a head; `digests` are those of the bundle's files.
+def statement(
+    class_id: str, version: int, backbone_sha256: str, digests: Mapping[str, str], *, cohorts: Mapping[str, Any] | None
+) -> bytes:
+    """Return what is signed of a head.
+
+    Args:
+        digests: those of the bundle's files.
+        cohorts: the head's calibrations of cohorts, as `CohortCalibrations.of_head` gives them; None where the bundle has none.
 
     Raises:
         ArtifactError: the bundle has no files of this head.
@@ -127,7 +168,13 @@ def statement(class_id: str, version: int, backbone_sha256: str, digests: Mappin
         raise ArtifactError(f"head {class_id!r} has no files of its own that could be signed: the bundle keeps its heads in shards")
     files = {name: digests[f"{place}/{name}"] for name in ("head.json", "model.onnx")}
     signed = {"kind": KIND, "class_id": class_id, "version": version, "backbone_sha256": backbone_sha256, "files": files}
-    return canonical_json(signed)
+    return canonical_json(signed if cohorts is None else {**signed, "kind": KIND_WITH_COHORTS, "cohorts": cohorts})
+
+
+def _without_cohorts(signed: bytes) -> bytes:
+    """Return what was signed of the same head before its calibrations of cohorts were part of it."""
+    said = {name: value for name, value in json.loads(signed).items() if name != "cohorts"}
+    return canonical_json({**said, "kind": KIND})
 
 
 def _statements(bundle: ModelBundle) -> dict[str, bytes]:
@@ -135,9 +182,22 @@ def _statements(bundle: ModelBundle) -> dict[str, bytes]:
         raise ArtifactError(
             f"bundle {bundle.path} keeps its {len(bundle.heads)} heads in shards, which hold heads of many owners; sign the bundle"
         )
-    files = read_json(bundle.path / MANIFEST)["files"]
-    digests = {name: row["sha256"] for name, row in files.items()}
-    return {head.class_id: statement(head.class_id, head.version, bundle.backbone_sha256, digests) for head in bundle.heads}
+    return _statements_in(read_json(bundle.path / MANIFEST))
+
+
+def _statements_in(manifest: Mapping[str, Any]) -> dict[str, bytes]:
+    digests = {name: row["sha256"] for name, row in manifest["files"].items()}
+    cohorts = CohortCalibrations.from_json(manifest["cohorts"]) if "cohorts" in manifest else None
+    return {
+        row["class_id"]: statement(
+            row["class_id"],
+            row["version"],
+            digests[BACKBONE_ONNX],
+            digests,
+            cohorts=None if cohorts is None else cohorts.of_head(column),
+        )
+        for column, row in enumerate(manifest["heads"])
+    }
 
 
 def _public_key(file: Path) -> Any:

@@ -196,8 +196,10 @@ def _check_owners(router: Path, card: ModelCard, digests: dict[str, str], trust:
     if not trust.owner_keys:
         return
     statements = {
-        class_id: statement(class_id, version, card.backbone_sha256, digests)
-        for class_id, version in zip(card.taxonomy.ids, card.head_versions, strict=True)
+        class_id: statement(
+            class_id, version, card.backbone_sha256, digests, cohorts=None if card.cohorts is None else card.cohorts.of_head(column)
+        )
+        for column, (class_id, version) in enumerate(zip(card.taxonomy.ids, card.head_versions, strict=True))
     }
     file = router / HEAD_SIGNATURES
     signatures = signatures_in(file) if file.is_file() else {}

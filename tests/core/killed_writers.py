@@ -12,32 +12,34 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ovr.core.bundle import open_bundle
+from ovr.core.bundle import HEAD_SIGNATURES, open_bundle
 from ovr.core.files import write_file
 from tests.core.parts import write
 
 OLD, NEW = b"old" * 9999, b"new" * 99999
+SIGNED = b'{"heads":{},"schema_version":1}'
 
 
-def die_at(number: int, under: Path) -> None:
-    """From now on count what this process does under `under`, and kill it at the event of that number."""
-    seen = 0
+def die_at(number: int, under: Path, *, first: str = "") -> None:
+    """From now on count what this process does under `under`, or does there from event `first` on, and kill it at that number."""
+    seen, counts = 0, not first
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
-        nonlocal seen
+        nonlocal seen, counts
         if (event == "open" or event.startswith("os.")) and str(under) in str(arguments):
-            seen += 1
-            if seen == number:
+            counts = counts or event == first
+            seen += counts
+            if counts and seen == number:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
 
 
-def killed(number: int, under: Path, action: Callable[[], object]) -> bool:
-    """Return whether a child that did `action` was killed at its event `number`, or else got through."""
+def killed(number: int, under: Path, action: Callable[[], object], *, first: str = "") -> bool:
+    """Return whether a child that did `action` was killed at its event `number`, or else got through; see `die_at`."""
     child = os.fork()
     if child == 0:
-        die_at(number, under)
+        die_at(number, under, first=first)
         action()
         os._exit(0)
     _, status = os.waitpid(child, 0)
@@ -49,9 +51,10 @@ def killed(number: int, under: Path, action: Callable[[], object]) -> bool:
 def main(root: Path) -> None:
     """Check both writers; print at how many points each was killed."""
     final, number, half = root / "bundles" / "b", 1, 0
-    while killed(number, root, lambda: write(final)):
+    while killed(number, root, lambda: write(final, signatures=lambda manifest: SIGNED)):
         if final.exists():
             open_bundle(final)
+            assert (final / HEAD_SIGNATURES).read_bytes() == SIGNED, "a bundle that is there has its heads' signatures"
             shutil.rmtree(final)
         if final.parent.exists():
             half += bool(list(final.parent.iterdir()))

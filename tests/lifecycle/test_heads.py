@@ -1,8 +1,11 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -256,8 +259,19 @@ def test_heads_that_stay_keep_their_signatures_and_the_bundle_s_own_is_not_carri
     assert sign_heads(signed, tmp_path / "key.pem", password=None) == 5
     (signed.path / BUNDLE_SIGNATURE).write_bytes(b"{}")
     made = retire(open_bundle(signed.path), tmp_path / "out", ["new"]).bundle
-    assert set(signers(open_bundle(made.path), [tmp_path / "key.pub"])) == set(CLASS_IDS)
+    key = [str(tmp_path / "key.pub")]
+    assert signers(open_bundle(made.path), [tmp_path / "key.pub"]) == dict.fromkeys(CLASS_IDS, key)
     assert not (made.path / BUNDLE_SIGNATURE).exists()
+    back = rollback(open_bundle(made.path), tmp_path / "back", [HeadVersion("new", 1)]).bundle  # which is the head that was signed
+    assert signers(open_bundle(back.path), [tmp_path / "key.pub"]) == dict.fromkeys((*CLASS_IDS, "new"), key)
+
+
+def test_a_bundle_that_is_there_has_its_signatures_whenever_its_writer_is_killed(tmp_path):
+    command = [sys.executable, "-m", "tests.lifecycle.killed_heads", str(tmp_path)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    num_kills, num_there = map(int, done.stdout.split())
+    assert num_kills > num_there > 0
 
 
 def test_a_limit_of_abstention_is_stale_once_heads_are_others(tmp_path, bundle, caplog):

@@ -19,9 +19,11 @@ from ovr.core import scale
 from ovr.core.bundle import BUNDLE_SIGNATURE, HEAD_SIGNATURES, MANIFEST, open_bundle
 from ovr.core.faults import PLAN, Faults
 from ovr.core.files import canonical_json
+from ovr.core.ledger import HeadVersion
 from ovr.errors import ArtifactError, ConfigError, TaxonomyError
+from ovr.lifecycle.heads import retire, rollback
+from ovr.serving import head_signatures, signing
 from ovr.serving import repository as repository_module
-from ovr.serving import signing
 from ovr.serving.contents import read_config
 from ovr.serving.head_signatures import carry_signatures, check_owners, read_signatures, sign_heads, signers
 from ovr.serving.pbtxt import to_text
@@ -306,6 +308,43 @@ def test_a_signature_of_another_head_does_not_count(bundle, keys):
         file.write_bytes(bad)
         with pytest.raises(ArtifactError, match="holds no signatures of heads"):
             signers(bundle, [])
+
+
+def test_calibrations_of_cohorts_are_signed_too(keys, tmp_path, monkeypatch):
+    bundle = small_bundle(tmp_path / "bundle", IDS, owners=OWNERS, cohorts=some_cohorts(3))
+    owner_keys = {"ann": keys / "ann.pub", "bob": keys / "bob.pub"}
+    sign_bundle(bundle, key=keys / "ann.pem")
+    monkeypatch.setattr(head_signatures, "_statements", before_cohorts(head_signatures._statements))
+    sign_heads(bundle, keys / "ann.pem", password=None, class_ids=["cat"])
+    monkeypatch.undo()
+    sign_heads(bundle, keys / "bob.pem", password=None, class_ids=["dog", "owl"])
+    with pytest.raises(ArtifactError, match=r"head 'cat' by its owner ann does not cover its calibrations of cohorts.* again$"):
+        check_owners(bundle, owner_keys)
+    sign_heads(bundle, keys / "ann.pem", password=None, class_ids=["cat"])
+    assert set(check_owners(bundle, owner_keys)) == set(IDS)
+    publish(bundle, tmp_path / "repository")
+    check_repository(tmp_path / "repository", Trust(keys=(keys / "ann.pub",), owner_keys=owner_keys))
+
+    gone = retire(bundle, tmp_path / "gone", ["dog"]).bundle
+    back = rollback(gone, tmp_path / "back", [HeadVersion("dog", 1)]).bundle
+    assert check_owners(back, owner_keys).keys() == set(IDS)
+    forge(bundle.path, {}, lambda manifest: manifest["cohorts"]["scale"][0].__setitem__(1, 9.0))
+    with pytest.raises(ArtifactError, match=r"bundle: head 'dog' is not the one that its owner bob signed$"):
+        check_owners(open_bundle(bundle.path), owner_keys)
+
+
+def before_cohorts(statements):
+    """Return what an earlier ovr signed."""
+
+    def without(bundle):
+        signed = {}
+        for class_id, value in statements(bundle).items():
+            said = json.loads(value)
+            kept = {name: said[name] for name in ("class_id", "version", "backbone_sha256", "files")}
+            signed[class_id] = canonical_json({"kind": "ovr head 1", **kept})
+        return signed
+
+    return without
 
 
 def test_heads_in_shards_are_signed_with_the_bundle(tmp_path, keys, monkeypatch):
