@@ -2,9 +2,10 @@
 
     python -m tests.hostile DIRECTORY
 
-Prints a JSON object a line: name, error (type and message), seconds of CPU (those of the clock depend on who else computes). Once
-everything is imported, the process may take 512 MiB of address space more than it has. Each entry of `ATTACKS` builds its artifact
-in a directory of its own and returns what loads it.
+Prints a JSON object a line: name, error (type and message), seconds of CPU. Those of the clock depend on who else computes and are
+no measure of what an artifact asks for; one that waits instead of computing (for a pipe, a lock, another machine) is stopped after
+`MOST_WAIT_S` and counts as not refused. Once everything is imported, the process may take 512 MiB of address space more than it
+has. Each entry of `ATTACKS` builds its artifact in a directory of its own and returns what loads it.
 """
 
 import gzip
@@ -15,6 +16,7 @@ import pickle
 import re
 import resource
 import shutil
+import signal
 import struct
 import sys
 import tarfile
@@ -31,10 +33,11 @@ import torch
 
 from ovr import EdgePredictor
 from ovr.cli.instantiate import build
+from ovr.cli.overrides import check_yaml_files
 from ovr.cli.rundir import resumed
 from ovr.cli.train import _import_lightning
 from ovr.core.bundle import MANIFEST, head_directory, open_bundle
-from ovr.core.files import sha256_file
+from ovr.core.files import read_json, sha256_file
 from ovr.core.schema import InputSchema
 from ovr.data.delimited import Dialect, read_rows
 from ovr.data.features import _array
@@ -44,9 +47,10 @@ from ovr.errors import OvrError
 from ovr.runtime.record_files import read_placed_records
 from ovr.runtime.rows import read_rows as read_input
 from tests.bundles import forge, small_bundle
-from tests.hostile_models import BRANCH, ENDLESS, MODELS, external, model, node
+from tests.hostile_models import BRANCH, ENDLESS, IN_STEPS, MODELS, STEPS, UNKNOWN, external, model, node, outer, whole
 
 MORE_BYTES = 512 << 20
+MOST_WAIT_S = 20
 ATTACKS: dict[str, Callable[[Path], Callable[[], Any]]] = {}
 MIB = bytes(1 << 20)
 Change = Callable[[dict[str, Any]], Any]
@@ -214,6 +218,12 @@ bundle_attack(
     "head with ConstantOfShape", lambda f: {f"{HEADS[0]}/model.onnx": model(node("ConstantOfShape", "x")).SerializeToString()}
 )
 bundle_attack("head with external weights", lambda f: {f"{HEADS[0]}/model.onnx": external("../../../../x").SerializeToString()})
+bundle_attack("head that broadcasts to 6.4 GB", lambda f: {f"{HEADS[0]}/model.onnx": outer("Add", 40_000).SerializeToString()})
+bundle_attack("head that grows in steps", lambda f: {f"{HEADS[0]}/model.onnx": model(*STEPS, weights=IN_STEPS).SerializeToString()})
+bundle_attack(
+    "head of a size that it computes",
+    lambda f: {f"{HEADS[0]}/model.onnx": model(*UNKNOWN, weights=(whole("size", 1 << 30),)).SerializeToString()},
+)
 bundle_attack("head with a threshold of NaN", head_json("threshold", '"threshold":NaN'))
 bundle_attack("head with a threshold of 1e999", head_json("threshold", '"threshold":1e999'))
 bundle_attack("head with a threshold of -1", head_json("threshold", '"threshold":-1'))
@@ -256,6 +266,34 @@ def _(path: Path, folder: Path) -> None:
 @changed_bundle("manifest of more than 1 GiB")
 def _(path: Path, folder: Path) -> None:
     os.truncate(path / MANIFEST, (1 << 30) + 1)
+
+
+@changed_bundle("manifest of 900 MiB beside a hole of 4 GiB")
+def _(path: Path, folder: Path) -> None:
+    os.truncate(path / MANIFEST, 900 << 20)
+    (path / "hole").touch()
+    os.truncate(path / "hole", 4 << 30)
+
+
+@changed_bundle("manifest of four million lists")
+def _(path: Path, folder: Path) -> None:
+    (path / MANIFEST).write_bytes(b"[" + b"[]," * (4 << 20) + b"[]]")
+
+
+@changed_bundle("manifest of as many objects as are read")
+def _(path: Path, folder: Path) -> None:
+    (path / MANIFEST).write_bytes(b'{"schema_version":1,"files":[' + b"{}," * ((1 << 19) - 9) + b"{}]}")
+
+
+@changed_bundle("manifest of one text as large as is read")
+def _(path: Path, folder: Path) -> None:
+    (path / MANIFEST).write_bytes('{"schema_version":1,"files":"🐈'.encode() + b"a" * ((1 << 25) - 99) + b'"}')
+
+
+@changed_bundle("pipe in place of the manifest")
+def _(path: Path, folder: Path) -> None:
+    (path / MANIFEST).unlink()
+    os.mkfifo(path / MANIFEST)
 
 
 @changed_bundle("digests of two heads swapped")
@@ -370,6 +408,20 @@ def yaml_attack(name: str, text: Callable[[Path], str]) -> None:
 
 
 BILLION = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(f"a{k + 1}: &a{k + 1} [{','.join([f'*a{k}'] * 10)}]\n" for k in range(9))
+
+
+@attack("pipe as JSON")
+def _(folder: Path) -> Callable[[], Any]:
+    os.mkfifo(folder / "x.json")
+    return lambda: read_json(folder / "x.json")
+
+
+@attack("pipe as YAML")
+def _(folder: Path) -> Callable[[], Any]:
+    os.mkfifo(folder / "x.yaml")
+    return lambda: check_yaml_files(folder)
+
+
 yaml_attack("YAML of a billion aliases", lambda f: BILLION)
 yaml_attack("YAML that contains itself", lambda f: "a: &a [*a]\n")
 yaml_attack("YAML nested deep", lambda f: "[" * 100_000)
@@ -388,6 +440,10 @@ def _(folder: Path) -> Callable[[], Any]:
     return lambda: build({"_target_": "ovr.core.files.os.mkdir", "path": str(folder / "ran")})
 
 
+def stop_waiting(*_: Any) -> None:
+    raise TimeoutError(f"it was waited for, more than {MOST_WAIT_S} s")
+
+
 def main(root: Path) -> None:
     """Build every artifact under `root` and load it."""
     _import_lightning()  # the quick way
@@ -404,8 +460,10 @@ def main(root: Path) -> None:
     )
     limit = (taken_kib << 10) + MORE_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    signal.signal(signal.SIGALRM, stop_waiting)
     for name, (folder, load) in loads.items():
         start = time.process_time()
+        signal.alarm(MOST_WAIT_S)
         try:
             load()
             error = "none: it was loaded"
@@ -413,6 +471,7 @@ def main(root: Path) -> None:
             error = f"{type(refused).__name__}: {refused}"
         except BaseException as other:
             error = f"not an error of ovr: {type(other).__name__}: {other}"
+        signal.alarm(0)
         seconds = time.process_time() - start
         if (folder / "ran").exists():
             error = f"it ran code; {error}"

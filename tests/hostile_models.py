@@ -1,5 +1,6 @@
 """ONNX files that mean harm, and what they are made of."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,16 @@ def model(*nodes: onnx.NodeProto, weights: tuple[onnx.TensorProto, ...] = (), **
 
 def whole(name: str, *numbers: int) -> onnx.TensorProto:
     return numpy_helper.from_array(np.array(numbers, np.int64), name)
+
+
+def ones(name: str, *shape: int) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.ones(shape, np.float32), name)
+
+
+def outer(op: str, size: int) -> onnx.ModelProto:
+    """Return a model that makes size x size values of two small constants."""
+    made = helper.make_node(op, ["a", "b"], ["y"])
+    return model(made, node("Add", "x", "y"), weights=(ones("a", size, 1), ones("b", 1, size)))
 
 
 def node(op: str, *inputs: str, **attributes: Any) -> onnx.NodeProto:
@@ -87,6 +98,20 @@ SCAN.attribute.append(helper.make_attribute("body", body()))
 YES = numpy_helper.from_array(np.array(True), "go")
 SHAPE = helper.make_node("Constant", [], ["s"], value_ints=[1 << 18, 1 << 18])
 RANGE = (whole("a", 0), whole("b", 1 << 40), whole("c", 1))
+ROW = ["x", *(f"v{k}" for k in range(1, 41))]
+DOUBLINGS = [helper.make_node("Concat", [a, a], [b], axis=1) for a, b in itertools.pairwise(ROW)]
+TILES = [helper.make_node("Tile", [a, "times"], [b]) for a, b in itertools.pairwise(ROW[:5])]
+SUMS = [helper.make_node("Add", ["a", "b"], [f"s{k}"]) for k in range(99)]
+TWICE = node("Flatten", "x", axis=1)
+TWICE.attribute.append(helper.make_attribute("axis", 0))
+# 4000 x 4000 is within the bounds, and its every value beside 4000 others is not.
+STEPS = (
+    helper.make_node("Add", ["a", "b"], ["square"]),
+    helper.make_node("Reshape", ["square", "column"], ["long"]),
+    helper.make_node("Add", ["long", "b"], ["prob"]),
+)
+IN_STEPS = (ones("a", 4000, 1), ones("b", 1, 4000), whole("column", 16_000_000, 1))
+UNKNOWN = (helper.make_node("Add", ["size", "size"], ["sizes"]), node("Reshape", "x", "sizes"))
 PLAIN = model(node("Sigmoid", "x")).SerializeToString()
 
 MODELS: dict[str, Callable[[], onnx.ModelProto | bytes]] = {
@@ -98,6 +123,14 @@ MODELS: dict[str, Callable[[], onnx.ModelProto | bytes]] = {
     "Expand of 64 GiB": lambda: model(node("Expand", "x", "s"), weights=(whole("s", 1 << 17, 1 << 17),)),
     "Range of 2**40 numbers": lambda: model(node("Range", "a", "b", "c"), weights=RANGE),
     "Tile of 2**40 copies": lambda: model(node("Tile", "x", "s"), weights=(whole("s", 1 << 20, 1 << 20),)),
+    "constants that broadcast to 6.4 GB": lambda: outer("Add", 40_000),
+    "product of constants of 40 GB": lambda: outer("MatMul", 100_000),
+    "row that doubles 40 times": lambda: model(*DOUBLINGS, node("Relu", "v40")),
+    "row tiled in steps": lambda: model(*TILES, node("Relu", "v4"), weights=(whole("times", 1, 1000),)),
+    "many sums of constants": lambda: model(*SUMS, node("Relu", "x"), weights=(ones("a", 8000, 1), ones("b", 1, 8000))),
+    "two weights of one name": lambda: model(node("Mul", "x", "w"), weights=(ones("w", 1), ones("w", 2))),
+    "attribute that is there twice": lambda: model(TWICE),
+    "nodes in another order": lambda: model(node("Relu", "y"), helper.make_node("Relu", ["x"], ["y"])),
     "operator of another domain": lambda: model(node("Inverse", "x", domain="com.microsoft")),
     "imports of another domain": lambda: imports(),
     "function of the model": with_function,

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PROOF_BYTES = 1 << 22  # taken as what a proof describes: ten thousand changes fit
+
 
 def list_head(cfg: DictConfig) -> None:
     """Print a line a head, and one for each class that is retired."""
@@ -112,7 +114,9 @@ def verify_head(cfg: DictConfig) -> None:
             raise ConfigError(
                 "check=FILE needs old_root=ROOT new_root=ROOT, the Merkle roots of the two bundles as you know them yourself"
             )
-        ids = check_proof(read_json(Path(cfg.check)), old_root=str(cfg.old_root), new_root=str(cfg.new_root))
+        ids = check_proof(
+            read_json(Path(cfg.check), beside_bytes=PROOF_BYTES), old_root=str(cfg.old_root), new_root=str(cfg.new_root)
+        )
         print(f"the proof holds: {', '.join(i or 'what all heads share' for i in ids) or 'nothing'} alone differs")
         return
     if cfg.old is None or cfg.new is None:

@@ -28,6 +28,7 @@ from ovr.errors import ConfigError
 
 MAX_YAML_BYTES = 1 << 20
 MAX_YAML_DEPTH = 50
+SEARCHPATH = "hydra.searchpath"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class Invocation:
     multirun: bool
     composes: bool  # False for --hydra-help, --info and shell completion
     runs: bool  # False for those and --cfg
+    is_shipped: bool = True  # whether `config_path` is ovr's own
 
     @classmethod
     def from_options(cls, command: str, options: Namespace, default_config_path: Path) -> "Invocation":
@@ -54,7 +56,13 @@ class Invocation:
             multirun=bool(options.multirun),
             composes=not shows,
             runs=not shows and options.cfg is None,
+            is_shipped=not options.config_path,
         )
+
+    @property
+    def foreign(self) -> list[Path]:
+        """The directories with configuration files that are not ovr's."""
+        return [*([] if self.is_shipped else [self.config_path]), *([self.config_dir] if self.config_dir else [])]
 
     @property
     def roots(self) -> list[Path]:
@@ -66,7 +74,7 @@ def parsed(args: Sequence[str]) -> tuple[Namespace, list[str]]:
     """Return Hydra's options, and the arguments in an order that its own parser takes: overrides, then flags.
 
     Raises:
-        ConfigError: an unknown flag, or a flag without its value.
+        ConfigError: an unknown flag, a flag without its value, or one that is not taken.
     """
     text = io.StringIO()
     try:
@@ -74,6 +82,8 @@ def parsed(args: Sequence[str]) -> tuple[Namespace, list[str]]:
             options = get_args_parser().parse_intermixed_args(list(args))
     except SystemExit:
         raise ConfigError(text.getvalue().strip().rpartition("error: ")[2]) from None
+    if options.experimental_rerun is not None:
+        raise ConfigError("--experimental-rerun reads a pickle, which can run code; give the settings themselves")
     overrides = list(options.overrides)
     flags = []
     for arg in args:
@@ -93,12 +103,13 @@ def check(invocation: Invocation, rank: Ranks | None = None) -> frozenset[Path]:
         ConfigError: an unknown key or option (naming the nearest), a value that is missing or does not parse, a user's file that
             is too large or has YAML aliases, a launcher or several processes that cannot run it.
     """
-    if invocation.config_dir is not None:
-        check_yaml_files(invocation.config_dir)
+    for directory in invocation.foreign:
+        check_yaml_files(directory)
     if not invocation.composes:
         return frozenset()
     with initialize_config_dir(str(invocation.config_path), version_base="1.3"):
         parsed_overrides = _parse(invocation)
+        _check_searchpath(parsed_overrides, invocation)
         for override in parsed_overrides:
             if override.is_sweep_override() and not invocation.multirun:
                 line = str(override.input_line)
@@ -133,8 +144,8 @@ def check_yaml_files(directory: Path) -> None:
     """Check every YAML file below a user's directory before it is parsed: a few hundred bytes of aliases can hang a parser.
 
     Raises:
-        ConfigError: no such directory; a file that is above 1 MiB, has an alias or a tag, is too deeply nested or no YAML. All are
-            named in one error.
+        ConfigError: no such directory; a file that is above 1 MiB, has an alias or a tag, is too deeply
+            nested, no YAML or no regular file. All are named in one error.
     """
     if not directory.is_dir():
         raise ConfigError(f"configuration directory {directory} does not exist")
@@ -145,6 +156,8 @@ def check_yaml_files(directory: Path) -> None:
 
 def _yaml_problem(file: Path) -> str:
     """Return what keeps the file from being read, or "". Events are read one by one, so that nothing is built from them."""
+    if not file.is_file():  # to open a pipe is to wait
+        return "is no regular file"
     size_bytes = file.stat().st_size
     if size_bytes > MAX_YAML_BYTES:
         return f"is {size_bytes} bytes; at most {MAX_YAML_BYTES} are read"
@@ -189,6 +202,19 @@ def _parse(invocation: Invocation) -> list[Override]:
                 f"stands in double quotes, and the whole in single ones for the shell: '{key}=\"{quoted}\"'"
             ) from None
     return found
+
+
+def _check_searchpath(overrides: Sequence[Override], invocation: Invocation) -> None:
+    """Raise ConfigError where Hydra would look for files in directories that `check_yaml_files` does not know of."""
+    where = [str(override.input_line) for override in overrides if override.key_or_group == SEARCHPATH]
+    for root in invocation.foreign:
+        if (primary := root / f"{invocation.config_name}.yaml").is_file():
+            hydra = (yaml.load(primary.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader) or {}).get("hydra") or {}
+            where += [f"{primary}"] if "searchpath" in hydra else []
+    if where:
+        raise ConfigError(
+            f"{where[0]} sets {SEARCHPATH}, whose files would be read unchecked; give a directory as --config-dir DIR"
+        )
 
 
 def _check_group_option(override: Override, invocation: Invocation) -> None:

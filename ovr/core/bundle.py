@@ -24,6 +24,7 @@ data/classes.npz with figures and counts a class, and features and lists of labe
 graph too large for one file is left out.
 """
 
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ from typing import Any
 
 from ovr.core.artifact import CARD_VERSIONS, DecisionPolicy, HeadArtifact, ModelCard, check_cohorts, check_schema_version
 from ovr.core.cohorts import CohortCalibrations
-from ovr.core.files import canonical_json, read_json, sha256_bytes, sha256_file
+from ovr.core.files import FOREIGN_JSON_VALUES, canonical_json, read_json, sha256_bytes, sha256_file
 from ovr.core.heads import HeadColumns
 from ovr.core.ledger import HeadVersion, Ledger
 from ovr.core.merkle import leaves, root
@@ -101,7 +102,7 @@ class ModelBundle:
         """
         if version not in self.ledger.earlier:
             raise ArtifactError(f"bundle {self.path} keeps no version {version.version} of head {version.class_id!r}")
-        return HeadArtifact.from_json(read_json(self.path / version.directory / "head.json"))
+        return HeadArtifact.from_json(read_json(self.path / version.directory / "head.json", beside_bytes=0))
 
     @property
     def card(self) -> ModelCard:
@@ -165,7 +166,7 @@ def open_bundle(path: Path) -> ModelBundle:
     file = path / MANIFEST
     if not file.is_file():
         raise ArtifactError(f"{path} is not a bundle: it has no {MANIFEST}")
-    manifest = read_json(file)
+    manifest = read_json(file, beside_bytes=_bytes_described(file))
     check_schema_version(manifest, f"{file}", versions=CARD_VERSIONS)
     try:
         # Its own digest leaves out how it is spelled: other blanks, or 1e2 for 1E2, are changes too.
@@ -226,6 +227,14 @@ def check_fits(head: HeadArtifact, backbone_sha256: str) -> None:
             f"head {head.class_id!r} v{head.version} was trained on backbone {head.backbone_sha256[:12]}, "
             f"this bundle has {backbone_sha256[:12]}; train the head on this bundle's features"
         )
+
+
+def _bytes_described(manifest: Path) -> int:
+    """Return what the bundle's other files take on the disk, where holes take nothing; 0 where the manifest is small anyway."""
+    if manifest.is_symlink() or manifest.stat().st_size <= FOREIGN_JSON_VALUES:
+        return 0
+    found = [file.lstat() for file in manifest.parent.rglob("*") if file != manifest]
+    return sum(min(each.st_size, 512 * each.st_blocks) for each in found if stat.S_ISREG(each.st_mode))
 
 
 def _check_files(root: Path, files: Mapping[str, dict[str, Any]]) -> None:
@@ -298,7 +307,7 @@ def _read_head(root: Path, row: dict[str, Any], files: Mapping[str, Any]) -> Hea
     relative = f"{row['path']}/head.json"
     if relative not in files:  # and with that, not proven
         raise ArtifactError(f"bundle {root} names a head at {row['path']}, but has no digest of {relative}")
-    head = HeadArtifact.from_json(read_json(root / relative))
+    head = HeadArtifact.from_json(read_json(root / relative, beside_bytes=0))
     if head_directory(head) != row["path"]:
         raise ArtifactError(f"bundle {root} has head {head.class_id!r} at {row['path']}; expected {head_directory(head)}")
     return head

@@ -14,6 +14,7 @@ import platform
 import re
 import secrets
 import shutil
+import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +25,9 @@ from ovr.errors import ArtifactError
 
 CHUNK_BYTES = 1 << 20
 MAX_JSON_BYTES = 1 << 30  # ten million classes with ids of some 80 characters
+# Of JSON that may come from somebody else, and the values in it: parsing so much takes some 200 MiB. What describes large files may
+# be larger by as much as they are: a class has more than 8 bytes of weights for each value that is said of it.
+FOREIGN_JSON_BYTES, FOREIGN_JSON_VALUES = 1 << 24, 1 << 20
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -49,18 +53,30 @@ def canonical_json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, *, beside_bytes: int | None = None) -> Any:
     """Return the JSON value in `path`.
 
+    Args:
+        beside_bytes: how large what it describes is, which sets how large a file from somebody else may be: 16 MiB and a million
+            values, and 4 bytes and an eighth of a value more for each. None: ovr wrote it here, or it was read before.
+
     Raises:
-        ArtifactError: the file is missing, larger than 1 GiB, or not JSON; it holds NaN or infinity, which JSON does not have, or
-            an object with one key twice, of which readers take the one or the other.
+        ArtifactError: the file is missing, no regular file, too large (at most 1 GiB), or not JSON; it holds NaN or infinity, which
+            JSON does not have, or an object with one key twice, of which readers take the one or the other.
     """
     try:
-        size_bytes = path.stat().st_size
-        if size_bytes > MAX_JSON_BYTES:
-            raise ArtifactError(f"{path} is {size_bytes} bytes; at most {MAX_JSON_BYTES} are read as JSON")
-        return json.loads(path.read_bytes(), object_pairs_hook=_no_key_twice, parse_constant=_no_number, parse_float=_finite)
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # to open a pipe is to wait
+            raise ArtifactError(f"{path} cannot be read as JSON: it is no regular file")
+        most = MAX_JSON_BYTES if beside_bytes is None else min(MAX_JSON_BYTES, FOREIGN_JSON_BYTES + 4 * beside_bytes)
+        if found.st_size > most:
+            raise ArtifactError(f"{path} is {found.st_size} bytes; at most {most} are read as JSON")
+        data = path.read_bytes()
+        if beside_bytes is not None:
+            num_values, most = sum(map(data.count, (b",", b"[", b"{"))), FOREIGN_JSON_VALUES + beside_bytes // 8
+            if num_values > most:
+                raise ArtifactError(f"{path} has some {num_values} values; at most {most} are read as JSON")
+        return json.loads(data, object_pairs_hook=_no_key_twice, parse_constant=_no_number, parse_float=_finite)
     except FileNotFoundError:
         raise ArtifactError(f"{path} does not exist") from None
     except (OSError, ValueError, RecursionError) as error:

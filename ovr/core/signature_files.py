@@ -61,7 +61,7 @@ def head_signatures_in(file: Path) -> HeadSignatures:
     Raises:
         ArtifactError: the file cannot be read.
     """
-    value = read_json(file)
+    value = read_json(file, beside_bytes=0)
     check_schema_version(value, str(file))
     found = HeadSignatures(value.get("heads"), value.get("earlier", {}))
     for rows in (found.heads, found.earlier):

@@ -216,7 +216,7 @@ def _cohorts_of(bundle: ModelBundle, head: HeadArtifact, cohorts: CohortCalibrat
     pooled = {"scale": head.calibration.scale, "bias": head.calibration.bias, "status": "pooled"}
     blank = {name: pooled.get(name, 0) for name in TABLES}
     file = bundle.path / head_directory(head) / COHORTS_FILE
-    kept = read_json(file) if file.is_file() else {}
+    kept = read_json(file, beside_bytes=0) if file.is_file() else {}
     if kept.get("column") != cohorts.column:
         log.warning("head %r has its pooled calibration in each cohort until `ovr calibrate` fits them", head.class_id)
         kept = {}

@@ -1,5 +1,7 @@
 """Overrides are checked before anything is made, and the message says what was meant."""
 
+import os
+
 import pytest
 
 from ovr.cli.main import main
@@ -87,6 +89,20 @@ def test_user_files_with_aliases_or_of_more_than_a_mebibyte_are_not_parsed(tmp_p
     assert "broken.yaml is not YAML" in message
     assert "deep.yaml is nested deeper than 50 levels" in message
     assert "latin.yaml is not YAML" in message
+
+
+def test_the_same_holds_wherever_hydra_finds_files(tmp_path, capsys):
+    root = tmp_path / "mine"
+    put(root / "train.yaml", "a: &a [x]\nb: *a\n")
+    assert "train.yaml has YAML aliases" in error_of(capsys, "train", "--config-path", str(root))
+    said = "sets hydra.searchpath, whose files would be read unchecked; give a directory as --config-dir DIR"
+    assert f"hydra.searchpath=[{root}] {said}" in error_of(capsys, "train", f"hydra.searchpath=[{root}]")
+    put(root / "train.yaml", "hydra:\n  searchpath: [/elsewhere]\n")
+    assert f"{root}/train.yaml {said}" in error_of(capsys, "train", "--config-path", str(root))
+    assert f"{root}/train.yaml {said}" in error_of(capsys, "train", "--config-dir", str(root))
+    os.mkfifo(root / "pipe.yaml")
+    assert "pipe.yaml is no regular file" in error_of(capsys, "train", "--config-dir", str(root))
+    assert "--experimental-rerun reads a pickle" in error_of(capsys, "train", "--experimental-rerun", str(root / "config.pickle"))
 
 
 def test_an_anchor_without_alias_and_a_star_in_a_text_are_fine(tmp_path):

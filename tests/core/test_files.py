@@ -78,6 +78,17 @@ def test_json_of_any_size_is_not_read(tmp_path, monkeypatch):
         read_json(tmp_path / "x.json")
 
 
+def test_json_of_others_is_as_large_as_what_it_describes(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "FOREIGN_JSON_VALUES", 4)
+    monkeypatch.setattr(files, "FOREIGN_JSON_BYTES", 8)
+    (tmp_path / "x.json").write_bytes(b"[1,2,3,4,5,6]")
+    with pytest.raises(ArtifactError, match="is 13 bytes; at most 12 are read as JSON"):
+        read_json(tmp_path / "x.json", beside_bytes=1)
+    with pytest.raises(ArtifactError, match="has some 6 values; at most 5 are read as JSON"):
+        read_json(tmp_path / "x.json", beside_bytes=8)
+    assert read_json(tmp_path / "x.json", beside_bytes=16) == [1, 2, 3, 4, 5, 6]
+
+
 def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path):
     for content in (b"one", b"two"):
         write_file(tmp_path / "f", content)
