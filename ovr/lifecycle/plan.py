@@ -10,6 +10,7 @@ N = rows, K = heads
 """
 
 import json
+import re
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -32,6 +33,7 @@ from ovr.metric.compare import LEAST_POSITIVES, compare
 
 F64 = NDArray[np.float64]
 Need = Literal["retrain", "recalibrate", "nothing", "more rows", "label rows"]
+_NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")  # in double quotes
 COMMANDS = {"recalibrate": "calibrate", "retrain": "head retrain"}  # in this order: rows that a head was fitted on calibrate none
 
 
@@ -163,9 +165,10 @@ def jobs(planned: Collection[Planned], *, bundle: str, data: Sequence[str]) -> s
         if each.need in COMMANDS:
             owners.setdefault(each.owner, []).append(each)
     for owner, classes in owners.items():
+        job = f"owner-{slug(owner)}" if owner else "no-owner"  # a plain word to YAML, and one that GitHub takes as a job's id
         lines += [
-            f"  {slug(owner or 'nobody')}:",
-            f"    environment: {json.dumps(owner or 'nobody')}",
+            f"  {job}:",
+            f"    environment: {_quoted(_literal(owner or 'nobody'))}",
             "    runs-on: ubuntu-latest",
             "    steps:",
             "      - uses: actions/checkout@v4",
@@ -176,12 +179,29 @@ def jobs(planned: Collection[Planned], *, bundle: str, data: Sequence[str]) -> s
             ids = [each.class_id for each in classes if each.need == need]
             if ids:
                 number += 1
-                out = f"{slug(owner or 'nobody')}-{number}"
-                quoted = ",".join("'" + class_id.replace("\\", "\\\\").replace("'", "\\'") + "'" for class_id in ids)
-                words = [f"bundle={source}", *data, f"classes=[{quoted}]", f"out={out}"]
-                lines.append(f"      - run: {json.dumps(f'ovr {command} {shlex.join(words)}', ensure_ascii=False)}")
+                out = f"{job}-{number}"
+                classes_word = _literal(shlex.quote(f"classes=[{','.join(map(_hydra_text, ids))}]"))
+                line = f"ovr {command} {shlex.join([f'bundle={source}', *data])} {classes_word} out={out}"
+                lines.append(f"      - run: {_quoted(line)}")
                 source = out
-        lines += ["      - uses: actions/upload-artifact@v4", f"        with: {{name: {slug(owner or 'nobody')}, path: {source}}}"]
+        lines += ["      - uses: actions/upload-artifact@v4", f"        with: {{name: {job}, path: {source}}}"]
     if not owners:
         lines[-1] = "jobs: {}"
     return "\n".join(lines) + "\n"
+
+
+def _literal(text: str) -> str:
+    """Return text of which GitHub's expressions make what is given: ${{ }} in a class id is evaluated by nobody."""
+    return text.replace("${{", "${{ '${{' }}")
+
+
+def _hydra_text(text: str) -> str:
+    """Return the text in quotes, of which Hydra and OmegaConf read what is given: an interpolation in it is none."""
+    plain = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), plain)
+    return f"'{escaped}'"
+
+
+def _quoted(text: str) -> str:
+    """Return the text as YAML in double quotes: JSON, without the characters that YAML cannot hold or would fold."""
+    return _NOT_IN_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text, ensure_ascii=False))

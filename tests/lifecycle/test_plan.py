@@ -1,12 +1,15 @@
+import re
 import shlex
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from ovr.core.artifact import Calibration
-from ovr.core.taxonomy import ClassSpec
+from ovr.core.taxonomy import ClassSpec, slug
 from ovr.errors import ArtifactError, DataError
 from ovr.lifecycle.assemble import NewModel
 from ovr.lifecycle.drift import Counts, drifts, read_served
@@ -150,6 +153,7 @@ def test_each_owner_has_a_job_with_the_commands_for_its_classes():
     ]
     made = yaml.safe_load(jobs(every, bundle="some where/bundle", data=["data=table", "data.path=a b.csv"]))
     assert [job["environment"] for job in made["jobs"].values()] == ["team one", "nobody"]
+    assert list(made["jobs"]) == [f"owner-{slug('team one')}", "no-owner"]
     first = next(iter(made["jobs"].values()))["steps"]
     calibrate, retrain = (shlex.split(step["run"]) for step in first if str(step.get("run")).startswith("ovr"))
     assert retrain[:3] == ["ovr", "head", "retrain"]
@@ -160,3 +164,30 @@ def test_each_owner_has_a_job_with_the_commands_for_its_classes():
     assert f"bundle={calibrate[-1].removeprefix('out=')}" in retrain
     assert first[-1]["with"]["path"] == retrain[-1].removeprefix("out=")
     assert yaml.safe_load(jobs(every[3:4], bundle="b", data=[]))["jobs"] == {}
+
+
+HOSTILE = (
+    "${{ secrets.TOKEN }}", "a'; rm -rf ~ #", "$(id)", "${oc.env:HOME}", "\\${oc.env:HOME}", "back\\", "b\\'c", "nel\x85 del\x7f",
+    "line\u2028end", "a: b", "# no comment", "*x", "猫 🐈", '"quoted"', "a, b]", "'",
+)  # fmt: skip
+
+
+def test_no_name_of_a_class_or_owner_means_anything_to_the_workflow_to_the_shell_or_to_hydra():
+    owners = ["null", "true", "7up", "1e3", "nobody", "on", "Core", "core", *HOSTILE]
+    every = [planned(class_id, owner, "retrain") for owner, class_id in zip(owners, [*owners[:8], *HOSTILE], strict=True)]
+    made = yaml.safe_load(jobs([*every, planned("x", "", "retrain")], bundle="b", data=[]))["jobs"]
+    assert len(made) == len(owners) + 1  # "nobody", who owns a class, and nobody are two
+    assert all(isinstance(name, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]{0,99}", name) for name in made)
+    for each, job in zip(every, made.values(), strict=False):
+        assert evaluated(job["environment"]) == each.owner
+        command = next(step["run"] for step in job["steps"] if str(step.get("run")).startswith("ovr"))
+        (words,) = [word for word in shlex.split(evaluated(command)) if word.startswith("classes=")]
+        override = OverridesParser.create().parse_override(words)
+        assert list(OmegaConf.create({"classes": override.value()}).classes) == [each.class_id]
+
+
+def evaluated(text):
+    """Return what GitHub makes of its expressions, of which there are only texts."""
+    found = re.sub(r"\$\{\{ '(\$\{\{)' \}\}", lambda literal: "\0" + literal[1][2:], text)
+    assert "${{" not in found
+    return found.replace("\0", "${")
