@@ -60,7 +60,7 @@ def replace_heads(
     Raises:
         ArtifactError: the backbones differ; what `put` refuses.
         GateError: the gate refuses a head, and `force` is false. Nothing is written then.
-        TaxonomyError: `source` has no such class.
+        TaxonomyError: `source` has no such class, or one whose id looks like that of another class that the bundle has or has had.
     """
     check_change(bundle, out)
     columns = [source.taxonomy.column(class_id) for class_id in _some(class_ids)]
@@ -68,6 +68,7 @@ def replace_heads(
         check_fits(source.heads[column], bundle.backbone_sha256)
     found = {column: NewModel(kind, weights) for column, kind, weights in stored_weights(source, columns)}
     specs = {i: class_specs(bundle).get(i, source.taxonomy[column]) for i, column in zip(class_ids, columns, strict=True)}
+    Taxonomy({**class_specs(bundle), **specs}.values())  # ids that look alike, those of retired classes too
     judged = [] if gate is None else [judge_stored(gate, source, specs[i], bundle, last_head(bundle, i)) for i in class_ids]
     verdicts = {each.class_id: each.to_json() for each in judged}
     forced = check_passed(judged, force=force)

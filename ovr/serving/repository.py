@@ -129,7 +129,7 @@ def publish(
         plan = replace(plan, metrics=class_metrics or ClassMetricsSettings(), request_log=request_log or RequestLogSettings())
         callees, callers = models_of(repository, bundle, layout, scheduling, plan, version)
         retired = _retired(repository, bundle, layout)
-        _check_versions(repository, [*callees, *callers])
+        _check_versions(repository, [*callees, *callers], bundle)
         published = Published(
             repository, layout, bundle.bundle_sha256, {model.name: model.version for model in (*callees, *callers)}
         )
@@ -321,17 +321,31 @@ def _is_served(repository: Path, server: str | None, models: list[Model]) -> boo
     return True
 
 
-def _check_versions(repository: Path, models: list[Model]) -> None:
-    """Raise ArtifactError where a version directory that this publication needs is there with another content."""
+def _check_versions(repository: Path, models: list[Model], bundle: ModelBundle) -> None:
+    """Raise ArtifactError where a version directory that this publication needs is there with another content: of a bundle that was
+    made of the same ancestor, and not of this one.
+    """
     clashes = []
     for model in models:
         directory = repository / model.name / str(model.version)
         onnx_file = model.parts.get("model.onnx")
         if isinstance(onnx_file, Path) and directory.exists() and not is_same(directory / "model.onnx", onnx_file):
-            clashes.append(f"{model.name} version {model.version}")
-    if clashes:
-        more = f" and {len(clashes) - 5} more" if len(clashes) > 5 else ""
+            clashes.append(model)
+    if not clashes:
+        return
+    shown = ", ".join(f"{model.name} version {model.version}" for model in clashes[:5])
+    more = f" and {len(clashes) - 5} more" if len(clashes) > 5 else ""
+    what = f"{repository} has {shown}{more} with other weights; a version is never overwritten"
+    names = {model.name for model in clashes}
+    ids = [repr(class_id) for class_id in bundle.taxonomy.ids if head_model_name(class_id) in names]
+    classes = f"classes=[{','.join(ids[:5])}{',...' if more else ''}]"
+    served = read_config(repository, "ovr")
+    if served is not None and json.loads(served.parameters[CARD].string_value)["backbone_sha256"] == bundle.backbone_sha256:
         raise ArtifactError(
-            f"{repository} has {', '.join(clashes[:5])}{more} with other weights; a version is never overwritten: "
-            "give the new heads a higher version (`ovr train version=...`)"
+            f"{what}. Two bundles gave their heads the same version, apart from each other: `ovr head replace bundle=SERVED "
+            f'from={bundle.path} "{classes}" out=NEW` makes these heads the next versions of the bundle that is served, or '
+            "publish this one into a repository of its own"
         )
+    raise ArtifactError(
+        f"{what}: give the new heads a higher version (`ovr train version=...`), or publish into a repository of its own"
+    )

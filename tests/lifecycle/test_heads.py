@@ -266,6 +266,17 @@ def test_heads_that_stay_keep_their_signatures_and_the_bundle_s_own_is_not_carri
     assert signers(open_bundle(back.path), [tmp_path / "key.pub"]) == dict.fromkeys((*CLASS_IDS, "new"), key)
 
 
+def test_an_id_that_looks_like_that_of_a_class_or_retired_one_is_not_brought_in(tmp_path):
+    one, two = "caf\u00e9", "cafe\u0301"
+    source = small_bundle(tmp_path / "source", (two, "dog"))
+    bundle = small_bundle(tmp_path / "bundle", (one, "dog"))
+    retired = retire(bundle, tmp_path / "retired", [one]).bundle
+    for old in (bundle, retired):
+        with pytest.raises(TaxonomyError, match="ids must differ, also after Unicode normalisation"):
+            replace_heads(old, tmp_path / "out", source, [two])
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_bundle_that_is_there_has_its_signatures_whenever_its_writer_is_killed(tmp_path):
     command = [sys.executable, "-m", "tests.lifecycle.killed_heads", str(tmp_path)]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)

@@ -10,10 +10,13 @@ import time
 import onnx
 import pytest
 
-from ovr.core.artifact import ModelCard
+from ovr.core.artifact import Calibration, ModelCard
 from ovr.core.bundle import head_directory, open_bundle
 from ovr.core.taxonomy import slug
 from ovr.errors import ArtifactError, ConfigError, ServingError
+from ovr.export.head import head_constants
+from ovr.lifecycle.heads import replace_heads
+from ovr.lifecycle.put import NewHead, model_of, put
 from ovr.serving import control
 from ovr.serving.contents import model_names, read_config, served_versions
 from ovr.serving.pbtxt import to_text
@@ -175,13 +178,36 @@ def test_a_head_version_with_other_weights_is_refused_before_anything_is_written
     before = snapshot(repository)
     with pytest.raises(ArtifactError, match=f"head_{slug(ODD_IDS[0])} version 1 with other weights"):
         publish(other, repository, layout="per_head")
+    elsewhere = small_bundle(tmp_path / "elsewhere", ODD_IDS, seed=1, head_seeds=[50, *range(1, len(ODD_IDS))])
+    with pytest.raises(ArtifactError, match=r"give the new heads a higher version \(`ovr train version=\.\.\.`\)"):
+        publish(elsewhere, repository, layout="per_head")
     assert snapshot(repository) == before
+
+
+def test_heads_of_bundles_that_were_made_apart_are_brought_together_as_the_error_says(tmp_path):
+    parent = small_bundle(tmp_path / "parent", ("cat", "dog"))
+    one, other = (
+        put(parent, tmp_path / name, [NewHead(parent.taxonomy[0], model_of(parent, head), Calibration(scale=scale), 0.5)], entry={})
+        for name, head, scale in (("one", parent.heads[0], 2.0), ("other", parent.heads[1], 3.0))
+    )
+    publish(one.bundle, tmp_path / "repo", layout="per_head")
+    before = snapshot(tmp_path / "repo")
+    command = rf"ovr head replace bundle=SERVED from={other.bundle.path} \"classes=\['cat'\]\" out=NEW"
+    said = f"head_cat version 2 with other weights; .*`{command}`"
+    with pytest.raises(ArtifactError, match=said):
+        publish(other.bundle, tmp_path / "repo", layout="per_head")
+    assert snapshot(tmp_path / "repo") == before
+    both = replace_heads(one.bundle, tmp_path / "both", other.bundle, ["cat"]).bundle
+    published = publish(both, tmp_path / "repo", layout="per_head")
+    assert published.versions["head_cat"] == 3
+    served = head_constants(onnx.load(tmp_path / "repo/head_cat/3/model.onnx"))[1]
+    assert all((served[name] == value).all() for name, value in model_of(other.bundle, other.bundle.heads[0]).weights.items())
 
 
 def test_many_clashes_are_counted_in_one_error(bundles, tmp_path):
     publish(bundles[0], tmp_path / "repo", layout="per_head")
     other = small_bundle(tmp_path / "other", ODD_IDS, head_seeds=range(50, 50 + len(ODD_IDS)))
-    with pytest.raises(ArtifactError, match="and 5 more with other weights"):
+    with pytest.raises(ArtifactError, match=r'and 5 more with other weights.*"classes=.*,\.\.\.\]" out=NEW` makes'):
         publish(other, tmp_path / "repo", layout="per_head")
 
 
