@@ -105,11 +105,11 @@ def check(invocation: Invocation, rank: Ranks | None = None) -> frozenset[Path]:
     """
     for directory in invocation.foreign:
         check_yaml_files(directory)
+    _check_searchpath(invocation)
     if not invocation.composes:
         return frozenset()
     with initialize_config_dir(str(invocation.config_path), version_base="1.3"):
         parsed_overrides = _parse(invocation)
-        _check_searchpath(parsed_overrides, invocation)
         for override in parsed_overrides:
             if override.is_sweep_override() and not invocation.multirun:
                 line = str(override.input_line)
@@ -204,11 +204,11 @@ def _parse(invocation: Invocation) -> list[Override]:
     return found
 
 
-def _check_searchpath(overrides: Sequence[Override], invocation: Invocation) -> None:
+def _check_searchpath(invocation: Invocation) -> None:
     """Raise ConfigError where Hydra would look for files in directories that `check_yaml_files` does not know of."""
-    where = [str(override.input_line) for override in overrides if override.key_or_group == SEARCHPATH]
+    where = [line for line in invocation.overrides if line.lstrip("+~").partition("=")[0].strip() == SEARCHPATH]
     for root in invocation.foreign:
-        if (primary := root / f"{invocation.config_name}.yaml").is_file():
+        if (primary := root / f"{invocation.config_name.removesuffix('.yaml')}.yaml").is_file():
             hydra = (yaml.load(primary.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader) or {}).get("hydra") or {}
             where += [f"{primary}"] if "searchpath" in hydra else []
     if where:

@@ -97,7 +97,9 @@ def test_the_same_holds_wherever_hydra_finds_files(tmp_path, capsys):
     assert "train.yaml has YAML aliases" in error_of(capsys, "train", "--config-path", str(root))
     said = "sets hydra.searchpath, whose files would be read unchecked; give a directory as --config-dir DIR"
     assert f"hydra.searchpath=[{root}] {said}" in error_of(capsys, "train", f"hydra.searchpath=[{root}]")
+    assert said in error_of(capsys, "train", "--info", "config", f"+hydra.searchpath=[{root}]")
     put(root / "train.yaml", "hydra:\n  searchpath: [/elsewhere]\n")
+    assert said in error_of(capsys, "train", "--config-path", str(root), "--config-name", "train.yaml")
     assert f"{root}/train.yaml {said}" in error_of(capsys, "train", "--config-path", str(root))
     assert f"{root}/train.yaml {said}" in error_of(capsys, "train", "--config-dir", str(root))
     os.mkfifo(root / "pipe.yaml")
