@@ -172,7 +172,7 @@ def jobs(planned: Collection[Planned], *, bundle: str, data: Sequence[str]) -> s
             "    runs-on: ubuntu-latest",
             "    steps:",
             "      - uses: actions/checkout@v4",
-            "      - run: pip install .",
+            "      - run: pip install '.[train]'",
         ]
         source, number = bundle, 0
         for need, command in COMMANDS.items():
