@@ -152,9 +152,9 @@ def test_a_head_is_fitted_again_on_kept_rows_and_these_are_not_fair_to_the_versi
     rows = kept_rows(bundle, bundle.taxonomy, [])
     assert np.isin(rows["train"].digest_N[rows["train"].of(0).mask_N], known_rows(bundle, CLASS_IDS[0])).all()
     more = with_positives(bundle, rows, bundle_features(bundle, x), row_digests(x), 0, seed=0)
-    out, (head,) = made(bundle, tmp_path / "out", more, specs=[bundle.taxonomy[0]])
+    out, (head,) = made(bundle, tmp_path / "out", more, specs=[bundle.taxonomy[0]], force=True)
     assert out.bundle.heads[0].version == 2
-    assert f"on {len(x)} rows: average precision" in head.judged.checks[2].said
+    assert f"there are {len(x)} rows of the class and 0 of others that neither version has seen" in head.judged.checks[2].said
 
 
 def column(bundle, class_id="cat"):
@@ -168,7 +168,7 @@ def in_folds(bundle, tmp_path_factory):
     x = positives(bundle)
     rows = with_positives(bundle, kept_rows(bundle, bundle.taxonomy, []), bundle_features(bundle, x), row_digests(x), 0, seed=0)
     out = tmp_path_factory.mktemp("in_folds") / "out"
-    return made(bundle, out, rows, specs=[bundle.taxonomy[0]], fit=HeadFit(C=1e4))[0].bundle
+    return made(bundle, out, rows, specs=[bundle.taxonomy[0]], fit=HeadFit(C=1e4), force=True)[0].bundle
 
 
 def test_a_version_that_comes_back_has_the_calibration_rows_that_it_had(bundle, in_folds, tmp_path, monkeypatch, caplog):
@@ -215,7 +215,7 @@ def test_rows_that_are_left_out_in_turn_are_none_that_the_backbone_was_trained_o
     out, (head,) = made(bundle, tmp_path / "out", rows)
     assert "the backbone was trained on 150 of the 300 rows of which class 'new' is known" in caplog.text
     assert head.num_positives == own_N.sum()  # its weights saw them all
-    assert head.judged.checks[0].said.startswith(f"{own_N[150:].sum()} rows of the class and {(~own_N[150:]).sum()} of others")
+    assert head.judged.checks[0].said.startswith(f"{own_N[150:].sum()} different rows of the class and {(~own_N[150:]).sum()} of others")
     assert out.bundle.head("new").calibration.num_rows == column(out.bundle, "new")[2].sum() == 150
     by_chance, _ = made(bundle, tmp_path / "by_chance", rows, max_overlap=0.5)
     assert column(by_chance.bundle, "new")[2].sum() == 300
