@@ -1,7 +1,7 @@
 # Every target sets up what it needs; what is there already is not installed again.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-all lint bench bench-million calibrators cohorts reference out-of-scope gpu-bench gpu-test clean triton
+.PHONY: help setup demo test test-all lint bench bench-million soak calibrators cohorts reference out-of-scope gpu-bench gpu-test clean triton
 
 VENV ?= .venv
 PY := $(VENV)/bin/python
@@ -36,12 +36,15 @@ lint: $(VENV)/.dev ## ruff, mypy and the layers of imports
 
 bench: export OVR_REFERENCE_DATA := $(or $(DATA),$(OVR_REFERENCE_DATA))
 bench: $(VENV)/.bench triton ## measurements against peers, into benchmarks/results and docs/scaling.md (ARGS=--quick stores none; DATA=FOLDER of `decisions`)
-	for file in $(filter-out %/__init__.py %/report.py %/million_heads.py %/reference.py %/calibrators.py %/cohorts.py %/out_of_scope.py $(wildcard benchmarks/gpu_*.py),$(wildcard benchmarks/*.py)); do name=$$(basename $$file .py); \
+	for file in $(filter-out %/million_heads.py %/reference.py %/calibrators.py %/cohorts.py %/out_of_scope.py %/soak.py $(wildcard benchmarks/gpu_*.py),$(shell grep -lE '^ +main\b' benchmarks/*.py)); do name=$$(basename $$file .py); \
 	  $(PY) -m benchmarks.$$name $(if $(findstring --quick,$(ARGS)),,--json benchmarks/results/$$name.json) $(ARGS) || exit 1; done
 	$(if $(findstring --quick,$(ARGS)),,$(PY) scripts/scaling_page.py)
 
 bench-million: $(VENV)/.bench ## a million heads from the first step to the bundle: some 8 minutes and 4 GiB
 	$(PY) -m benchmarks.million_heads $(if $(findstring --quick,$(ARGS)),,--json benchmarks/results/million_heads.json) $(ARGS)
+
+soak: $(VENV)/.bench triton ## a server under load for 30 minutes, and 10 with a head killed each minute (ARGS="--minutes 5 --kill-minutes 2" | ARGS=--quick)
+	$(PY) -m benchmarks.soak $(if $(findstring --quick,$(ARGS)),,--json benchmarks/results/soak.json) $(ARGS)
 
 # The sets are not in the repository; those that DATA lacks are skipped.
 DATA ?= $(OVR_REFERENCE_DATA)

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -32,21 +33,22 @@ from ovr.model import Normalizer, OvrModel
 D = 384
 
 
-def export(path: Path, num_heads: int) -> ModelBundle:
-    """Write a bundle of `num_heads` linear heads on the features themselves."""
+def export(path: Path, num_heads: int, backbone: Any = None, shape: tuple[int, ...] = (D,)) -> ModelBundle:
+    """Write a bundle of `num_heads` linear heads on what the backbone makes of rows of `shape`, by default the rows themselves."""
     torch.manual_seed(0)
-    model = OvrModel(Normalizer(torch.zeros(1), torch.ones(1)), Identity((D,)), Linear(D, num_heads=num_heads))
+    backbone = backbone or Identity(shape)
+    model = OvrModel(Normalizer(torch.zeros(1), torch.ones(1)), backbone, Linear(backbone.num_features, num_heads=num_heads))
     bundle, _ = export_bundle(
         path,
         model=model,
         taxonomy=Taxonomy.from_ids(f"class {k}" for k in range(num_heads)),
-        input=InputSchema((D,)),
+        input=InputSchema(shape),
         policy=DecisionPolicy(),
         calibrations=[Calibration(scale=0.5, status="ok")] * num_heads,
         thresholds=[0.5] * num_heads,
         versions=[1] * num_heads,
         metrics=[{}] * num_heads,
-        reference_rows=np.random.default_rng(0).normal(size=(64, D)).astype(np.float32),
+        reference_rows=np.random.default_rng(0).normal(size=(64, *shape)).astype(np.float32),
         calibration_arrays={},
         report={},
         data_parts={},

@@ -1,9 +1,13 @@
 """Answering from Triton: the fused graph against an ensemble of one model a head, the router against the fused graph alone.
 
-Wall-clock time of one client on the server's own machine, over gRPC unless said otherwise. K = heads
+Wall-clock time of one client on the server's own machine, over gRPC unless said otherwise; then ours and others' servers under
+load (see `serving_load`). `--peers PYTHON` names an environment with `benchmarks/peers/requirements.txt`; without it one is made by
+pip in the user's cache, or with `--quick` these peers are left out, as with `--peers none`. K = heads
 """
 
+import argparse
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +17,9 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc as grpc_api
 
+from benchmarks import peer_servers, serving_load
 from benchmarks.export import D, export
+from benchmarks.load import Generator
 from benchmarks.report import Row, main
 from ovr import Client
 from ovr.serving import embedded
@@ -21,8 +27,16 @@ from ovr.serving.repository import publish
 from ovr.serving.server import Server, start
 
 
-def measure(quick: bool) -> Iterator[Row]:
+def measure(quick: bool, peers: Path | None) -> Iterator[Row]:
     embedded.install()
+    yield from of_one_client(quick)
+    if peers is not None:
+        print(peer_servers.versions(peers))
+    with tempfile.TemporaryDirectory() as folder, Generator() as generator:
+        yield from serving_load.measure(Path(folder), generator, quick=quick, peers=peers)
+
+
+def of_one_client(quick: bool) -> Iterator[Row]:
     repeats = 50 if quick else 500
     with tempfile.TemporaryDirectory() as folder:
         for num_heads in (10,) if quick else (10, 100):
@@ -88,5 +102,15 @@ def rows(num_rows: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(num_rows, D)).astype(np.float32)
 
 
+def chosen_peers(given: str | None, quick: bool) -> Path | None:
+    """Return the Python of the peers."""
+    if given is None:
+        return None if quick else peer_servers.environment()
+    return None if given == "none" else Path(given)
+
+
 if __name__ == "__main__":
-    main(measure, __doc__)
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--peers")
+    chosen, sys.argv[1:] = parser.parse_known_args()
+    main(lambda quick: measure(quick, chosen_peers(chosen.peers, quick)), __doc__)

@@ -26,7 +26,7 @@ import numpy as np
 
 from benchmarks.export import D, export
 from benchmarks.report import Row, main
-from benchmarks.swap import client_api
+from benchmarks.swap_clients import client_api
 from ovr.core.bundle import ModelBundle
 from ovr.serving import embedded
 from ovr.serving.pbtxt import head_model_name

@@ -119,7 +119,7 @@ def run() -> None:
 
 def _ask(url: str, x: np.ndarray, judge: Judge, number: int, ready: threading.Semaphore, over: threading.Event, load: Load) -> None:
     """Ask the router until it is over, as any client of Triton does."""
-    api, options = _client_api(url)
+    api, options = client_api(url)
     waiting = True
     with api.InferenceServerClient(urlsplit(url).netloc, **options) as connection:
         while not over.wait(PAUSE_S):
@@ -148,7 +148,7 @@ def _ask(url: str, x: np.ndarray, judge: Judge, number: int, ready: threading.Se
                 load.failures.append(problem)
 
 
-def _client_api(url: str) -> tuple[Any, dict[str, Any]]:
+def client_api(url: str) -> tuple[Any, dict[str, Any]]:
     """Return the module for an address, and the options of its client."""
     if url.startswith("http://"):
         import tritonclient.http as http_api

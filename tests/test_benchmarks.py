@@ -1,5 +1,6 @@
 """Benchmarks run, and store rows that say what was compared."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -207,13 +208,20 @@ def test_a_gpu_benchmark_says_in_one_line_that_there_is_no_device(name):
     assert result.stderr.count("\n") == 1
 
 
+def test_every_benchmark_can_be_imported():
+    names = [file.stem for file in sorted((ROOT / "benchmarks").glob("*.py")) if not file.stem.startswith(("gpu_", "__"))]
+    for name in names:
+        pytest.importorskip("pyarrow") if name.startswith("batch_") else None
+        importlib.import_module(f"benchmarks.{name}")
+
+
 def test_the_make_targets_run_every_gpu_benchmark_and_no_other_one():
     makefile = (ROOT / "Makefile").read_text()
     (line,) = (line for line in makefile.splitlines() if line.lstrip().startswith("for name in gpu_"))
     assert sorted(line.split(" in ")[1].split(";")[0].split()) == GPU_SCRIPTS
     dry = subprocess.run(["make", "-n", "bench"], capture_output=True, text=True, cwd=ROOT, check=False)
-    assert "benchmarks/calibration.py" in dry.stdout
-    assert "benchmarks/gpu_" not in dry.stdout
+    assert all(f"benchmarks/{name}.py" in dry.stdout for name in ("calibration", "serving", "supervision", "swap"))
+    assert not any(f"benchmarks/{name}" in dry.stdout for name in ("gpu_", "load", "peer_", "report", "soak", "swap_clients"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

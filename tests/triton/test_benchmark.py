@@ -20,6 +20,18 @@ def test_the_serving_benchmark_runs_and_shows_the_fused_graph_ahead(tmp_path, in
     rows = run_quick("serving", tmp_path)
     assert all(row["ratio"] > 1 for row in rows if row["against"] == "per-head ensemble")
     assert {row["k"] for row in rows} == {10, 1000}
+    under_load = {(row["what"], row["against"]): row for row in rows if row["what"].startswith("digits, 4 clients")}
+    assert under_load["digits, 4 clients, scores, rate", "K separate models"]["ratio"] > 1
+    assert ("digits, 4 clients, router, batching", "no batching: >= 3 times") in under_load
+
+
+@pytest.mark.exhaustive
+def test_a_soak_tells_of_errors_memory_and_heads_that_were_killed(tmp_path, installed):
+    rows = {row["what"].partition(", ")[2] or row["what"]: row for row in run_quick("soak", tmp_path)}
+    assert rows["requests failed"]["ours"] == 0
+    assert abs(rows["resident memory, growth"]["ours"]) < 50
+    assert rows["answered"]["ours"] > 90
+    assert 0 < rows["with a class unavailable"]["ours"] < 100
 
 
 @pytest.mark.exhaustive
