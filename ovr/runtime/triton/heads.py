@@ -135,12 +135,14 @@ class Heads:
         good_BA = (prob_BA >= 0) & (prob_BA <= 1)
         # A row for which no head of several gives a number is itself at fault, and tells nothing of them.
         counts_B = good_BA.any(axis=1) if len(answered) > 1 else np.ones(len(prob_BA), np.bool_)
-        for head, prob_B, good_B in zip(answered, prob_BA.T, good_BA.T, strict=True):
-            fill_B = good_B & np.isnan(scored.prob_BK[:, head.column])
-            scored.prob_BK[fill_B, head.column] = prob_B[fill_B]
-            scored.head_version_BK[fill_B, head.column] = head.version
-            scored.answered_K[head.column] = True
-            self._judge(head, good_B[counts_B])
+        columns = [head.column for head in answered]  # each once
+        before_BA, version_A = scored.prob_BK[:, columns], np.array([head.version for head in answered])
+        fill_BA = good_BA & np.isnan(before_BA)
+        scored.prob_BK[:, columns] = np.where(fill_BA, prob_BA, before_BA)
+        scored.head_version_BK[:, columns] = np.where(fill_BA, version_A, scored.head_version_BK[:, columns])
+        scored.answered_K[columns] = True
+        for head, good_R in zip(answered, good_BA[counts_B].T, strict=True):
+            self._judge(head, good_R)
 
     def _judge(self, head: Head, good_R: NDArray[np.bool_]) -> None:
         """Record a call that was answered, by which of the rows that count got a probability."""
