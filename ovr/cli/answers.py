@@ -106,11 +106,11 @@ class Answers:
 
     def numbers(self, prediction: Prediction) -> list[NDArray[Any]]:
         """Return the columns after `abstained`, each (B,): float32 probabilities, and float64 of `outputs`."""
-        columns: list[NDArray[Any]] = [prediction.prob_BK.max(axis=1)]
+        prob_KB = np.ascontiguousarray(prediction.prob_BK.T)
+        columns: list[NDArray[Any]] = [prob_KB.max(axis=0)]  # a quarter of the time of rows of few classes
         columns += [OUTPUTS[output](prediction.prob_BK) for output in self.outputs if output not in PER_CLASS]
         for output in self._per_class:
-            value_BK = prediction.prob_BK if output == "prob" else OUTPUTS[output](prediction.prob_BK)
-            columns += list(np.ascontiguousarray(value_BK.T))
+            columns += list(prob_KB if output == "prob" else np.ascontiguousarray(OUTPUTS[output](prediction.prob_BK).T))
         return columns
 
     def decided(self, prediction: Prediction) -> tuple[NDArray[np.int64], list[tuple[int, ...]]]:

@@ -86,6 +86,8 @@ class FromBundle:
 
     def prepare(self, shaped: ShapedRows) -> tuple[ShapedRows, Any]:
         """See `Scorer`."""
+        if shaped.is_checked and self.card.input.encoder is None:
+            return shaped, shaped.rows
         try:
             return shaped, self.predictor.encode(shaped.rows)
         except InputError:
@@ -97,7 +99,7 @@ class FromBundle:
 
     def answer(self, shaped: ShapedRows, prepared: Any) -> Any:
         """Return probabilities (B, K)."""
-        return self.predictor.predict_proba(prepared, cohort=shaped.cohort, encoded=True, batch_size=self.batch_size)
+        return self.predictor.predict_encoded(prepared, cohort=shaped.cohort, batch_size=self.batch_size)
 
     def decided(self, answer: Any) -> Prediction:
         """See `Scorer`."""

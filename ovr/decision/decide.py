@@ -81,11 +81,10 @@ def _checked(prob_BK: Any) -> NDArray[np.float32]:
     array = np.asarray(prob_BK)
     if array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1] == 0:
         raise InputError(f"probabilities have shape {array.shape} and dtype {array.dtype}; expected numbers (rows, heads)")
-    valid = (array >= 0) & (array <= 1)
-    if not valid.all():
-        row, column = (int(i) for i in np.argwhere(~valid)[0])
+    if len(array) and not (array.min() >= 0 and array.max() <= 1):  # of NaN neither is true
+        row, column = (int(i) for i in np.argwhere(~((array >= 0) & (array <= 1)))[0])
         raise InputError(f"probability of row {row}, head column {column} is {array[row, column]}; expected 0 to 1")
-    return array.astype(np.float32) + np.float32(0)  # -0.0 becomes 0.0, whose bits sort below all others
+    return array.astype(np.float32, copy=False) + np.float32(0)  # -0.0 becomes 0.0, whose bits sort below all others
 
 
 def _top(prob_BK: NDArray[np.float32], num_top: int, available_BK: NDArray[np.bool_] | None) -> NDArray[np.int64]:

@@ -31,7 +31,7 @@ from ovr.input.columns import (
     finding,
 )
 
-BLOCK_VALUES = 1 << 22  # numbers that are made at a time
+BLOCK_VALUES = 1 << 20  # numbers that are made at a time: they stay in the cache; 1 << 22 took 1.4 times as long
 _ARRAYS = (Coded, Hashed, np.ndarray)
 
 
@@ -174,20 +174,22 @@ class TableEncoder:
                 row_P = np.setdiff1d(np.flatnonzero(missing_CB[c]), bad.get(c, []))
                 expected = "a number, as in every training row" if not column.flag else "a number"
                 findings += finding(column.name, IS_MISSING, column.missing, row_P, cells[column.name], expected)
-        outside_CB = (value_CB < low) | (value_CB > high)
-        for c in np.flatnonzero(outside_CB.any(axis=1)).tolist():
+        # Of a column with NaN both comparisons are true, whatever else it holds.
+        for c in np.flatnonzero(~((value_CB.min(axis=1) >= low[:, 0]) & (value_CB.max(axis=1) <= high[:, 0]))).tolist():
             column = columns[c]
             expected = f"{column.low:g} to {column.high:g}, as in the training rows"
-            row_P = np.flatnonzero(outside_CB[c])
+            row_P = np.flatnonzero((value_CB[c] < column.low) | (value_CB[c] > column.high))
             findings += finding(column.name, OUT_OF_RANGE, column.out_of_range, row_P, cells[column.name], expected)
             if column.out_of_range == CLIP:
                 value_CB[c] = np.clip(value_CB[c], column.low, column.high)
-        value_CB = np.where(missing_CB, fill, value_CB)
+        np.copyto(value_CB, fill, where=missing_CB)
         for c, column in enumerate(columns):
             if column.curve is not None:
                 value_CB[c] = np.interp(value_CB[c], *column.curve)
         limit = np.finfo(np.float32).max
-        x_BD[:, self._value_at_C] = np.clip((value_CB - shift) * scale, -limit, limit).T
+        value_CB -= shift
+        value_CB *= scale
+        x_BD[:, self._value_at_C] = np.clip(value_CB, -limit, limit, out=value_CB).T
         x_BD[:, self._flag_at_F] = missing_CB[[column.flag for column in columns]].T
         return findings
 

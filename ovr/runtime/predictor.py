@@ -157,7 +157,19 @@ class EdgePredictor:
             raise InputError(f"batch_size is {batch_size}; expected at least 1")
         check_takes_cohorts(self.card, cohort)
         x = check_rows(rows, self.card.input) if encoded else self.encode(rows)
-        number_B1 = self._cohort_numbers(rows, cohort, len(x))
+        return self._prob(x, self._cohort_numbers(rows, cohort, len(x)), batch_size, progress)
+
+    def predict_encoded(self, x: NDArray[np.float32], *, cohort: Any = None, batch_size: int = 256) -> NDArray[np.float32]:
+        """Return what `predict_proba` returns for rows as `encode` has just returned them, which are not looked at again."""
+        return self._prob(x, self._cohort_numbers(x, cohort, len(x)), batch_size, None)
+
+    def _prob(
+        self,
+        x: NDArray[np.float32],
+        number_B1: NDArray[np.int64] | None,
+        batch_size: int,
+        progress: Callable[[int], Any] | None,
+    ) -> NDArray[np.float32]:
         prob_BK = np.empty((len(x), len(self.card.taxonomy)), dtype=np.float32)
         for start in range(0, len(x), batch_size):
             part = x[start : start + batch_size]

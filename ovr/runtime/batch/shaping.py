@@ -34,6 +34,7 @@ class ShapedRows:
     kept_B: NDArray[np.int64]  # which rows of the chunk they are
     cohort: list[str | None] | str | None
     problems: dict[int, str] = field(default_factory=dict)  # by the row's number in the chunk
+    is_checked: bool = False  # the rows are what `check_rows` gave for them
 
     def without(self, problems: dict[int, str]) -> "ShapedRows":
         """Return the rows without those that `problems` tells of, by their numbers among `rows`."""
@@ -114,6 +115,7 @@ class Shaping:
             shaped = shaped.without(problems)
             chunk = Chunk(chunk.first, len(shaped.rows), values=shaped.rows, lines=chunk.lines)
         shaped.rows, more = make(chunk) if chunk.num_rows else ([], {})
+        shaped.is_checked = kind is None and isinstance(shaped.rows, np.ndarray) and not more
         return shaped.without(more) if more else shaped
 
     @cached_property
