@@ -1,7 +1,8 @@
-"""`ovr predict` on files against a bare loop of ONNX Runtime over rows that are in memory, encoded already.
+"""`ovr predict` on files against bare loops of ONNX Runtime: over the same file, and over rows that are in memory, encoded already.
 
 The bare loop is `for start in range(0, N, 256): session.run(["prob"], {"x": x[start:start + 256]})` over a float32 array, with
-the bundle's fused graph: nothing is read, encoded, decided or written, and answers are thrown away. Ours is the whole command but
+the bundle's fused graph: nothing is read, encoded, decided or written, and answers are thrown away. The loop over the file is some
+lines with pyarrow that read it and write the same columns (see `batch_loops`). Ours is the whole command but
 for the start of Python and Hydra: it opens and checks the bundle, reads the file, checks and encodes its rows, runs the same graph,
 decides, and writes the answers, flushed to the disk. Both by turns, on the clock; the rates are of the median turn, and notes tell
 of the processors' time too, which other programs on the machine disturb less. Files are in the system's cache.
@@ -26,13 +27,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from omegaconf import OmegaConf
 
-from benchmarks.report import Row, main  # first: it pins the number of threads
+from benchmarks.batch_loops import BATCH, bare_loop, loop_over_file
+from benchmarks.report import Row, main, said
 from ovr import EdgePredictor
 from ovr.backbone.bag import Bag
 from ovr.backbone.identity import Identity
@@ -40,7 +41,6 @@ from ovr.backbone.mlp import Mlp
 from ovr.cli.conf import conf_dir
 from ovr.cli.predict import run as predict
 from ovr.core.artifact import Calibration, DecisionPolicy
-from ovr.core.bundle import open_bundle
 from ovr.core.schema import InputSchema
 from ovr.core.taxonomy import Taxonomy
 from ovr.export.bundle import export_bundle
@@ -50,7 +50,6 @@ from ovr.input.table import TableEncoder
 from ovr.input.text import HashedText
 from ovr.model import Normalizer, OvrModel
 
-BATCH = 256
 DIMENSIONS = 384
 CORES = len(os.sched_getaffinity(0))
 WORDS = tuple(f"word{n}" for n in range(5_000))
@@ -130,19 +129,6 @@ def raw_rows(path: Path) -> Any:
     return {name: column.to_pylist() for name, column in zip(table.column_names, table.columns, strict=True)}
 
 
-def bare_loop(bundle: Path, x: np.ndarray, num_threads: int) -> Callable[[], None]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = num_threads, 1
-    graph = open_bundle(bundle).fused_onnx
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-
-    def run() -> None:
-        for start in range(0, len(x), BATCH):
-            session.run(["prob"], {"x": x[start : start + BATCH]})
-
-    return run
-
-
 def ours(bundle: Path, source: Path, output: Path, workers: int, **more: Any) -> Callable[[], None]:
     settings = OmegaConf.load(conf_dir() / "predict.yaml")
     given = {"bundle": str(bundle), "input": str(source), "output": str(output), "workers": workers, "overwrite": True, **more}
@@ -196,6 +182,13 @@ def rates(quick: bool) -> Iterator[Row]:
             predictor = EdgePredictor(bundle)
             rows = raw_rows(source)
             x = predictor.encode(rows)
+            if ending == "parquet" and not what.startswith("texts"):
+                calls = [ours(bundle, source, folder / "y.parquet", 1), loop_over_file(bundle, source, folder / "z.parquet", 1)]
+                taken = by_turns(calls, repeats)
+                check_same_answers(folder / "y.parquet", folder / "z.parquet")
+                yield rate(what, "loop over the file; workers=1", num_heads, num_rows, taken)
+                if num_heads == 10:
+                    yield bar(what, num_heads, num_rows, taken)
             for cores, label in ((1, "bare loop, 1 thread; workers=1"), (CORES, f"bare loop, {CORES} threads; workers={CORES}")):
                 calls = [ours(bundle, source, folder / f"y.{ending}", cores), bare_loop(bundle, x, cores)]
                 yield rate(what, label, num_heads, num_rows, by_turns(calls, repeats))
@@ -218,6 +211,23 @@ def rate(what: str, against: str, k: int, num_rows: int, taken: list[Taken]) -> 
         told.append(f"{name} {min(each.clock_s):.2f} to {max(each.clock_s):.2f} s, {cpu_us:.2f} us of processors a row")
     spread = "; ".join(told)
     return Row(what, against, k, a, b, "rows/s", a / b, f"{num_rows} rows; {spread}")
+
+
+def check_same_answers(ours: Path, peer: Path) -> None:
+    """Raise unless both files have the same columns and, but for the last bits of probabilities, the same values."""
+    a, b = pq.read_table(ours), pq.read_table(peer)
+    assert a.column_names == b.column_names
+    for name in a.column_names:
+        if pa.types.is_floating(a[name].type):
+            np.testing.assert_allclose(a[name], b[name], atol=1e-6)
+        else:
+            assert a[name].to_pylist() == b[name].to_pylist(), name
+
+
+def bar(what: str, k: int, num_rows: int, taken: list[Taken]) -> Row:
+    """Return the processors' time of a row beside that of the loop over the file, of which ours is to have 90 % of the speed."""
+    a, b = (statistics.median(each.cpu_s) / num_rows * 1e6 for each in taken)
+    return Row(f"{what}, processors", "loop over the file: >= 0.9", k, a, b, "us a row", b / a, said(b / a >= 0.9))
 
 
 def sizes(quick: bool) -> Iterator[Row]:

@@ -40,6 +40,11 @@ class Row:
     note: str = ""
 
 
+def said(met: bool) -> str:
+    """Return how a bar is told of in a note."""
+    return "the bar is met" if met else "the bar is MISSED"
+
+
 def timed(
     what: str, against: str, k: int | None, ours: Callable[[], Any], peer: Callable[[], Any], *, repeats: int, note: str = ""
 ) -> Row:

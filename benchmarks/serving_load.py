@@ -18,7 +18,7 @@ from benchmarks.export import export
 from benchmarks.load import Generator, Job, Seen, Target
 from benchmarks.load_process import first_answer
 from benchmarks.peer_servers import bentoml_scores, sklearn_behind_fastapi
-from benchmarks.report import Row
+from benchmarks.report import Row, said
 from benchmarks.serving_models import SEPARATE, add_separate_models, asked_of, without_batching
 from ovr import EdgePredictor
 from ovr.backbone.mlp import Mlp
@@ -174,8 +174,3 @@ def bars(what: str, k: int, num_clients: int, most: bool, seen: Mapping[str, See
             times = seen[on].rate / seen[off].rate
             note = f"{said(times >= 3)}; {seen[on].rate:.0f} and {seen[off].rate:.0f} requests a second"
             yield Row(f"{what}, {on}, batching", "no batching: >= 3 times", k, times, 3.0, "times", times / 3, note)
-
-
-def said(met: bool) -> str:
-    """Return how a bar is told of."""
-    return "the bar is met" if met else "the bar is MISSED"

@@ -24,8 +24,8 @@ import numpy as np
 
 from benchmarks.export import export
 from benchmarks.load import Generator, Job, Seen, Target
-from benchmarks.report import Row, main
-from benchmarks.serving_load import ROUTED, said
+from benchmarks.report import Row, main, said
+from benchmarks.serving_load import ROUTED
 from benchmarks.serving_models import asked_of
 from benchmarks.supervision import served, status, stub_of
 from ovr.backbone.mlp import Mlp

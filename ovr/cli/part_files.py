@@ -130,6 +130,7 @@ class OpenPart:
 
             self._writer = ipc.new_file(self._file.file, answers.schema)
         self._waiting: list[Any] = []
+        self._waiting_bytes = 0
         if number == 0:
             self._file.file.write(answers.head)
 
@@ -143,7 +144,8 @@ class OpenPart:
             self._file.file.write(chunk.written)
         else:
             self._waiting.append(chunk.written)
-            if sum(table.nbytes for table in self._waiting) >= ROW_GROUP_BYTES:
+            self._waiting_bytes += chunk.written.nbytes
+            if self._waiting_bytes >= ROW_GROUP_BYTES:
                 self._write_group()
         self._num_rows += chunk.num_rows
         self._num_refused += len(chunk.refused)
@@ -173,6 +175,7 @@ class OpenPart:
             table = concat_tables(self._waiting).combine_chunks()
             self._writer.write_table(table)
             self._waiting.clear()
+            self._waiting_bytes = 0
 
 
 def _list_refused(journal: Journal) -> None:
