@@ -215,7 +215,9 @@ def test_rows_that_are_left_out_in_turn_are_none_that_the_backbone_was_trained_o
     out, (head,) = made(bundle, tmp_path / "out", rows)
     assert "the backbone was trained on 150 of the 300 rows of which class 'new' is known" in caplog.text
     assert head.num_positives == own_N.sum()  # its weights saw them all
-    assert head.judged.checks[0].said.startswith(f"{own_N[150:].sum()} different rows of the class and {(~own_N[150:]).sum()} of others")
+    assert head.judged.checks[0].said.startswith(
+        f"{own_N[150:].sum()} different rows of the class and {(~own_N[150:]).sum()} of others"
+    )
     assert out.bundle.head("new").calibration.num_rows == column(out.bundle, "new")[2].sum() == 150
     by_chance, _ = made(bundle, tmp_path / "by_chance", rows, max_overlap=0.5)
     assert column(by_chance.bundle, "new")[2].sum() == 300
