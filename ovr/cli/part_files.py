@@ -10,10 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from ovr.cli.answers import Answers
 from ovr.cli.scoring import Scored
 from ovr.core.files import staged_file
 from ovr.errors import InputError
+from ovr.runtime.batch.answers import Answers
 from ovr.runtime.batch.parts import Journal, Part, StagedPart
 
 ROW_GROUP_BYTES = 1 << 24  # of Parquet; more rows wait in memory for no longer
@@ -90,7 +90,7 @@ class Joined:
         if answers.ending == ".parquet":
             from pyarrow.parquet import ParquetWriter
 
-            from ovr.cli.answer_tables import text_columns
+            from ovr.runtime.batch.answer_tables import text_columns
 
             # Dictionaries of probabilities, nearly all of which differ, would take ten times as long as the probabilities.
             self._writer = ParquetWriter(file, answers.schema, use_dictionary=text_columns(answers), compression="snappy")

@@ -15,7 +15,6 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 
-from ovr.cli.answers import FORMATS, Answers
 from ovr.cli.launch import Ranks, ranks
 from ovr.cli.part_files import counts_of, refused_list, write_parts
 from ovr.cli.scoring import ChunkScoring, FromBundle, FromServer, chunk_rows, in_order, scorer_of
@@ -24,6 +23,7 @@ from ovr.core.files import canonical_json, read_json, sha256_bytes, write_file
 from ovr.core.nearest import nearest
 from ovr.core.outcomes import OUTPUTS
 from ovr.errors import ConfigError, InputError
+from ovr.runtime.batch.answers import FORMATS, Answers
 from ovr.runtime.batch.inputs import Inputs, inputs_of, open_input, shares
 from ovr.runtime.batch.parts import identity, journal_of, partial_folder
 from ovr.runtime.batch.shaping import Shaping

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from omegaconf import DictConfig
 
-from ovr.cli.answers import Answers, Rows
 from ovr.cli.signatures import required_trust
 from ovr.core.artifact import ModelCard
 from ovr.core.prediction import Prediction
 from ovr.decision.decide import decide
 from ovr.errors import ConfigError, InputError, ServingError
+from ovr.runtime.batch.answers import Answers, Rows
 from ovr.runtime.batch.cells import plain_cells
 from ovr.runtime.batch.chunks import Chunk
 from ovr.runtime.batch.shaping import ShapedRows, Shaping

@@ -58,7 +58,7 @@ def _predict_to(args: argparse.Namespace, output: Path) -> None:
 
 
 def _predict(args: argparse.Namespace, out: BinaryIO) -> None:
-    from ovr.cli.answers import Answers, Rows
+    from ovr.runtime.batch.answers import Answers, Rows
     from ovr.runtime.batch.inputs import open_input
     from ovr.runtime.batch.shaping import Shaping
     from ovr.runtime.predictor import EdgePredictor

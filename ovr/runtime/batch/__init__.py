@@ -1,1 +1,1 @@
-"""Scoring of files that need not fit the memory: read in chunks, shaped into rows, written in parts that survive a kill."""
+"""Scoring of files that need not fit the memory: read in chunks, shaped into rows, answered in parts that survive a kill."""

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from ovr.cli.answers import Answers, Rows
+    from ovr.runtime.batch.answers import Answers, Rows
 
 
 def schema(answers: "Answers") -> Any:

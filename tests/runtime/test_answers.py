@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ovr.cli.answers import Answers, Rows, csv_lines
 from ovr.core.artifact import DecisionPolicy, ModelCard
 from ovr.core.prediction import Prediction
 from ovr.core.schema import InputSchema
 from ovr.core.taxonomy import ClassSpec, Taxonomy
 from ovr.decision.decide import decide
 from ovr.errors import ServingError
+from ovr.runtime.batch.answers import Answers, Rows, csv_lines
 
 IDS = ("a", 'b, "x"\nñ', "c")
 PROB_BK = np.array([[0.9, 0.2, 0.7], [0.1, 0.8, 0.7], [0.3, 0.2, 0.1]], dtype=np.float32)
@@ -105,7 +105,7 @@ def test_probabilities_can_be_left_out():
 
 
 def test_lines_of_csv_are_the_same_with_and_without_pyarrow(rng):
-    tables = pytest.importorskip("ovr.cli.answer_tables")
+    tables = pytest.importorskip("ovr.runtime.batch.answer_tables")
     exponents = rng.integers(-30, 0, 2_000)
     numbers = rng.random(2_000) * 10.0**exponents
     special = [0.0, 1.0, 0.5, 1e-4, 9.999e-5, 1e-5, 1.5e-6, 1e-6, 9.99e-7, 1e-7, 5e-324, 12.5]

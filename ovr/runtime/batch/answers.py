@@ -70,8 +70,8 @@ class Answers:
 
     @cached_property
     def schema(self) -> Any:
-        """What `ovr.cli.answer_tables.schema` gives."""
-        from ovr.cli.answer_tables import schema
+        """What `ovr.runtime.batch.answer_tables.schema` gives."""
+        from ovr.runtime.batch.answer_tables import schema
 
         return schema(self)
 
@@ -95,7 +95,7 @@ class Answers:
                 f"which {self.ending} has no place for; repeat it, or write JSON lines, which say so"
             )
         if self.ending == ".parquet":
-            from ovr.cli.answer_tables import table
+            from ovr.runtime.batch.answer_tables import table
 
             return table(rows, self)
         return self._csv(rows) if self.ending == ".csv" else self._jsonl(rows)
@@ -131,7 +131,7 @@ class Answers:
             files = None if rows.files is None else [_csv_line([file])[:-1].decode() for file in rows.files]
             number_B, abstained_B = rows.number_B[rows.kept_B], rows.prediction.decision.abstained_B
             if find_spec("pyarrow") is not None:
-                from ovr.cli.answer_tables import csv_lines as make
+                from ovr.runtime.batch.answer_tables import csv_lines as make
             else:
                 make = csv_lines
             data, end_B = make(number_B, files, at_B, labels, abstained_B, self.numbers(rows.prediction))
@@ -182,7 +182,7 @@ def csv_lines(
 ) -> tuple[bytes, NDArray[np.int64]]:
     """Return (rows as lines of CSV, where each begins, and where the last ends), without pyarrow.
 
-    They are what `ovr.cli.answer_tables.csv_lines` returns, byte for byte.
+    They are what `ovr.runtime.batch.answer_tables.csv_lines` returns, byte for byte.
     """
     cells: list[Sequence[str]] = [list(map(str, number_B.tolist())), *([] if files is None else [files])]
     cells += [[labels[at] for at in at_B.tolist()], ["true" if abstained else "false" for abstained in abstained_B.tolist()]]
