@@ -42,6 +42,7 @@ SHM = Path("/dev/shm")
 STOP_TIMEOUT_S = 5.0  # Triton's own `flags.DRAIN_S` is within it
 LOG_TAIL_LINES = 25
 MAX_REQUEST_BYTES = 64 * 2**20
+ODD_IN_PATHS = re.compile(r"[^\w@%+=:,./~-]")
 # Triton 2.51 parses nested JSON by recursion: with stacks of 8 MiB a request of 0.2 MB ended the server. 80 bytes a level.
 LARGE_STACKS = ("/bin/sh", "-c", 'ulimit -S -s 524288 2>/dev/null; exec "$0" "$@"')
 
@@ -183,7 +184,7 @@ def start(
 
     Raises:
         ArtifactError: the repository is missing, empty or damaged.
-        ConfigError: a value that cannot be used, or a key file that others may read.
+        ConfigError: a value that cannot be used, a repository's path that Triton cannot use, or a key file that others may read.
         ServingError: a port is taken, there is no server, it is too old, it cannot serve this repository, or it did not get ready
             in time (with the end of its log).
     """
@@ -196,6 +197,11 @@ def start(
     repository = repository.absolute()
     if not repository.is_dir():
         raise ArtifactError(f"the repository {repository} does not exist; publish a bundle there with `ovr publish`")
+    if odd := ODD_IN_PATHS.findall(str(repository)):
+        raise ConfigError(
+            f"the path {str(repository)!r} has {''.join(dict.fromkeys(odd))!r} in it: Triton gives it unquoted to the shell that starts "
+            "Python models; expected letters, digits and @%+=:,./~_- alone"
+        )
     names = model_names(repository)
     hosts = {"http": host if http_host is None else http_host, "grpc": host, "metrics": host}
     within = all(map(is_loopback, hosts.values()))

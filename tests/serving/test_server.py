@@ -93,3 +93,10 @@ def test_settings_of_the_wrong_kind_are_named(repository):
         start(repository, timeout_s="soon")
     with pytest.raises(ServingError, match=r"http_port 'http' on 127\.0\.0\.1 cannot be used"):
         start(repository, http_port="http")
+
+
+@pytest.mark.parametrize("name", ["a b", "a;b", "$(a)"])
+def test_a_path_that_the_shell_would_read_otherwise_is_refused(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(ConfigError, match="Triton gives it unquoted to the shell that starts Python models"):
+        start(tmp_path / name)
