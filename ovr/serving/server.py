@@ -199,8 +199,8 @@ def start(
         raise ArtifactError(f"the repository {repository} does not exist; publish a bundle there with `ovr publish`")
     if odd := ODD_IN_PATHS.findall(str(repository)):
         raise ConfigError(
-            f"the path {str(repository)!r} has {''.join(dict.fromkeys(odd))!r} in it: Triton gives it unquoted to the shell that starts "
-            "Python models; expected letters, digits and @%+=:,./~_- alone"
+            f"the path {str(repository)!r} has {''.join(dict.fromkeys(odd))!r} in it: Triton gives it unquoted to the shell that "
+            "starts Python models; expected letters, digits and @%+=:,./~_- alone"
         )
     names = model_names(repository)
     hosts = {"http": host if http_host is None else http_host, "grpc": host, "metrics": host}
