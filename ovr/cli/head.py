@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ovr.cli.bundle import text
 from ovr.cli.head_gate import gate_of, print_verdict
@@ -28,10 +28,11 @@ PROOF_BYTES = 1 << 22  # taken as what a proof describes: ten thousand changes f
 
 
 def list_head(cfg: DictConfig) -> None:
-    """Print a line a head, and one for each class that is retired."""
+    """Print a line a head, and one for each class that is retired; of those that are asked for."""
     from ovr.core.bundle import open_bundle
 
     bundle = open_bundle(Path(cfg.bundle))
+    asked = _asked_for(cfg, bundle)
     header = ["class", "name", "owner", "version", "kept", "calibration", "threshold", "positives"]
     rows = [
         [
@@ -47,7 +48,7 @@ def list_head(cfg: DictConfig) -> None:
         for spec, head in zip(bundle.taxonomy, bundle.heads, strict=True)
     ]
     rows += [[spec.id, spec.name, spec.owner, "retired", _kept(bundle, spec.id), "", "", ""] for spec in bundle.ledger.retired]
-    print(table([header, *rows]))
+    print(table([header, *(row for row in rows if row[0] in asked)]))
 
 
 def show_head(cfg: DictConfig) -> None:
@@ -88,11 +89,13 @@ def _shown(bundle: "ModelBundle", class_id: str, version: int | None) -> dict[st
 
 
 def diff_head(cfg: DictConfig) -> None:
-    """Print what differs between two bundles, a line a head."""
+    """Print what differs between two bundles, a line a head; of the classes that are asked for."""
     from ovr.core.bundle import open_bundle
     from ovr.lifecycle.verify import differences
 
-    rows = differences(open_bundle(Path(cfg.old)), open_bundle(Path(cfg.new)))
+    old, new = open_bundle(Path(cfg.old)), open_bundle(Path(cfg.new))
+    asked = _asked_for(cfg, old, new)
+    rows = [row for row in differences(old, new) if row[0] in asked]
     print(table([["class", "what", "old", "new"], *rows]) if rows else "the bundles' heads are the same")
 
 
@@ -125,8 +128,9 @@ def verify_head(cfg: DictConfig) -> None:
     if proof is not None and proof.exists():
         raise ConfigError(f"proof={cfg.proof} exists; expected a file that does not")
     old, new = (open_bundle(Path(cfg[name])) for name in ("old", "new"))
-    found = verify(old, new, changed=class_ids(cfg.changed, key="changed"))
-    if proof is not None:
+    changed = [cfg.changed] if isinstance(cfg.changed, str | int) else cfg.changed
+    found = verify(old, new, changed=class_ids(OmegaConf.create(changed), key="changed"))
+    if proof is not None and not cfg.dry_run:
         write_file(proof, canonical_json(found.proof))
     for state in ("changed", "added", "retired", "described"):
         for class_id in found.ids(state):
@@ -211,14 +215,31 @@ def class_ids_of(cfg: DictConfig) -> list[str]:
     """Return `classes`, or the one `class`.
 
     Raises:
-        ConfigError: both or neither is given, or `classes` is empty.
+        ConfigError: both or neither is given, or `classes` is empty or names one twice.
     """
     if (cfg["class"] is None) == (cfg.classes is None):
         raise ConfigError("give class=ID or classes=[ID,...], and not both")
     ids = [text(cfg, "class")] if cfg.classes is None else class_ids(cfg.classes, key="classes")
     if not ids:
         raise ConfigError("classes is an empty list; name the class ids of the heads to change")
+    if twice := sorted({class_id for class_id in ids if ids.count(class_id) > 1}):
+        raise ConfigError(f"class {twice[0]!r} is named more than once; expected each class once")
     return ids
+
+
+def _asked_for(cfg: DictConfig, *bundles: "ModelBundle") -> set[str]:
+    """Return the classes that are asked for by `class` or `classes`, which one of the bundles has or had; all where neither is."""
+    from ovr.lifecycle.assemble import class_specs
+
+    every = {class_id: None for bundle in bundles for class_id in class_specs(bundle)}
+    if cfg["class"] is None and cfg.classes is None:
+        return set(every)
+    ids = class_ids_of(cfg)
+    if unknown := [class_id for class_id in ids if class_id not in every]:
+        near = nearest(unknown[0], every)
+        where = " and ".join(str(bundle.path) for bundle in bundles)
+        raise TaxonomyError(f"class {unknown[0]!r} is none of those of {where}" + (near and f"; {near}"))
+    return set(ids)
 
 
 def names_of(cfg: DictConfig, ids: list[str]) -> dict[str, dict[str, Any]]:

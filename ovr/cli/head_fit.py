@@ -145,6 +145,9 @@ def features_head(cfg: DictConfig) -> None:
     more = [class_id for class_id in class_ids(cfg.classes, key="classes") or () if class_id not in had]
     taxonomy = Taxonomy([*had.values(), *map(ClassSpec, more)])
     rows, _ = source_rows(cfg, bundle, taxonomy)
+    if cfg.dry_run:
+        print(f"dry run: nothing was written; {sum(map(len, rows.values()))} rows would be")
+        return
     write_features(out, bundle, rows, taxonomy)
     print(f"features of {sum(map(len, rows.values()))} rows by backbone {bundle.backbone_sha256[:12]} in {out}")
 
@@ -165,7 +168,7 @@ def plan_head(cfg: DictConfig) -> None:
     from ovr.lifecycle.plan import jobs, plan
     from ovr.lifecycle.rows import steady_features
 
-    files = {key: Path(cfg[key]) for key in ("out", "jobs") if cfg[key] is not None}
+    files = {key: Path(cfg[key]) for key in ("out", "jobs") if cfg[key] is not None and not cfg.dry_run}
     for key, file in files.items():
         if file.exists():
             raise ConfigError(f"{key}={file} exists; expected a file that does not")

@@ -31,6 +31,14 @@ def slug(class_id: str) -> str:
     return f"{readable or 'class'}-{hashlib.sha256(class_id.encode()).hexdigest()[:12]}"
 
 
+def _look(class_id: str) -> str:
+    """Return the same of ids that people cannot tell apart: without blanks at the ends and format characters, in NFKC."""
+    if class_id.isascii():
+        return class_id.strip()
+    seen = "".join(character for character in class_id if unicodedata.category(character) != "Cf")
+    return unicodedata.normalize("NFKC", seen).strip()
+
+
 @dataclass(frozen=True, slots=True)
 class ClassSpec:
     """One class. `id` never changes; `name` is what people read and defaults to the id; `parent` is the id of what it is part of,
@@ -76,7 +84,8 @@ class Taxonomy(Sequence[ClassSpec]):
         """Take the classes in column order.
 
         Raises:
-            TaxonomyError: there is none, or two ids are equal (also after Unicode normalisation: they would look alike).
+            TaxonomyError: there is none, or two ids are equal or look alike: but for blanks at the ends, for characters that are
+                not seen, and for how Unicode spells a character (NFKC).
         """
         self.classes = tuple(classes)
         if not self.classes:
@@ -84,10 +93,12 @@ class Taxonomy(Sequence[ClassSpec]):
         self._columns: dict[str, int] = {}
         normalised: dict[str, str] = {}
         for column, spec in enumerate(self.classes):
-            key = unicodedata.normalize("NFC", spec.id)
+            key = _look(spec.id)
             if key in normalised:
+                how = "is there twice" if normalised[key] == spec.id else f"looks like {normalised[key]!r}, which is there too"
                 raise TaxonomyError(
-                    f"class id {spec.id!r} (column {column}) is there twice; ids must differ, also after Unicode normalisation"
+                    f"class id {spec.id!r} (column {column}) {how}; ids must differ in more than blanks at the ends, characters "
+                    "that are not seen and how Unicode spells a character"
                 )
             normalised[key] = spec.id
             self._columns[spec.id] = column

@@ -128,7 +128,10 @@ def _of_ids(columns: Columns, rule: LabelRule, taxonomy: Taxonomy) -> Labels:
         strange = np.array([any(class_id not in column_of for class_id in ids) for ids in ids_V] + [False])
         row = int(np.flatnonzero(strange[coded.code_N])[0])
         shown = ", ".join(map(repr, outside[:5])) + (", ..." if len(outside) > 5 else "")
-        raise DataError(f"{columns.where(row)}: labels outside the taxonomy of {len(taxonomy)} classes: {shown}")
+        raise DataError(
+            f"{columns.where(row)}: labels outside the taxonomy of {len(taxonomy)} classes: {shown}; leave these rows out, or "
+            "name the classes where a command takes classes=[ID,...]"
+        )
     columns_V1 = [sorted(column_of[class_id] for class_id in ids if class_id in column_of) for ids in ids_V] + [[]]
     empty_N = np.array([not ids for ids in columns_V1])[coded.code_N]
     if empty_N.any() and rule.unlabelled == "error":

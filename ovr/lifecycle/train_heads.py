@@ -143,7 +143,12 @@ def check_fittable(calibrator: Calibrator, kind: str | None) -> None:
 def _rows_of(rows: Mapping[str, SplitRows], column: int, class_id: str) -> dict[str, HeadRows]:
     found = {name: split.of(column) for name, split in rows.items()}
     own = np.concatenate([found[name].group_N[found[name].target_N & found[name].mask_N] for name in EVERY])
-    if len(own) > 1 and len(np.unique(own)) == 1:
+    if len(own) < 2:
+        raise DataError(
+            f"class {class_id!r} has {len(own) or 'no'} row{'s' * (not len(own))}; expected at least 2 different ones, by data=, "
+            "features= or positives="
+        )
+    if len(np.unique(own)) == 1:
         raise DataError(f"the {len(own)} rows of class {class_id!r} are copies of one; expected different rows")
     return found
 

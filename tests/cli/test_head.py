@@ -50,6 +50,23 @@ def test_a_dry_run_says_what_would_change_and_writes_nothing(args, tmp_path, cap
     assert "exists already" in error_of(capsys, "head", "rename", *args, f"class={CLASS_IDS[1]}", "name=Dog", "--dry-run")
 
 
+def test_commands_that_only_read_take_classes_and_a_dry_run_too(bundle, args, tmp_path, capsys):
+    assert main(["head", "rename", *args, "classes=[dog,cat]", "names=[Dog,Cat]"]) == 0
+    old, new = str(bundle.path), str(tmp_path / "out")
+    for words in (["list", f"bundle={new}"], ["diff", old, new]):
+        capsys.readouterr()
+        assert main(["head", *words, "class=dog", "--dry-run"]) == 0
+        assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == {"class", "dog"}
+        assert main(["head", *words, "classes=[dog,cat]"]) == 0
+        assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == {"class", "cat", "dog"}
+        assert "nearest: dog" in error_of(capsys, "head", *words, "class=dogs")
+    assert main(["head", "show", f"bundle={new}", "class=dog", "--dry-run"]) == 0
+    assert main(["head", "verify", old, new, "changed=[cat,dog]", f"proof={tmp_path / 'proof.json'}", "--dry-run"]) == 0
+    assert not (tmp_path / "proof.json").exists()
+    assert "expected 'dog' alone to differ" in error_of(capsys, "head", "verify", old, new, "changed=dog")
+    assert "class 'dog' is named more than once" in error_of(capsys, "head", "rename", *args, "classes=[dog,dog]", "owner=x")
+
+
 def test_several_classes_are_renamed_and_shown_at_once(args, tmp_path, capsys):
     assert main(["head", "rename", *args, "classes=[dog,cat]", "names=[1.50,Cat]", "owner=team"]) == 0
     specs = open_bundle(tmp_path / "out").taxonomy

@@ -141,10 +141,20 @@ def test_no_class_is_no_model():
         Taxonomy([])
 
 
-@pytest.mark.parametrize("twice", [("a", "a"), ("\u00e9", "e\u0301")])
-def test_ids_that_are_or_look_alike_are_refused(twice):
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("\u00e9", "e\u0301"), ("d9 ", "d9"), ("d9", "d9\u200b"), ("d9", "\uff449"), ("gr\u00fc n", "\u00a0gr\u00fc n")],
+)
+def test_ids_that_are_or_look_alike_are_refused(one, other):
     with pytest.raises(TaxonomyError, match=r"\(column 2\) is there twice"):
-        Taxonomy.from_ids([twice[0], "other", twice[1]])
+        Taxonomy.from_ids([one, "other", one])
+    with pytest.raises(TaxonomyError, match=r"\(column 2\) looks like .* which is there too"):
+        Taxonomy.from_ids([one, "other", other])
+
+
+def test_ids_that_people_can_tell_apart_are_taken():
+    ids = ["A", "a", "a b", "a  b", "b a", "1", "1.0", "\u00e4", "a\u0308\u0308"]
+    assert Taxonomy.from_ids(ids).ids == tuple(ids)
 
 
 def test_an_unknown_class_is_named_with_those_there_are():
