@@ -12,7 +12,7 @@ COMMANDS = {
     "decide": "a bundle with thresholds and policy chosen again, on the rows that it keeps or on new ones",
     "evaluate": "the figures of a bundle on labelled rows: metrics.json, report.html, tables/",
     "compare": "two bundles on the same rows, class by class: better, same or worse, by paired tests",
-    "export": "a bundle as standalone ONNX files: backbone, one a head, fused",
+    "export": "a bundle as standalone ONNX files: backbone, one a head, fused; or one small directory for a device",
     "publish": "a bundle into a Triton model repository, and into a running server",
     "serve": "start Triton on a repository, and keep it answering",
     "serve status": "what a server that `ovr serve` started is doing, model by model",

@@ -1,20 +1,36 @@
-"""`ovr export`: a bundle as standalone ONNX files."""
+"""`ovr export`: a bundle as standalone ONNX files, or as one small directory for a device."""
 
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
-from ovr.cli.labelled_rows import class_ids
+from ovr.cli.labelled_rows import class_ids, read_rows
+from ovr.cli.tables import table
+from ovr.errors import ConfigError
+
+TARGETS = ("onnx", "edge")
+# Settings of target=edge alone, and what they are where they are not used.
+EDGE_SETTINGS = {"classes": None, "precision": "fp32", "opset": None, "ir_version": None, "format": "onnx", "data": None}
+MAX_LINES = 20
 
 
 def run(cfg: DictConfig) -> None:
-    """Write the files into a new directory and print where they lie, with their largest difference from torch's probabilities.
+    """Write the files into a new directory and print where they lie, and how far their answers are from those of the bundle.
 
     Raises:
-        ConfigError: `heads` is no list, an empty one, or holds what is no class id.
+        ConfigError: a setting that cannot be used, or that is of another target.
         TaxonomyError: a class id that the bundle does not have.
         ArtifactError: the bundle cannot be used, the directory exists, or a file does not give the bundle's probabilities.
+        DataError: rows that cannot be read, do not fit the bundle, or were trained on.
     """
+    if cfg.target not in TARGETS:
+        raise ConfigError(f"target is {cfg.target!r}; expected one of {', '.join(TARGETS)}")
+    if cfg.target == "edge":
+        _edge(cfg)
+        return
+    if used := [name for name, absent in EDGE_SETTINGS.items() if cfg[name] != absent]:
+        raise ConfigError(f"{', '.join(used)} is of target=edge; add that, or leave it out")
     from ovr.core.bundle import open_bundle
     from ovr.export.standalone import export_onnx
 
@@ -23,3 +39,59 @@ def run(cfg: DictConfig) -> None:
     diffs = ", ".join(f"{name} {diff:.1e}" for name, diff in exported.max_abs_diff.items())
     fused = " and fused graph" if "fused" in exported.max_abs_diff else ""
     print(f"backbone, {exported.num_heads} heads{fused} in {exported.path} (largest difference from torch: {diffs})")
+
+
+def _edge(cfg: DictConfig) -> None:
+    from ovr.core.bundle import open_bundle
+    from ovr.lifecycle.edge_export import EdgeOptions, check_options, export_edge
+    from ovr.lifecycle.edge_gate import given_rows
+
+    if cfg.heads is not None:
+        raise ConfigError("heads is of target=onnx; name the heads of target=edge with classes=[ID,...]")
+    if type(cfg.refit) is not bool:
+        raise ConfigError(f"refit is {cfg.refit!r}; expected true or false")
+    if cfg.data is not None and cfg.precision == "fp32":
+        raise ConfigError("data is of precision=fp16 and int8, which are judged on it; leave it out")
+    options = EdgeOptions(
+        class_ids=class_ids(cfg.classes, key="classes"),
+        precision=cfg.precision,
+        margin=cfg.margin,
+        refit=cfg.refit,
+        opset=cfg.opset,
+        ir_version=cfg.ir_version,
+        format=cfg.format,
+    )
+    bundle, out = open_bundle(Path(cfg.bundle)), Path(cfg.out)
+    columns = check_options(bundle, out, options)
+    new = read_rows(cfg, bundle, purpose="judged on", retired=True)
+    card = export_edge(bundle, out, options, None if new is None else given_rows(new, columns))
+    print("\n".join(_told(card)))
+
+
+def _told(card: dict[str, Any]) -> list[str]:
+    """Return what the terminal shows of an export's card."""
+    lines = []
+    if gate := card.get("gate"):
+        names = ("ece_upper", "average_precision")
+        shown = sorted(gate["heads"], key=lambda head: (head["precision"] != "fp32", -_rise(head)))[:MAX_LINES]
+        states = [f"{short} {state}" for short in ("ece<=", "AP") for state in ("fp32", "no refit", "final")]
+        cells = [["class", "precision", *states, "decisions changed"]]
+        for head in shown:
+            figures = ("-" if value is None else value for name in names for value in head[name].values())
+            cells.append([head["class_id"], head["precision"], *figures, head["num_decisions_changed"]])
+        lines.append(table(cells))
+        if len(gate["heads"]) > len(shown):
+            lines.append(f"... and {len(gate['heads']) - len(shown)} more in card.json")
+    precision, sizes, times = card["precision"], card["size_bytes"], card["latency_p50_s"]
+    heads = ", ".join(f"{count} heads {name}" for name, count in precision["num_heads"].items())
+    because = f" ({precision['backbone_because']['reason']})" if "backbone_because" in precision else ""
+    lines.append(f"backbone {precision['backbone']}{because}, {heads}")
+    lines.append(
+        f"{card['model']['file']}: {sizes['model']} bytes (fp32 {sizes['fp32']}), one row {times['model'] * 1e3:.3f} ms (fp32 "
+        f"{times['fp32'] * 1e3:.3f} ms), largest difference on reference rows {card['largest_difference_of_reference_rows']:.1e}"
+    )
+    return lines
+
+
+def _rise(head: dict[str, Any]) -> float:
+    return float(head["ece_upper"]["final"] - head["ece_upper"]["fp32"])

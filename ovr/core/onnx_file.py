@@ -34,6 +34,7 @@ Reshape Resize Round ScatterElements ScatterND Selu Shape Sign Sin Slice Softmax
 Squeeze Sub Sum Tan Tanh Tile TopK Transpose Trilu Unsqueeze Where
 """
 GRAPH_OPS = HEAD_OPS | frozenset(_BACKBONE_OPS.split())
+EDGE_OPS = GRAPH_OPS | {"QuantizeLinear", "DequantizeLinear"}  # with those of models of int8 (`ovr export target=edge`)
 _NUMBERS = {1: "<f4", 6: "<i4", 7: "<i8", 11: "<f8"}  # TensorProto.DataType -> how raw_data holds it
 
 

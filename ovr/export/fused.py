@@ -9,7 +9,7 @@ Where the card has cohorts, there is a second input `cohort`, int64 (B, 1): 0, i
 B = batch, D = features, K = heads, H = hidden units of one head, P = heads padded to blocks, C = cohorts and the pooled one
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx
@@ -26,7 +26,8 @@ from ovr.export.head import head_constants, metadata_of
 from ovr.export.heads_graph import HeadsGraph, Stack, blank, folded, num_padded
 
 CARD_KEY = "ovr.card"
-_FEATURES = f"heads/{FEATURES}"
+JOINT = f"heads/{FEATURES}"  # the name of the features in the fused graph
+APART = "apart/"  # how the names of heads begin, below `heads/`, that are kept apart from those of their kind
 
 Constants = dict[str, NDArray[np.float32]]
 
@@ -42,18 +43,33 @@ def fused_model(backbone: onnx.ModelProto, heads: Sequence[onnx.ModelProto], car
         ArtifactError: as many heads as classes are not given; a head is of another class, version, backbone or feature count, or
             with cohorts has no affine calibration.
     """
-    parts = _checked_parts(backbone, heads, card)
-    graph = HeadsGraph(_FEATURES)
-    groups: dict[tuple[str, int], list[int]] = {}
+    return joined(backbone, heads_graph(heads, card, num_features=num_features(backbone)), card)
+
+
+def heads_graph(heads: Sequence[onnx.ModelProto], card: ModelCard, *, num_features: int, apart: Collection[int] = ()) -> HeadsGraph:
+    """Return the part of the fused graph that is the heads: features `heads/features` (B, D) -> `prob` (B, K).
+
+    Args:
+        heads: as `head_model` built them, in column order.
+        apart: columns whose weights are not among those of the others of their kind, but in a Gemm of their own.
+
+    Raises:
+        ArtifactError: as `fused_model`.
+    """
+    parts = _checked_parts(heads, card, num_features)
+    graph = HeadsGraph(JOINT)
+    groups: dict[tuple[str, int, bool], list[int]] = {}
     for column, (kind, constants) in enumerate(parts):
-        groups.setdefault((kind, len(constants["weight"][0]) if kind == "mlp" else 0), []).append(column)
+        num_units = len(constants["weight"][0]) if kind == "mlp" else 0
+        groups.setdefault((kind, num_units, column in apart), []).append(column)
     logits, offset, slots = [], 0, np.empty(len(parts), np.int64)
-    for (kind, _), columns in groups.items():
+    for (kind, _, is_apart), columns in groups.items():
         stack = _stack([parts[column][1] for column in columns])
-        logits.append(graph.logits(kind, stack))
+        logits.append(graph.logits(kind, stack, apart=APART if is_apart else ""))
         slots[columns] = offset + np.arange(len(columns))
         offset += len(stack["bias"])
     logit = logits[0] if len(logits) == 1 else graph.node("Concat", logits, "logit", axis=1)
+    graph.logit, graph.slot_K = logit, slots
     if card.cohorts is not None:
         if other := [spec.id for spec, (_, constants) in zip(card.taxonomy, parts, strict=True) if not _is_affine(constants)]:
             raise ArtifactError(
@@ -81,7 +97,7 @@ def fused_model(backbone: onnx.ModelProto, heads: Sequence[onnx.ModelProto], car
     else:
         every = prob if len(probs) == 1 else graph.node("Concat", probs, "every_prob", axis=1)
         graph.nodes.append(helper.make_node("Gather", [every, graph.constant("slots", calibrated_slots)], [PROB], axis=1))
-    return _joined(backbone, graph, card)
+    return graph
 
 
 def fused_model_of_stack(backbone: onnx.ModelProto, kind: str, stack: Stack, card: ModelCard) -> onnx.ModelProto:
@@ -94,13 +110,19 @@ def fused_model_of_stack(backbone: onnx.ModelProto, kind: str, stack: Stack, car
         raise ArtifactError(
             f"the card has a calibration for each value of column {card.cohorts.column!r}; bundles with head shards hold none"
         )
-    graph = HeadsGraph(_FEATURES)
+    graph = HeadsGraph(JOINT)
     graph.first(graph.node("Sigmoid", [graph.logits(kind, stack)], "padded_prob"), len(card.taxonomy), PROB)
-    return _joined(backbone, graph, card)
+    return joined(backbone, graph, card)
 
 
-def _joined(backbone: onnx.ModelProto, heads: HeadsGraph, card: ModelCard) -> onnx.ModelProto:
-    trunk = renamed(backbone, lambda name: _FEATURES if name == FEATURES else name)
+def num_features(backbone: onnx.ModelProto) -> int:
+    """Return D of a backbone whose output is `features` (B, D)."""
+    return int(backbone.graph.output[0].type.tensor_type.shape.dim[1].dim_value)
+
+
+def joined(backbone: onnx.ModelProto, heads: HeadsGraph, card: ModelCard) -> onnx.ModelProto:
+    """Return the fused model of a backbone and what `heads_graph` made."""
+    trunk = renamed(backbone, lambda name: JOINT if name == FEATURES else name)
     inputs, defaults = list(trunk.graph.input), []
     if card.cohorts is not None:
         # Its own name for the number of rows: without the input there is one, which stands for all.
@@ -118,10 +140,9 @@ def _joined(backbone: onnx.ModelProto, heads: HeadsGraph, card: ModelCard) -> on
     return model
 
 
-def _checked_parts(backbone: onnx.ModelProto, heads: Sequence[onnx.ModelProto], card: ModelCard) -> list[tuple[str, Constants]]:
+def _checked_parts(heads: Sequence[onnx.ModelProto], card: ModelCard, num_features: int) -> list[tuple[str, Constants]]:
     if len(heads) != len(card.taxonomy):
         raise ArtifactError(f"{len(heads)} heads for {len(card.taxonomy)} classes; expected one a class")
-    num_features = backbone.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     parts = []
     for spec, version, head in zip(card.taxonomy, card.head_versions, heads, strict=True):
         said = metadata_of(head)

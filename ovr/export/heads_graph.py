@@ -45,6 +45,8 @@ class HeadsGraph(Nodes):
         """Take the name of the input (B, D)."""
         super().__init__("heads/")
         self.features = features
+        self.logit = ""  # the name of all heads' logits (B, S), once there are any
+        self.slot_K = np.empty(0, np.int64)  # which of their columns is whose
 
     def part(self, prefix: str) -> Nodes:
         """Return a part of this graph under a longer prefix: what is added to one is in both."""
@@ -52,16 +54,16 @@ class HeadsGraph(Nodes):
         part.nodes, part.initializers = self.nodes, self.initializers
         return part
 
-    def linear(self, heads: Stack) -> str:
+    def linear(self, heads: Stack, *, apart: str = "") -> str:
         """Add calibrated logits (B, P) of linear heads."""
-        weight = self.constant("linear/weight", heads["weight"][:, 0])
-        bias = self.constant("linear/bias", heads["bias"][:, 0])
-        return self.node("Gemm", [self.features, weight, bias], "linear/logit", transB=1)
+        weight = self.constant(f"{apart}linear/weight", heads["weight"][:, 0])
+        bias = self.constant(f"{apart}linear/bias", heads["bias"][:, 0])
+        return self.node("Gemm", [self.features, weight, bias], f"{apart}linear/logit", transB=1)
 
-    def mlp(self, heads: Stack) -> str:
+    def mlp(self, heads: Stack, *, apart: str = "") -> str:
         """Add calibrated logits (B, P) of heads with H hidden units each: one Gemm, a product by entries, a sum over H."""
         padded, units = heads["hidden_bias"].shape
-        name, more = f"mlp{units}", -units % UNIT_BLOCK
+        name, more = f"{apart}mlp{units}", -units % UNIT_BLOCK
         hidden = units + more
         hidden_weight = np.pad(heads["hidden_weight"], ((0, 0), (0, more), (0, 0)))
         weight = self.constant(f"{name}/hidden_weight", hidden_weight.reshape(padded * hidden, -1))
@@ -77,9 +79,13 @@ class HeadsGraph(Nodes):
         total = self.node("ReduceSum", [product, axes], f"{name}/sum", keepdims=0)
         return self.node("Add", [total, self.constant(f"{name}/bias", heads["bias"][:, 0])], f"{name}/logit")
 
-    def logits(self, kind: str, heads: Stack) -> str:
-        """Add calibrated logits (B, P) of heads of one kind and size, padded to whole blocks."""
-        return self.linear(heads) if kind == "linear" else self.mlp(heads)
+    def logits(self, kind: str, heads: Stack, *, apart: str = "") -> str:
+        """Add calibrated logits (B, P) of heads of one kind and size, padded to whole blocks.
+
+        Args:
+            apart: how the names begin of heads that are a group of their own beside others of their kind.
+        """
+        return self.linear(heads, apart=apart) if kind == "linear" else self.mlp(heads, apart=apart)
 
     def cohorts(self, logit: str, factor_CP: NDArray[np.float32], offset_CP: NDArray[np.float32]) -> str:
         """Add the logits (B, P) of each row's cohort, factor * logit + offset: the row of the tables that the input `cohort` says.

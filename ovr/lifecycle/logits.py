@@ -74,7 +74,7 @@ class StoredLogits:
                     if len(here_S):
                         some = {name: value[here_S] for name, value in stack.items()}
                         session = open_session(_logit_model(kind, some), num_threads=self.num_threads, what="the heads")
-                        logit_NC[:, place_S[here_S] - block.start] = _answers(session, self.z_ND)
+                        logit_NC[:, place_S[here_S] - block.start] = answers(session, self.z_ND)
                 yield slice(first + block.start, first + block.stop), logit_NC
 
     def _parts(self) -> Iterator[tuple[int, int, list[tuple[NDArray[np.int64], str, Stack]]]]:
@@ -102,7 +102,7 @@ def bundle_features(bundle: ModelBundle, x: Inputs, *, num_threads: int = 1) -> 
         ArtifactError: ONNX Runtime cannot load or run it.
     """
     session = open_session(bundle.backbone_onnx.read_bytes(), num_threads=num_threads, what="the backbone")
-    return np.concatenate([_answers(session, np.ascontiguousarray(x[block], np.float32)) for block in blocks(x)])
+    return np.concatenate([answers(session, np.ascontiguousarray(x[block], np.float32)) for block in blocks(x)])
 
 
 def open_session(data: bytes, *, num_threads: int, what: str) -> onnxruntime.InferenceSession:
@@ -120,7 +120,8 @@ def open_session(data: bytes, *, num_threads: int, what: str) -> onnxruntime.Inf
         raise ArtifactError(f"ONNX Runtime refuses {what}: {str(error).strip()}") from None
 
 
-def _answers(session: Any, rows: F32) -> F32:
+def answers(session: Any, rows: F32) -> F32:
+    """Return the first output of a session for rows, its only input, some rows at a time."""
     name = session.get_inputs()[0].name
     parts: Sequence[F32] = [
         session.run(None, {name: rows[start : start + BATCH_ROWS]})[0] for start in range(0, len(rows), BATCH_ROWS)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ovr.core.artifact import ModelCard
 from ovr.core.bundle import open_bundle
 from ovr.core.cohorts import COHORT
-from ovr.core.onnx_file import GRAPH_OPS, check_onnx_file
+from ovr.core.onnx_file import EDGE_OPS, check_onnx_file
 from ovr.core.prediction import Prediction
 from ovr.core.schema import check_rows
 from ovr.decision.decide import decide
@@ -26,6 +26,7 @@ from ovr.input.records import IMAGE
 from ovr.input.row_problems import row_problems
 from ovr.input.table import TableEncoder
 from ovr.runtime.cohort_rows import check_takes_cohorts, cohort_names, split_cohorts
+from ovr.runtime.edge_files import checked_model, checked_ort, is_edge_export
 from ovr.runtime.frames import index_of, numbers_of
 
 CARD_KEY = "ovr.card"  # of the ONNX file's metadata
@@ -39,18 +40,22 @@ class EdgePredictor:
     """
 
     def __init__(self, path: str | PathLike[str], *, num_threads: int = 1) -> None:
-        """Open a bundle directory (every digest is checked first) or a fused ONNX file.
+        """Open a bundle directory (every digest is checked first), what `ovr export target=edge` wrote, or a fused ONNX file.
 
         Args:
             num_threads: of ONNX Runtime; 0: as many as there are cores.
 
         Raises:
-            ArtifactError: the path is missing, the bundle is damaged, or the file is no fused ONNX model of ovr.
+            ArtifactError: the path is missing, the bundle or the export is damaged, or the file is no fused ONNX model of ovr.
             ConfigError: `num_threads` is not a whole number of at least 0.
         """
         if not isinstance(num_threads, int) or num_threads < 0:
             raise ConfigError(f"num_threads is {num_threads!r}; expected a whole number of at least 0")
         path = Path(path)
+        if is_edge_export(path):
+            path = checked_model(path)
+        elif path.suffix == ".ort" and path.is_file():
+            checked_ort(path)
         bundle = open_bundle(path) if path.is_dir() else None
         model_path = path if bundle is None else bundle.fused_onnx
         options = ort.SessionOptions()
@@ -58,9 +63,9 @@ class EdgePredictor:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         if not model_path.is_file():
-            raise ArtifactError(f"{path} does not exist; expected a bundle directory or a fused ONNX file")
-        if bundle is None:
-            check_onnx_file(model_path, allowed_ops=GRAPH_OPS, what=str(model_path))
+            raise ArtifactError(f"{path} does not exist; expected a bundle directory, an edge export or a fused ONNX file")
+        if bundle is None and path.suffix != ".ort":
+            check_onnx_file(model_path, allowed_ops=EDGE_OPS, what=str(model_path))
         try:
             self._session = ort.InferenceSession(model_path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no common base of their own

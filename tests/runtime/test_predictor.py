@@ -112,7 +112,9 @@ def test_every_row_that_is_refused_is_told_with_its_reason(bundle, x):
 
 
 def test_a_missing_file_is_said_to_be_missing(tmp_path):
-    with pytest.raises(ArtifactError, match="none does not exist; expected a bundle directory or a fused ONNX file"):
+    with pytest.raises(
+        ArtifactError, match="none does not exist; expected a bundle directory, an edge export or a fused ONNX file"
+    ):
         EdgePredictor(tmp_path / "none")
 
 

@@ -1,0 +1,270 @@
+"""`ovr export target=edge`: the same bits where it says so, fewer bits only where rows show that no head is the worse for it."""
+
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from ovr import EdgePredictor
+from ovr.calibrator.platt import Platt
+from ovr.calibrator.temperature import Temperature
+from ovr.cli.main import main
+from ovr.core.bundle import open_bundle
+from ovr.core.files import canonical_json
+from ovr.core.shards import npy_bytes
+from ovr.edge.__main__ import main as edge_main
+from ovr.errors import ArtifactError, ConfigError, TaxonomyError
+from ovr.export.versions import with_versions
+from ovr.lifecycle.edge_export import EdgeOptions, export_edge
+from ovr.lifecycle.edge_gate import GateRows, kept_rows
+from ovr.runtime.edge_files import checked_model
+from tests.bundles import forge, small_bundle
+from tests.cli.test_main import error_of
+from tests.export.sample import sample_bundle, sample_model, sample_sharded_bundle
+from tests.lifecycle.conftest import CLASS_IDS, rows_of, sample_labels, torch_logits
+
+CRUDE = 'a/b, "c"'  # the head that 7 bits a weight are too few for
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    """Four linear heads on pixels, of which one has a weight that drowns its others in int8; kept features and labels."""
+    model = sample_model(backbone="identity", num_heads=len(CLASS_IDS))
+    x = rows_of(1)
+    x[:, 0, 0, 0] = 0.3  # the normaliser's mean: the weight of this pixel counts for no row
+    with torch.no_grad():
+        model.head.weight_KD *= 8
+        model.head.weight_KD[1, 0] = 4000.0
+    logit_NK = torch_logits(model, x)
+    target_NK, mask_NK = sample_labels(logit_NK)
+    calibrations = Temperature().fit(logit_NK, target_NK, mask_NK)
+    calibrations[2] = Platt().fit(logit_NK[:, [2]], target_NK[:, [2]], mask_NK[:, [2]])[0]
+    path = tmp_path_factory.mktemp("edge") / "bundle"
+    with torch.no_grad():
+        arrays = {"features": model.features(torch.from_numpy(x)).numpy(), "target": target_NK, "mask": mask_NK}
+    sample_bundle(path, model, CLASS_IDS, calibrations=calibrations, reference_rows=x[:32], calibration_arrays=arrays)
+    (path / "signatures").mkdir()
+    (path / "signatures" / "bundle.sig").write_text("{}")
+    return open_bundle(path), x
+
+
+def test_all_classes_in_fp32_are_the_fused_graph_byte_for_byte_with_its_signature(bundle, tmp_path, capsys):
+    bundle, x = bundle
+    assert main(["export", f"bundle={bundle.path}", f"out={tmp_path / 'out'}", "target=edge"]) == 0
+    assert "4 heads fp32" in capsys.readouterr().out
+    files = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert files == {"model.onnx", "card.json", "signatures/bundle.sig"}
+    assert (tmp_path / "out" / "model.onnx").read_bytes() == bundle.fused_onnx.read_bytes()
+    predictor = EdgePredictor(tmp_path / "out")
+    assert predictor.card == bundle.card
+    assert (predictor.predict_proba(x) == EdgePredictor(bundle.path).predict_proba(x)).all()
+    np.save(tmp_path / "x.npy", x[:3])
+    assert edge_main([str(tmp_path / "out"), str(tmp_path / "x.npy")]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+@pytest.mark.parametrize("batch_size", [1, 256])
+def test_some_classes_have_the_bits_that_they_have_among_all(bundle, tmp_path, batch_size):
+    bundle, x = bundle
+    card = export_edge(bundle, tmp_path / "out", EdgeOptions(class_ids=["train", CRUDE]))
+    predictor = EdgePredictor(tmp_path / "out")
+    assert predictor.card.taxonomy.ids == (CRUDE, "train")
+    assert predictor.card.thresholds == tuple(bundle.head(class_id).threshold for class_id in (CRUDE, "train"))
+    whole_NK = EdgePredictor(bundle.path).predict_proba(x)
+    assert (predictor.predict_proba(x, batch_size=batch_size) == whole_NK[:, [1, 3]]).all()
+    assert card["classes"] == [CRUDE, "train"]
+    assert not card["same_bytes_as_fused_graph"]
+    assert not (tmp_path / "out" / "signatures").exists()  # it says nothing of this file
+
+
+@pytest.mark.parametrize("refit", [True, False])
+def test_a_head_that_int8_makes_worse_stays_in_fp32_with_its_bits_and_is_listed(bundle, tmp_path, refit):
+    bundle, x = bundle
+    card = export_edge(bundle, tmp_path / "out", EdgeOptions(precision="int8", refit=refit))
+    lines = {line["class_id"]: line for line in card["gate"]["heads"]}
+    assert {class_id: line["precision"] for class_id, line in lines.items()} == {
+        class_id: "fp32" if class_id == CRUDE else "int8" for class_id in CLASS_IDS
+    }
+    assert card["precision"]["num_heads"] == {"fp32": 1, "int8": 3}
+    assert card["precision"]["backbone"] == "fp32"
+    assert "raw rows" in card["precision"]["backbone_because"]["reason"]
+    assert lines[CRUDE]["average_precision"]["final"] == lines[CRUDE]["average_precision"]["fp32"]
+    for line in lines.values():
+        assert line["ece_upper"]["final"] <= line["ece_upper"]["fp32"] + 0.01
+        assert line["average_precision"]["final"] >= line["average_precision"]["fp32"] - 0.01
+        assert line["refitted"] is (refit and line["class_id"] != CRUDE)
+        if not refit:
+            assert line["ece_upper"]["without_refit"] == pytest.approx(line["ece_upper"]["final"], abs=1e-4)
+    got_NK, whole_NK = (EdgePredictor(path).predict_proba(x) for path in (tmp_path / "out", bundle.path))
+    assert (got_NK[:, 1] == whole_NK[:, 1]).all()
+    others = [0, 2, 3]
+    assert (got_NK[:, others] != whole_NK[:, others]).any(axis=0).all()
+    changed_K = ((got_NK >= 0.5) != (whole_NK >= 0.5))[kept_row_numbers(bundle)].sum(axis=0)
+    assert [line["num_decisions_changed"] for line in card["gate"]["heads"]] == changed_K.tolist()
+    with pytest.raises(ArtifactError, match=r"nothing of this model can be int8 within a margin of 0.01 on \d+ rows"):
+        export_edge(bundle, tmp_path / "crude", EdgeOptions(precision="int8", class_ids=[CRUDE]))
+
+
+def kept_row_numbers(bundle):
+    return np.flatnonzero(np.load(bundle.path / "calibration" / "mask.npy").any(axis=1))
+
+
+def test_fp16_is_smaller_and_close(bundle, tmp_path):
+    bundle, x = bundle
+    card = export_edge(bundle, tmp_path / "out", EdgeOptions(precision="fp16", class_ids=["cat", "größe", "train"], refit=False))
+    assert set(card["precision"]["num_heads"]) == {"fp16"}
+    assert card["size_bytes"]["model"] < card["size_bytes"]["fp32"] - 3 * 64 * 2 + 500
+    got_NK, whole_NK = (EdgePredictor(path).predict_proba(x) for path in (tmp_path / "out", bundle.path))
+    assert 0 < np.abs(got_NK - whole_NK[:, [0, 2, 3]]).max() < 0.01
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_the_backbone_is_reduced_where_rows_show_that_no_head_is_worse(trained, tmp_path, precision):
+    _, bundle = trained("mlp")
+    x = rows_of(1)
+    target_NK, mask_NK = (np.load(bundle.path / "calibration" / f"{name}.npy") for name in ("target", "mask"))
+    rows = GateRows(target_NK, mask_NK, {"rows": "some"}, x=x)
+    card = export_edge(bundle, tmp_path / "out", EdgeOptions(precision=precision, margin=0.02), rows)
+    assert card["precision"]["backbone"] == precision
+    assert backbone_bytes(tmp_path / "out" / "model.onnx") < 0.6 * backbone_bytes(bundle.fused_onnx)
+    whole_NK, got_NK = (EdgePredictor(path).predict_proba(x) for path in (bundle.path, tmp_path / "out"))
+    assert 0 < np.abs(whole_NK - got_NK).max() < 0.3
+    for line in card["gate"]["heads"]:
+        assert line["ece_upper"]["final"] - line["ece_upper"]["fp32"] <= 0.02
+        assert line["average_precision"]["fp32"] - line["average_precision"]["final"] <= 0.02
+    target_NK[:, 3] = False  # a head that cannot be judged would not be known to be as good
+    card = export_edge(bundle, tmp_path / "other", EdgeOptions(precision=precision, margin=0.02), rows)
+    assert card["precision"]["backbone"] == "fp32"
+    assert card["precision"]["backbone_because"]["heads"] == [CLASS_IDS[3]]
+    assert backbone_bytes(tmp_path / "other" / "model.onnx") == backbone_bytes(bundle.fused_onnx)
+
+
+def backbone_bytes(file):
+    tensors = onnx.load(file).graph.initializer
+    return sum(len(tensor.raw_data) or 4 * np.prod(tensor.dims) for tensor in tensors if tensor.name.startswith("backbone/"))
+
+
+def test_a_head_without_a_positive_row_is_not_judged_and_stays(bundle, tmp_path):
+    bundle, _ = bundle
+    rows = kept_rows(bundle, range(4))
+    rows.target_NK[:, 3] = False
+    card = export_edge(bundle, tmp_path / "out", EdgeOptions(precision="int8"), rows)
+    assert [line["precision"] for line in card["gate"]["heads"]] == ["int8", "fp32", "int8", "fp32"]
+    assert card["gate"]["heads"][3]["average_precision"]["fp32"] is None
+
+
+def test_an_older_opset_gives_the_same_answers_or_says_which_is_needed(tmp_path, rng):
+    bundle, x = small_bundle(tmp_path / "bundle"), rng.normal(size=(9, 6)).astype(np.float32)
+    card = export_edge(bundle, tmp_path / "old", EdgeOptions(opset=15))
+    assert (card["model"]["opset"], card["model"]["ir_version"]) == (15, 8)
+    assert (EdgePredictor(tmp_path / "old").predict_proba(x) == EdgePredictor(bundle.path).predict_proba(x)).all()
+    assert export_edge(bundle, tmp_path / "ir", EdgeOptions(ir_version=9))["model"]["ir_version"] == 9
+    with pytest.raises(ConfigError, match=r"cannot be brought to opset 12 .*Relu.*; it needs opset 14 or a later one"):
+        with_versions(onnx.load(bundle.fused_onnx), 12, None)
+
+
+def test_a_file_in_onnx_runtimes_format_is_opened_with_its_digest_alone(tmp_path, rng):
+    bundle, x = small_bundle(tmp_path / "bundle"), rng.normal(size=(9, 6)).astype(np.float32)
+    export_edge(bundle, tmp_path / "out", EdgeOptions(format="ort"))
+    file = tmp_path / "out" / "model.ort"
+    for path in (tmp_path / "out", file):
+        predictor = EdgePredictor(path)
+        assert predictor.card == bundle.card
+        assert (predictor.predict_proba(x) == EdgePredictor(bundle.path).predict_proba(x)).all()
+    alone = tmp_path / "alone.ort"
+    alone.write_bytes(file.read_bytes())
+    with pytest.raises(ArtifactError, match=r"has no card\.json beside it"):
+        EdgePredictor(alone)
+    (tmp_path / "out" / "other.ort").write_bytes(file.read_bytes())
+    with pytest.raises(ArtifactError, match=r"other\.ort is not the model that the card\.json beside it names"):
+        EdgePredictor(tmp_path / "out" / "other.ort")
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ArtifactError, match=r"model\.ort was changed or cut short"):
+        EdgePredictor(file)
+    file.rename(tmp_path / "out" / "model.onnx")
+    with pytest.raises(ArtifactError, match=r"has no model\.ort, which its card\.json names"):
+        EdgePredictor(tmp_path / "out")
+    (tmp_path / "out" / "card.json").write_bytes(canonical_json({"target": "web"}))
+    with pytest.raises(ArtifactError, match="is not that of `ovr export target=edge`"):
+        checked_model(tmp_path / "out")
+
+
+def test_options_that_cannot_be_are_refused_and_nothing_is_written(bundle, tmp_path, capsys):
+    bundle, _ = bundle
+    for options, kind, said in (
+        ({"class_ids": ["trian"]}, TaxonomyError, r"does not have: 'trian' \(nearest: train\)"),
+        ({"class_ids": []}, ConfigError, "classes is an empty list"),
+        ({"precision": "int4"}, ConfigError, "precision is 'int4'; expected one of fp32, fp16, int8"),
+        ({"format": "tflite"}, ConfigError, "format is 'tflite'; expected one of onnx, ort"),
+        ({"opset": 99}, ConfigError, "opset is 99; expected a whole number from 7 to 18"),
+        ({"ir_version": 3}, ConfigError, "ir_version is 3; expected a whole number from 4 to 10"),
+        ({"format": "ort", "opset": 17}, ConfigError, "opset and ir_version are of ONNX files"),
+        ({"format": "ort", "precision": "fp16"}, ConfigError, "fp16 would be as large as fp32"),
+        ({"precision": "int8", "margin": 2}, ConfigError, "margin is 2; expected a number from 0 to 1"),
+    ):
+        with pytest.raises(kind, match=said):
+            export_edge(bundle, tmp_path / "out", EdgeOptions(**options))
+    args = ["export", f"bundle={bundle.path}", f"out={tmp_path / 'out'}", "target=edge"]
+    for more, said in (
+        (["precision=int8", "refit=maybe"], "refit is 'maybe'; expected true or false"),
+        (["data=digits"], "data is of precision=fp16 and int8"),
+        (["precision=int8", "rows=test"], "rows=test is of a source of rows"),
+        (["heads=[train]"], "heads is of target=onnx"),
+    ):
+        assert said in error_of(capsys, *args, *more)
+    assert "target is 'web'; expected one of onnx, edge" in error_of(capsys, *args[:-1], "target=web")
+    assert "precision, opset is of target=edge" in error_of(capsys, *args[:-1], "precision=int8", "opset=17")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ArtifactError, match="lies within the bundle"):
+        export_edge(bundle, bundle.path / "edge", EdgeOptions())
+    (tmp_path / "out").mkdir()
+    assert "exists already" in error_of(capsys, *args)
+
+
+def test_bundles_that_are_not_judged_are_refused(tmp_path):
+    plain = small_bundle(tmp_path / "plain")
+    with pytest.raises(ArtifactError, match="keeps no features of calibration rows"):
+        export_edge(plain, tmp_path / "out", EdgeOptions(precision="int8"))
+    arrays = {"features": np.zeros((3, 5), np.float32), "target": np.zeros((2, 3), bool), "mask": np.zeros((2, 3), bool)}
+    forge(plain.path, {f"calibration/{name}.npy": npy_bytes(array) for name, array in arrays.items()})
+    with pytest.raises(ArtifactError, match="keeps 3 features, 2 targets and 2 masks"):
+        kept_rows(plain, [0])
+    cohorts = SimpleNamespace(column="sex")
+    with pytest.raises(ConfigError, match="a calibration for each value of 'sex'"):
+        export_edge(SimpleNamespace(shards=(), heads=[], cohorts=cohorts), tmp_path / "out", EdgeOptions(precision="int8"))
+
+
+def test_heads_of_shards_are_exported_in_fp32_alone(tmp_path):
+    ids = [f"c{k}" for k in range(5)]
+    bundle, _ = sample_sharded_bundle(tmp_path / "bundle", sample_model(backbone="identity", num_heads=5), ids)
+    x = rows_of(3, 20)
+    export_edge(bundle, tmp_path / "out", EdgeOptions(class_ids=["c4", "c1"]))
+    whole_NK = EdgePredictor(bundle.path).predict_proba(x)
+    assert (EdgePredictor(tmp_path / "out").predict_proba(x) == whole_NK[:, [1, 4]]).all()
+    with pytest.raises(ConfigError, match="not for bundles with head shards"):
+        export_edge(bundle, tmp_path / "small", EdgeOptions(precision="fp16"))
+    with pytest.raises(TaxonomyError, match="'c9'"):
+        export_edge(bundle, tmp_path / "small", EdgeOptions(class_ids=["c9"]))
+    alone = SimpleNamespace(path=bundle.path, has_fused=False, heads=bundle.heads)
+    with pytest.raises(ArtifactError, match=r"name those that the device needs with classes=\[ID,...\]"):
+        export_edge(alone, tmp_path / "small", EdgeOptions())
+
+
+def test_it_needs_no_torch_and_quantisation_is_loaded_when_it_is_used():
+    code = "import sys, ovr.lifecycle.edge_export; sys.exit('torch' in sys.modules or 'onnxruntime.quantization' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_card_of_the_export_is_what_it_returns(bundle, tmp_path):
+    bundle, _ = bundle
+    card = export_edge(bundle, tmp_path / "out", EdgeOptions(precision="fp16"))
+    assert json.loads((tmp_path / "out" / "card.json").read_bytes()) == card
+    assert card["bundle_sha256"] == bundle.bundle_sha256
+    assert card["latency_p50_s"].keys() == card["size_bytes"].keys() == {"fp32", "model"}
+    props = {entry.key: entry.value for entry in onnx.load(tmp_path / "out" / "model.onnx").metadata_props}
+    assert json.loads(props["ovr.edge"]) == {"bundle_sha256": bundle.bundle_sha256, "precision": "fp16", "classes": None}
