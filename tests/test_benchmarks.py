@@ -69,6 +69,16 @@ def test_the_benchmark_of_the_gate_tells_heads_that_are_much_worse():
 
 
 @pytest.mark.exhaustive
+def test_the_benchmark_of_the_edge_measures_every_precision_and_peer(tmp_path):
+    rows = {(row["what"], row["against"]): row for row in run_quick("edge", tmp_path)["rows"]}
+    for what in ("size", "cold start", "import", "p50 of one row", "p99 of one row", "peak memory"):
+        pairs = (("fp32", "torch eager"), ("fp32", "scikit-learn OvR"), ("fp16", "fp32"), ("int8", "fp32"))
+        assert all(rows[f"digits: {what}, {ours}", against]["ours"] > 0 for ours, against in pairs)
+    assert rows["digits: size, int8", "fp32"]["ratio"] > 2
+    assert rows["digits: int8: rise of the ECE bound, as written", "fp32"]["ours"] <= 0.01
+
+
+@pytest.mark.exhaustive
 def test_the_benchmark_of_calibrators_compares_them_on_digits(tmp_path):
     rows = {(row["what"], row["against"]): row for row in run_quick("calibrators", tmp_path)["rows"]}
     assert rows["digits: NLL", "ours: temperature"]["ours"] < rows["digits: NLL", "ours: temperature"]["peer"]

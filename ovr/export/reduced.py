@@ -3,13 +3,14 @@
 fp16: weights are stored as float16, and every runtime computes with them in float32, as kernels in float16 are rare on a CPU. Half
 the size; speed and memory are those of fp32, because a session unfolds them once.
 int8: ONNX Runtime's static quantisation (QDQ): uint8 activations, whose ranges rows decide, and int8 weights, a scale a channel.
+Tables that rows are looked up in (embeddings) are no weights of a product, and become float16.
 
 N = rows, D = features
 """
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ F32 = NDArray[np.float32]
 
 def reducible(model: onnx.ModelProto, precision: str) -> bool:
     """Return whether a model has weights that this precision makes smaller."""
-    return bool(_fp16_names(model) if precision == "fp16" else _weight_nodes(model))
+    return bool(_fp16_names(model) if precision == "fp16" else _weight_nodes(model) or _tables(model))
 
 
 def reduced(model: onnx.ModelProto, precision: str, x: F32) -> onnx.ModelProto:
@@ -48,7 +49,7 @@ def reduced(model: onnx.ModelProto, precision: str, x: F32) -> onnx.ModelProto:
     Raises:
         ArtifactError: ONNX Runtime cannot quantise it.
     """
-    return _half(model) if precision == "fp16" else _quantised(model, x)
+    return _half(model, _fp16_names(model)) if precision == "fp16" else _half(_quantised(model, x), _tables(model))
 
 
 def heads_model(graph: HeadsGraph, num_features: int, *, output: str = PROB) -> onnx.ModelProto:
@@ -98,10 +99,16 @@ def _fp16_names(model: onnx.ModelProto) -> list[str]:
     return names
 
 
-def _half(model: onnx.ModelProto) -> onnx.ModelProto:
+def _tables(model: onnx.ModelProto) -> list[str]:
+    """Return the names of weights that are looked up in and nothing else; those of heads are calibrations."""
+    names = {node.input[0] for node in model.graph.node if node.op_type == "Gather"}
+    names -= {name for node in model.graph.node for name in (node.input[1:] if node.op_type == "Gather" else node.input)}
+    return [name for name in _fp16_names(model) if name in names and not name.startswith("heads/")]
+
+
+def _half(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    names = set(_fp16_names(model))
     casts = []
     for tensor in copy.graph.initializer:
         if tensor.name in names:

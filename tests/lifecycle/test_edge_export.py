@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import helper, numpy_helper
 
 from ovr import EdgePredictor
 from ovr.calibrator.platt import Platt
@@ -19,11 +20,13 @@ from ovr.core.files import canonical_json
 from ovr.core.shards import npy_bytes
 from ovr.edge.__main__ import main as edge_main
 from ovr.errors import ArtifactError, ConfigError, TaxonomyError
+from ovr.export.check import run
+from ovr.export.reduced import reduced, reducible
 from ovr.export.versions import with_versions
 from ovr.lifecycle.edge_export import EdgeOptions, export_edge
 from ovr.lifecycle.edge_gate import GateRows, kept_rows
 from ovr.runtime.edge_files import checked_model
-from tests.bundles import forge, small_bundle
+from tests.bundles import dense_backbone, forge, small_bundle
 from tests.cli.test_main import error_of
 from tests.export.sample import sample_bundle, sample_model, sample_sharded_bundle
 from tests.lifecycle.conftest import CLASS_IDS, rows_of, sample_labels, torch_logits
@@ -156,6 +159,27 @@ def test_a_head_without_a_positive_row_is_not_judged_and_stays(bundle, tmp_path)
     card = export_edge(bundle, tmp_path / "out", EdgeOptions(precision="int8"), rows)
     assert [line["precision"] for line in card["gate"]["heads"]] == ["int8", "fp32", "int8", "fp32"]
     assert card["gate"]["heads"][3]["average_precision"]["fp32"] is None
+
+
+def test_tables_of_embeddings_become_float16_in_int8_too(rng):
+    table = rng.normal(size=(50, 8)).astype(np.float32)
+    nodes = [
+        helper.make_node("Cast", ["x"], ["index"], to=onnx.TensorProto.INT64),
+        helper.make_node("Gather", ["table", "index"], ["rows"]),
+        helper.make_node("ReduceSum", ["rows", "axis"], ["features"], keepdims=0),
+    ]
+    values = [numpy_helper.from_array(table, "table"), numpy_helper.from_array(np.array([1]), "axis")]
+    ends = [helper.make_tensor_value_info(*end) for end in (("x", 1, ["batch", 3]), ("features", 1, ["batch", 8]))]
+    graph = helper.make_graph(nodes, "bag", ends[:1], ends[1:], values)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    x = rng.integers(0, 50, size=(7, 3)).astype(np.float32)
+    made = reduced(model, "int8", x)
+    assert reducible(model, "int8")
+    assert [tensor.data_type for tensor in made.graph.initializer] == [onnx.TensorProto.FLOAT16, onnx.TensorProto.INT64]
+    expected = table.astype(np.float16).astype(np.float32)[x.astype(int)].sum(axis=1)
+    np.testing.assert_allclose(run(made.SerializeToString(), x), expected, atol=1e-6)
+    with pytest.raises(ArtifactError, match="ONNX Runtime cannot quantise this model to int8"):
+        reduced(dense_backbone((64,), 8, seed=0), "int8", x)  # rows of 3 numbers, where it takes 64
 
 
 def test_an_older_opset_gives_the_same_answers_or_says_which_is_needed(tmp_path, rng):
