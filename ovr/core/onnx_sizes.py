@@ -26,9 +26,9 @@ _TOGETHER_OPS = "Add And Div Equal Greater GreaterOrEqual Less LessOrEqual Max M
 _TOGETHER = frozenset(_TOGETHER_OPS.split())
 # Those that make something of the shape of their first input, or a part of it.
 _AS_FIRST_OPS = """
-Abs BatchNormalization Cast Ceil Clip Cos CumSum Elu Erf Exp Floor Gelu GroupNormalization HardSigmoid HardSwish Identity
-InstanceNormalization IsNaN LRN LayerNormalization LeakyRelu Log LogSoftmax Mish Neg Not Reciprocal Relu Round ScatterElements
-ScatterND Selu Sigmoid Sign Sin Slice Softmax Softplus Softsign Split Sqrt Tanh Trilu
+Abs BatchNormalization Cast Ceil Clip Cos CumSum DequantizeLinear Elu Erf Exp Floor Gelu GroupNormalization HardSigmoid
+HardSwish Identity InstanceNormalization IsNaN LRN LayerNormalization LeakyRelu Log LogSoftmax Mish Neg Not QuantizeLinear
+Reciprocal Relu Round ScatterElements ScatterND Selu Sigmoid Sign Sin Slice Softmax Softplus Softsign Split Sqrt Tanh Trilu
 """
 _AS_FIRST = frozenset(_AS_FIRST_OPS.split())
 

@@ -15,6 +15,8 @@ CASES = [
     ("Add", [(1, 4, 1), (3, 1, 5)], {}),
     ("Where", [(1, 4), (3, 1), (1,)], {}),
     ("Sigmoid", [(1, 7)], {}),
+    ("QuantizeLinear", [(1, 7), ()], {}),
+    ("DequantizeLinear", [(1, 7), ()], {}),
     ("Gemm", [(1, 6), (6, 3)], {}),
     ("Gemm", [(6, 2), (3, 6)], {"transA": 1, "transB": 1}),
     ("MatMul", [(2, 1, 3, 4), (5, 4, 6)], {}),
@@ -44,11 +46,13 @@ def test_a_size_is_that_of_onnx(op, inputs, attributes):
     names = [f"i{k}" for k in range(len(inputs))]
     shaped = {name: value for name, value in zip(names, inputs, strict=True) if isinstance(value, tuple)}
     numbers = {name: value for name, value in zip(names, inputs, strict=True) if isinstance(value, list)}
-    types = {"Gather": {"i1": TensorProto.INT64}, "Where": {"i0": TensorProto.BOOL}}.get(op, {})
+    dtypes = {"Gather": {"i1": TensorProto.INT64}, "Where": {"i0": TensorProto.BOOL}, "DequantizeLinear": {"i0": TensorProto.UINT8}}
+    types = dtypes.get(op, {})
     values = [helper.make_tensor_value_info(n, types.get(n, TensorProto.FLOAT), shape) for n, shape in shaped.items()]
     weights = [numpy_helper.from_array(np.array(value), name) for name, value in numbers.items()]
     node = helper.make_node(op, names, ["y"], **attributes)
-    out = helper.make_tensor_value_info("y", TensorProto.INT64 if op == "Shape" else TensorProto.FLOAT, None)
+    made = {"Shape": TensorProto.INT64, "QuantizeLinear": TensorProto.UINT8}.get(op, TensorProto.FLOAT)
+    out = helper.make_tensor_value_info("y", made, None)
     model = helper.make_model(helper.make_graph([node], "g", values, [out], weights), opset_imports=[helper.make_opsetid("", 18)])
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph.output[0].type.tensor_type.shape
     size = math.prod(dim.dim_value for dim in inferred.dim)
