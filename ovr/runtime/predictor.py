@@ -69,7 +69,13 @@ class EdgePredictor:
         try:
             self._session = ort.InferenceSession(model_path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no common base of their own
-            raise ArtifactError(f"{model_path} cannot be opened as an ONNX model: {error}") from None
+            is_old = "opset" in str(error) or "IR version" in str(error)
+            hint = (
+                f"; onnxruntime {ort.__version__} is too old for it: a newer one, or `ovr export target=edge opset=N ir_version=N`"
+            )
+            raise ArtifactError(
+                f"{model_path} cannot be opened as an ONNX model: {str(error).strip()}{hint if is_old else ''}"
+            ) from None
         self.card = self._read_card(model_path)
         self._encoder = encoder_from_json(self.card.input.encoder)
         self.num_rows = {

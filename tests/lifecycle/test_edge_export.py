@@ -12,6 +12,7 @@ import torch
 from onnx import helper, numpy_helper
 
 from ovr import EdgePredictor
+from ovr.calibrator.beta import Beta
 from ovr.calibrator.platt import Platt
 from ovr.calibrator.temperature import Temperature
 from ovr.cli.main import main
@@ -28,6 +29,7 @@ from ovr.lifecycle.edge_gate import GateRows, kept_rows
 from ovr.runtime.edge_files import checked_model
 from tests.bundles import dense_backbone, forge, small_bundle
 from tests.cli.test_main import error_of
+from tests.cohorts import some_cohorts
 from tests.export.sample import sample_bundle, sample_model, sample_sharded_bundle
 from tests.lifecycle.conftest import CLASS_IDS, rows_of, sample_labels, torch_logits
 
@@ -47,6 +49,7 @@ def bundle(tmp_path_factory):
     target_NK, mask_NK = sample_labels(logit_NK)
     calibrations = Temperature().fit(logit_NK, target_NK, mask_NK)
     calibrations[2] = Platt().fit(logit_NK[:, [2]], target_NK[:, [2]], mask_NK[:, [2]])[0]
+    calibrations[3] = Beta().fit(logit_NK[:, [3]], target_NK[:, [3]], mask_NK[:, [3]])[0]
     path = tmp_path_factory.mktemp("edge") / "bundle"
     with torch.no_grad():
         arrays = {"features": model.features(torch.from_numpy(x)).numpy(), "target": target_NK, "mask": mask_NK}
@@ -100,7 +103,7 @@ def test_a_head_that_int8_makes_worse_stays_in_fp32_with_its_bits_and_is_listed(
     for line in lines.values():
         assert line["ece_upper"]["final"] <= line["ece_upper"]["fp32"] + 0.01
         assert line["average_precision"]["final"] >= line["average_precision"]["fp32"] - 0.01
-        assert line["refitted"] is (refit and line["class_id"] != CRUDE)
+        assert line["refitted"] is (refit and line["class_id"] in ("cat", "größe"))  # train has a beta calibration
         if not refit:
             assert line["ece_upper"]["without_refit"] == pytest.approx(line["ece_upper"]["final"], abs=1e-4)
     got_NK, whole_NK = (EdgePredictor(path).predict_proba(x) for path in (tmp_path / "out", bundle.path))
@@ -250,7 +253,7 @@ def test_options_that_cannot_be_are_refused_and_nothing_is_written(bundle, tmp_p
     assert "exists already" in error_of(capsys, *args)
 
 
-def test_bundles_that_are_not_judged_are_refused(tmp_path):
+def test_bundles_that_are_not_judged_are_refused(tmp_path, rng):
     plain = small_bundle(tmp_path / "plain")
     with pytest.raises(ArtifactError, match="keeps no features of calibration rows"):
         export_edge(plain, tmp_path / "out", EdgeOptions(precision="int8"))
@@ -258,9 +261,13 @@ def test_bundles_that_are_not_judged_are_refused(tmp_path):
     forge(plain.path, {f"calibration/{name}.npy": npy_bytes(array) for name, array in arrays.items()})
     with pytest.raises(ArtifactError, match="keeps 3 features, 2 targets and 2 masks"):
         kept_rows(plain, [0])
-    cohorts = SimpleNamespace(column="sex")
+    of_cohorts = small_bundle(tmp_path / "cohorts", cohorts=some_cohorts(3))
     with pytest.raises(ConfigError, match="a calibration for each value of 'sex'"):
-        export_edge(SimpleNamespace(shards=(), heads=[], cohorts=cohorts), tmp_path / "out", EdgeOptions(precision="int8"))
+        export_edge(of_cohorts, tmp_path / "out", EdgeOptions(precision="int8"))
+    export_edge(of_cohorts, tmp_path / "out", EdgeOptions(class_ids=["owl", "dog"]))
+    x = rng.normal(size=(9, 6)).astype(np.float32)
+    whole_NK, some_NK = (EdgePredictor(p).predict_proba(x, cohort="M") for p in (of_cohorts.path, tmp_path / "out"))
+    assert (some_NK == whole_NK[:, 1:]).all()
 
 
 def test_heads_of_shards_are_exported_in_fp32_alone(tmp_path):

@@ -111,6 +111,15 @@ def test_every_row_that_is_refused_is_told_with_its_reason(bundle, x):
         edge.check(x[:0])
 
 
+@pytest.mark.parametrize(("ir_version", "opset"), [(99, 18), (10, 99)])
+def test_a_runtime_that_is_too_old_for_a_model_is_said_to_be(bundle, tmp_path, ir_version, opset):
+    model = onnx.load(bundle.fused_onnx)
+    model.ir_version, model.opset_import[0].version = ir_version, opset
+    onnx.save(model, tmp_path / "new.onnx")
+    with pytest.raises(ArtifactError, match=r"99.*; onnxruntime [\d.]+ is too old for it: a newer one, or `ovr export target=edge"):
+        EdgePredictor(tmp_path / "new.onnx")
+
+
 def test_a_missing_file_is_said_to_be_missing(tmp_path):
     with pytest.raises(
         ArtifactError, match="none does not exist; expected a bundle directory, an edge export or a fused ONNX file"
