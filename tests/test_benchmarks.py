@@ -52,6 +52,7 @@ def run_quick(name, tmp_path):
     return report
 
 
+@pytest.mark.exhaustive
 def test_the_calibration_benchmark_runs_and_stores_its_rows(tmp_path):
     report = run_quick("calibration", tmp_path)
     assert report["quick"] is True
@@ -97,6 +98,7 @@ def test_the_error_of_resampled_rows_is_that_of_all_rows_where_each_is_drawn_onc
         assert mean_R == pytest.approx([mean], abs=1e-6)
 
 
+@pytest.mark.exhaustive
 def test_the_benchmark_of_decisions_keeps_promises_and_shows_coverage(tmp_path):
     rows = {(row["what"], row["against"]): row for row in run_quick("decisions", tmp_path)["rows"]}
     broken = rows["recall>=0.9 broken, 800 rows, 50 %", "naive"]

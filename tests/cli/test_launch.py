@@ -178,6 +178,7 @@ def test_torchrun_starts_processes_that_train_one_bundle(tmp_path):
     assert {path.name for path in (tmp_path / "run").glob("*.log")} == {"train.log", "train_rank_1.log"}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_torchrun_on_two_nodes_trains_one_bundle(tmp_path):
     port = str(20000 + os.getpid() % 9000)

@@ -75,6 +75,7 @@ def test_class_ids_of_any_kind_train_export_publish_and_serve(here, tmp_path, la
     assert set(answers[0]["prob"]) == set(ODD_IDS)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_result_of_an_uninterrupted_one(tmp_path, table, monkeypatch, capsys):
     args = [
