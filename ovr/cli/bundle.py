@@ -157,6 +157,8 @@ def gate_words(told: dict[str, Any]) -> str:
     if not isinstance(verdicts, dict):
         return "none" if told.get("gated") is False and told.get("num_changed_heads") else ""
     words = [f"forced: {', '.join(told['forced'])}"] if told.get("forced") else ["passed"]
+    if told.get("ungated"):
+        words.append(f"none: {', '.join(told['ungated'])}")
     for key, what in (("undecided", "undecided"), ("looser_than_default", "looser")):
         if found := dict.fromkeys(name for verdict in verdicts.values() for name in verdict.get(key, ())):
             words.append(f"{what}: {', '.join(found)}")

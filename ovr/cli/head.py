@@ -154,9 +154,12 @@ def replace_head(cfg: DictConfig) -> None:
     ids, gate = known_ids(source, class_ids_of(cfg)), gate_of(cfg)
     with out_of(cfg) as out:
         made = replace_heads(bundle, out, source, ids, gate=gate, force=cfg.force, entry=entry_of(cfg))
-        for class_id, verdict in made.bundle.provenance["history"][-1]["gate"].items():
+        step = made.bundle.provenance["history"][-1]
+        for class_id, verdict in step.get("gate", {}).items():
             print(f"{class_id}: judged on the calibration rows of {source.path}")
             print_verdict(verdict)
+        for class_id in step.get("ungated", []):
+            print(f"{class_id}: the weights are those that {bundle.path} has; no gate, as of `ovr calibrate`")
         print_change(cfg, bundle, made)
 
 

@@ -168,7 +168,7 @@ def told(bundle: ModelBundle, entry: Mapping[str, Any], *, num_changed: int) -> 
         **entry,
         "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **git_state(),
-        "gated": "gate" in entry,  # whether heads were judged before they came in
+        "gated": "gate" in entry,  # whether heads were judged before they came in, but for those of `ungated`
         "parent_bundle_sha256": bundle.bundle_sha256,
         "num_changed_heads": num_changed,
         # report/ stays as it was, and is of the bundle that was trained

@@ -2,7 +2,9 @@
 
 - counts: as many rows of the class, and as many of others, as the policy asks for.
 - calibration: the contract (`ovr.metric.contract`): the upper bound of its calibration error is within the limit.
-- not worse: than the version that it replaces, by more than a margin, on rows that neither has seen (`ovr.metric.not_worse`).
+- not worse: than the version that it replaces, by more than a margin, on rows that neither has seen (`ovr.metric.not_worse`). Where
+  too few of these are of others, those that the version before has seen count too, unless the policy is against it: they favour
+  that version, so that a head that is worse passes less often than on rows that are new to both.
 
 Equal rows count once. Each check passes, fails or is undecided, where the policy says what happens (`ovr.lifecycle.gate_policy`).
 Classes that the taxonomy calls critical are held to the second part of the policy.
@@ -10,9 +12,10 @@ Classes that the taxonomy calls critical are held to the second part of the poli
 N = rows
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +30,16 @@ from ovr.lifecycle.gate_policy import CRITICAL, DEFAULT, Policy
 from ovr.metric.contract import judge as judge_contract
 from ovr.metric.not_worse import not_worse
 
+STRICT = {"others": "unseen"}  # of critical classes, unless their part of the policy says otherwise
 F64 = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+
+
+class Needed(NamedTuple):
+    """About how many rows that neither version has seen would decide a check."""
+
+    num_positives: int
+    num_negatives: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +50,7 @@ class Check:
     passed: bool
     said: str
     undecided: bool = False  # the rows do not tell: the policy says whether that passes
+    needed: Needed | None = None  # rows that would tell, where these are too few
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +101,7 @@ class Gate:
                 raise ConfigError(
                     f"the gate's policy has no {name!r}; {nearest(str(name), known) or 'expected some of ' + ', '.join(known)}"
                 )
-        self.policy, self.critical = Policy(**settings), Policy(**{**settings, **(critical or {})})
+        self.policy, self.critical = Policy(**settings), Policy(**{**settings, **STRICT, **(critical or {})})
 
     def judge(
         self,
@@ -106,8 +118,8 @@ class Gate:
 
         Args:
             mask_N: the rows whose label is known; of equal rows one alone (see `distinct`).
-            replaced: the probabilities (N,) of the version that it replaces, the rows (N,) that this was not fitted on either, and
-                its threshold; None: there is none, or it cannot be asked.
+            replaced: the probabilities (N,) of the version that it replaces, the rows (N,) that this was neither fitted nor
+                calibrated on either, and its threshold; None: there is none, or it cannot be asked.
             compared_N: the probabilities (N,) that are compared with those; None: `prob_N`.
         """
         policy, default = (self.critical, CRITICAL) if spec.critical else (self.policy, DEFAULT)
@@ -116,7 +128,11 @@ class Gate:
         enough = num_positives >= policy.min_positives and num_negatives >= policy.min_negatives
         counts = f"{num_positives} different rows of the class and {num_negatives} of others"
         asked = "" if enough else f"; expected at least {policy.min_positives} and {policy.min_negatives}"
-        checks = [Check("counts", enough, counts + asked), self._calibration(policy, spec, prob_N, target_N, mask_N)]
+        needed = None if enough else Needed(policy.min_positives, policy.min_negatives)
+        checks = [
+            Check("counts", enough, counts + asked, needed=needed),
+            self._calibration(policy, spec, prob_N, target_N, mask_N),
+        ]
         if replaced is not None:
             second_N = prob_N if compared_N is None else compared_N
             checks.append(self._not_worse(policy, second_N, prob_N >= threshold, target_N, mask_N, replaced))
@@ -136,9 +152,15 @@ class Gate:
         known_N = mask_N & fair_N
         num_positives, num_negatives = int((target_N & known_N).sum()), int((~target_N & known_N).sum())
         of = f"{num_positives} rows of the class and {num_negatives} of others that neither version has seen"
+        if policy.others == "seen" and num_negatives < policy.min_compared:
+            seen_N = mask_N & ~target_N & ~fair_N
+            known_N, num_seen = known_N | seen_N, int(seen_N.sum())
+            num_negatives += num_seen
+            of += f", and {num_seen} of others that the version before has seen, which favour it" if num_seen else ""
         if min(num_positives, num_negatives) < policy.min_compared:
             said = f"undecided: there are {of}; to compare them takes {policy.min_compared} of each"
-            return Check("not worse", policy.worse == "not_shown", said, undecided=True)
+            least = Needed(policy.min_compared, policy.min_compared)
+            return Check("not worse", policy.worse == "not_shown", said, True, least)
         found = not_worse(
             old_N[known_N],
             prob_N[known_N],
@@ -154,7 +176,8 @@ class Gate:
         needs = f"; about {found.num_needed} rows of the class would show it of a head that is as good" if undecided else ""
         lets_in = policy.worse == "not_shown" or (policy.worse == "estimate" and found.estimate_within)
         passed = found.outcome == "pass" or (undecided and lets_in)
-        return Check("not worse", passed, f"{said} the version before on {of}: {found}{needs}", undecided)
+        more = Needed(found.num_needed, math.ceil(found.num_needed * num_negatives / num_positives)) if undecided else None
+        return Check("not worse", passed, f"{said} the version before on {of}: {found}{needs}", undecided, more)
 
 
 def distinct(group_N: NDArray[Any], target_N: Bools, mask_N: Bools) -> Bools:
@@ -166,8 +189,11 @@ def distinct(group_N: NDArray[Any], target_N: Bools, mask_N: Bools) -> Bools:
     return first_N
 
 
-def check_passed(judged: Sequence[Judged], *, force: bool) -> list[str]:
+def check_passed(judged: Sequence[Judged], *, force: bool, more_rows: str) -> list[str]:
     """Return the classes whose heads the gate refuses, which `force` lets in.
+
+    Args:
+        more_rows: how rows that would decide are brought in.
 
     Raises:
         GateError: there are any, and `force` is false.
@@ -175,7 +201,17 @@ def check_passed(judged: Sequence[Judged], *, force: bool) -> list[str]:
     refused = [each for each in judged if not each.passed]
     if refused and not force:
         told = "; ".join(f"{each.class_id!r}: {each}" for each in refused)
-        raise GateError(f"the gate refuses {len(refused)} of {len(judged)} heads: {told}. force=true lets them in, and is recorded")
+        needed = [check.needed for each in refused for check in each.checks if not check.passed and check.needed is not None]
+        what = ""
+        if needed:
+            most = Needed(*(max(nums) for nums in zip(*needed, strict=True)))
+            what = (
+                f". What can decide are rows that no version has seen, about {most.num_positives} of the class and "
+                f"{most.num_negatives} of others{more_rows}"
+            )
+        raise GateError(
+            f"the gate refuses {len(refused)} of {len(judged)} heads: {told}{what}. force=true lets them in, and is recorded"
+        )
     return [each.class_id for each in refused]
 
 

@@ -7,7 +7,7 @@ from ovr.errors import ConfigError
 from ovr.metric.intervals import CONFIDENCE
 
 # From the strictest to the loosest.
-CHOICES = {"undecided": ("fail", "pass"), "worse": ("excluded", "estimate", "not_shown")}
+CHOICES = {"undecided": ("fail", "pass"), "worse": ("excluded", "estimate", "not_shown"), "others": ("unseen", "seen")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,8 @@ class Policy:
         margin: of average precision, and of information (`ovr.metric.not_worse`).
         min_compared: known rows of the class, and of others, that neither version has seen, below which nothing is decided and no
             figure is taken.
+        others: whether rows of others that the version before has seen count with these where they alone are fewer ("seen"), or
+            not ("unseen"). They favour that version. Rows of the class never do.
         confidence: of each check.
     """
 
@@ -34,6 +36,7 @@ class Policy:
     worse: Literal["excluded", "estimate", "not_shown"] = "estimate"
     margin: float = 0.02
     min_compared: int = 10
+    others: Literal["unseen", "seen"] = "seen"
     confidence: float = CONFIDENCE
 
     def __post_init__(self) -> None:
@@ -68,4 +71,4 @@ class Policy:
 
 
 DEFAULT = Policy()
-CRITICAL = Policy(min_positives=20, min_negatives=20, undecided="fail", worse="excluded", min_compared=20)
+CRITICAL = Policy(min_positives=20, min_negatives=20, undecided="fail", worse="excluded", min_compared=20, others="unseen")

@@ -11,11 +11,14 @@ from ovr.core.artifact import HeadArtifact
 from ovr.core.bundle import ModelBundle
 from ovr.core.taxonomy import ClassSpec
 from ovr.data.leakage import U64, row_digests
+from ovr.errors import ArtifactError
 from ovr.lifecycle.assemble import NewModel, head_logits
 from ovr.lifecycle.calibration_rows import FEATURES, LOGIT, MASK, TARGET
 from ovr.lifecycle.gate import Check, Gate, Judged, distinct, prob_logits, prob_of
+from ovr.lifecycle.put import model_of
 
 NUM_FOLDS = 5
+MOST_OFF = 1e-4  # of stored logits, for each unit that they are above 1: torch's float32 against float64
 
 
 def judge_stored(
@@ -27,11 +30,17 @@ def judge_stored(
     It is compared with the head that it replaces as if it had been calibrated without each row (Platt, in folds), on rows that this
     one was not calibrated on.
 
+    Its logits are computed anew from the features of the rows, where `source` keeps these and the head was fitted on other rows;
+    where it was fitted on them in folds, those of the heads without the row are stored, and the verdict rests on the source's word.
+
     Args:
         spec: the class, as the bundle that it comes to describes it.
         bundle: that bundle.
         replaced: the head that it replaces, with the same backbone. Where `source` keeps no features of the rows, it cannot be
             asked, and no row counts for the comparison.
+
+    Raises:
+        ArtifactError: the stored logits are not those of the head.
     """
     files = {name: source.path / name for name in (LOGIT, TARGET, MASK, FEATURES)}
     if not all(files[name].is_file() for name in (LOGIT, TARGET, MASK)):
@@ -44,7 +53,10 @@ def judge_stored(
     digest_N = row_digests(logit_NK if z_ND is None else z_ND)
     target_N = target_NK[:, k]
     mask_N = distinct(digest_N, target_N, mask_NK[:, k])
-    prob_N = prob_of(logit_NK[:, k], head.calibration)
+    logit_N = logit_NK[:, k]
+    if z_ND is not None and not head.provenance.get("cross_fitted"):
+        logit_N = _own_logits(source, head, z_ND, logit_N, mask_N)
+    prob_N = prob_of(logit_N, head.calibration)
     if replaced is None:
         return gate.judge(spec, prob_N, target_N, mask_N, threshold=head.threshold)
     model, old = replaced
@@ -55,6 +67,27 @@ def judge_stored(
     before = (old_prob_N, fair_N, old.threshold)
     unseen_N = _calibrated_without(prob_N, target_N, mask_N)
     return gate.judge(spec, prob_N, target_N, mask_N, threshold=head.threshold, replaced=before, compared_N=unseen_N)
+
+
+def _own_logits(
+    source: ModelBundle, head: HeadArtifact, z_ND: NDArray[np.float32], stored_N: NDArray[np.float32], mask_N: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Return the head's logits (N,) by its weights.
+
+    Raises:
+        ArtifactError: those that are stored of known rows are others.
+    """
+    model = model_of(source, head)
+    logit_N = head_logits(model.kind, model.weights, z_ND)
+    off_N = np.abs(stored_N - logit_N) / np.maximum(np.abs(logit_N), 1.0)
+    off_N[~mask_N] = 0.0
+    if not (off_N <= MOST_OFF).all():  # NaN too
+        n = int(np.argmax(np.nan_to_num(off_N, nan=np.inf)))
+        raise ArtifactError(
+            f"{source.path / LOGIT} has {stored_N[n]:.6g} of head {head.class_id!r} for calibration row {n}, whose weights give "
+            f"{logit_N[n]:.6g}; it cannot be judged by logits that are not its own"
+        )
+    return logit_N
 
 
 def _calibrated_on(bundle: ModelBundle, class_id: str) -> U64:

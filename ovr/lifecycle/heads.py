@@ -33,8 +33,8 @@ from ovr.lifecycle.assemble import (
 from ovr.lifecycle.calibration_rows import calibration_parts
 from ovr.lifecycle.gate import Gate, check_passed
 from ovr.lifecycle.gate_stored import judge_stored
-from ovr.lifecycle.put import NewHead, check_change, chosen, cohort_columns, model_of, of_limit, put, with_heads
-from ovr.lifecycle.rewrite import calibrations_of, rewritten, thresholds_of
+from ovr.lifecycle.put import NewHead, check_change, chosen, cohort_columns, model_of, of_limit, put, same_weights, with_heads
+from ovr.lifecycle.rewrite import calibrations_of, of_critical, rewritten, thresholds_of
 from ovr.lifecycle.rows import steps_of
 from ovr.runtime.reference import load_reference
 
@@ -53,12 +53,16 @@ def replace_heads(
 ) -> Rewritten:
     """Write the bundle with the heads that `source` uses for these classes to `out`, each as its next version.
 
+    Heads with the weights that the bundle has, calibrated or decided otherwise, pass no gate, as those of `ovr calibrate`: the
+    history says so (`ungated`), and names those of critical classes. They keep their calibration rows.
+
     Args:
         gate: judges them on the calibration rows of `source`; None: nobody does.
-        force: take heads that it refuses; the history says so.
+        force: take heads that it refuses, or that the bundle has already; the history says so.
 
     Raises:
-        ArtifactError: the backbones differ; what `put` refuses.
+        ArtifactError: the backbones differ; a head is the one in use (asked with a `gate`, without `force`); what `put` and
+            `judge_stored` refuse.
         GateError: the gate refuses a head, and `force` is false. Nothing is written then.
         TaxonomyError: `source` has no such class, or one whose id looks like that of another class that the bundle has or has had.
     """
@@ -69,14 +73,23 @@ def replace_heads(
     found = {column: NewModel(kind, weights) for column, kind, weights in stored_weights(source, columns)}
     specs = {i: class_specs(bundle).get(i, source.taxonomy[column]) for i, column in zip(class_ids, columns, strict=True)}
     Taxonomy({**class_specs(bundle), **specs}.values())  # ids that look alike, those of retired classes too
-    judged = [] if gate is None else [judge_stored(gate, source, specs[i], bundle, last_head(bundle, i)) for i in class_ids]
+    before = {class_id: last_head(bundle, class_id) for class_id in class_ids}
+    kept = {source.heads[k].class_id for k, new in found.items() if _has_weights(before[source.heads[k].class_id], new)}
+    if gate is not None and not force:
+        _check_other(bundle, source, [class_id for class_id in class_ids if class_id in kept])
+    asked = [] if gate is None else [class_id for class_id in class_ids if class_id not in kept]
+    judged = [judge_stored(gate, source, specs[i], bundle, before[i]) for i in asked if gate is not None]
     verdicts = {each.class_id: each.to_json() for each in judged}
-    forced = check_passed(judged, force=force)
+    elsewhere = (
+        f": as rows that the head is calibrated on in {source.path} (`ovr head retrain` there), or as a reason to force, by `ovr "
+        f"compare bundle={bundle.path} candidate={source.path} data=...`"
+    )
+    forced = check_passed(judged, force=force, more_rows=elsewhere)
     heads = []
     for column in columns:
         head = source.heads[column]
         origin = {**head.provenance, "from_bundle_sha256": source.bundle_sha256, "from_version": head.version}
-        origin |= {"gate": verdicts[head.class_id]} if verdicts else {}
+        origin |= {"gate": verdicts[head.class_id]} if head.class_id in verdicts else {}
         heads.append(
             NewHead(
                 specs[head.class_id],
@@ -89,9 +102,28 @@ def replace_heads(
             )
         )
     said = {"command": "head replace", "classes": list(class_ids), "from_bundle_sha256": source.bundle_sha256, **(entry or {})}
-    if gate is not None:
+    if judged:
         said |= {"gate": verdicts, "forced": forced}
+    if ungated := [class_id for class_id in class_ids if class_id in kept]:
+        said |= {"ungated": ungated, **of_critical([specs[class_id] for class_id in ungated])}
     return put(bundle, out, heads, entry=said, parts=_rows_of_source(bundle, source, class_ids))
+
+
+def _has_weights(last: tuple[NewModel, HeadArtifact] | None, new: NewModel) -> bool:
+    return last is not None and last[0].kind == new.kind and same_weights(last[0], new)
+
+
+def _check_other(bundle: ModelBundle, source: ModelBundle, class_ids: Sequence[str]) -> None:
+    """Raise ArtifactError where one of these heads, whose weights both bundles have, answers and decides as the one in use."""
+    parts = ("calibration", "threshold", "threshold_status")
+    for class_id in class_ids:
+        if class_id in bundle.taxonomy.ids:
+            ours, theirs = bundle.head(class_id), source.head(class_id)
+            if all(getattr(ours, part) == getattr(theirs, part) for part in parts):
+                raise ArtifactError(
+                    f"head {class_id!r} of {source.path} is the one that {bundle.path} has already as version {ours.version}: "
+                    "weights, calibration and threshold are the same; leave it out"
+                )
 
 
 def _rows_of_source(bundle: ModelBundle, source: ModelBundle, class_ids: Sequence[str]) -> Parts:

@@ -111,8 +111,16 @@ def with_heads(
     columns = [bundle.taxonomy.column(i) if i in bundle.taxonomy.ids else None for i in taxonomy.ids]
     changed = {taxonomy.column(class_id): model for class_id, model in weights.items()}
 
-    strange = [taxonomy.column(class_id) for class_id in models]
-    back = {taxonomy.column(i): _column(bundle, head, weights[i]) for i, head in artifacts.items() if i not in models}
+    # Heads with the weights that are in use, calibrated otherwise, have their rows as before.
+    steady = [
+        head.class_id
+        for head in bundle.heads
+        if rows is None and head.class_id in models and same_weights(weights[head.class_id], model_of(bundle, head))
+    ]
+    strange = [taxonomy.column(class_id) for class_id in models if class_id not in steady]
+    back = {
+        taxonomy.column(i): _column(bundle, head, weights[i]) for i, head in artifacts.items() if i not in models or i in steady
+    }
     pooled = [head.calibration for head in heads]
     reference = chosen(
         load_reference(bundle),
@@ -157,7 +165,7 @@ def _column(bundle: ModelBundle, head: HeadArtifact, model: NewModel) -> Column 
     in_use = [each for each in bundle.heads if each.class_id == head.class_id]
     later = [bundle.earlier_head(HeadVersion(head.class_id, v)) for v in bundle.ledger.versions(head.class_id) if v > head.version]
     for each in (head, *in_use, *later):
-        if each is not head and not _same(model_of(bundle, each), model):
+        if each is not head and not same_weights(model_of(bundle, each), model):
             continue
         column = column_of(bundle, each)
         if column is not None:
@@ -172,7 +180,8 @@ def _column(bundle: ModelBundle, head: HeadArtifact, model: NewModel) -> Column 
     return None
 
 
-def _same(a: NewModel, b: NewModel) -> bool:
+def same_weights(a: NewModel, b: NewModel) -> bool:
+    """Return whether two heads give the same logits by the same constants."""
     same = a.weights.keys() == b.weights.keys()
     return same and all(np.array_equal(value, b.weights[name]) for name, value in a.weights.items())
 

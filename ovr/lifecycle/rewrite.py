@@ -24,7 +24,7 @@ from ovr.core.cohorts import CohortCalibrations
 from ovr.core.heads import HeadColumns
 from ovr.core.sharded_bundle import write_sharded_bundle
 from ovr.core.shards import Shard, npy_bytes, paths, read_figures, read_weights, shard_bytes
-from ovr.core.taxonomy import Taxonomy
+from ovr.core.taxonomy import ClassSpec, Taxonomy
 from ovr.core.thresholds import Thresholds
 from ovr.data.leakage import U64
 from ovr.data.overlap import CALIBRATION, rows_of_step
@@ -117,9 +117,7 @@ def rewritten(
     rethought_K = restated_K | (threshold_K != np.array(bundle.card.thresholds))
     differ_K = differ(before, calibrations) | differing(bundle.cohorts, cohorts, len(bundle.heads))
     changed = np.flatnonzero(differ_K | rethought_K).tolist()
-    if critical := [bundle.taxonomy[k].id for k in changed if bundle.taxonomy[k].critical]:
-        log.warning("%d heads of critical classes change and pass no gate: %s", len(critical), ", ".join(map(repr, critical[:5])))
-        entry = {**entry, "ungated_critical": critical}
+    entry = {**entry, **of_critical([bundle.taxonomy[k] for k in changed])}
     reference = _reference(bundle, before, calibrations, cohorts)
     said = {} if abstention_status is None else {ABSTENTION_STATUS: abstention_status}
     more: Parts = {}
@@ -131,6 +129,15 @@ def rewritten(
     described = bundle.taxonomy if taxonomy is None else taxonomy
     made, diffs = write(bundle, out, described, changed, calibrations, thresholds, policy, provenance, reference, more)
     return Rewritten(made, tuple(bundle.taxonomy[k].id for k in changed), diffs)
+
+
+def of_critical(specs: Sequence[ClassSpec]) -> dict[str, list[str]]:
+    """Return what the history tells of heads that change and pass no gate: those of critical classes, which a warning tells too."""
+    critical = [spec.id for spec in specs if spec.critical]
+    if not critical:
+        return {}
+    log.warning("%d heads of critical classes change and pass no gate: %s", len(critical), ", ".join(map(repr, critical[:5])))
+    return {"ungated_critical": critical}
 
 
 def _reference(bundle: ModelBundle, before: Calibrations, after: Calibrations, cohorts: CohortCalibrations | None) -> Reference:

@@ -102,7 +102,7 @@ def train_heads(
             _train(bundle, spec, of_split, taxonomy, fit, calibrator, threshold, gate, kind=kind, warm=warm, held_N=held_N)
         )
     heads = [made for made, _ in trained]
-    refused = check_passed([made.judged for made in heads], force=force)
+    refused = check_passed([made.judged for made in heads], force=force, more_rows=", given by data=...")
     step = len(bundle.provenance.get("history", [])) + 1
     few = any(made.cross_fitted for made in heads)
     fitted, held = (EVERY, EVERY) if few else (("train",), ("calib",))

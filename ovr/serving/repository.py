@@ -344,7 +344,8 @@ def _check_versions(repository: Path, models: list[Model], bundle: ModelBundle) 
         raise ArtifactError(
             f"{what}. Two bundles gave their heads the same version, apart from each other: `ovr head replace bundle=SERVED "
             f'from={bundle.path} "{classes}" out=NEW` makes these heads the next versions of the bundle that is served, or '
-            "publish this one into a repository of its own"
+            "publish this one into a repository of its own. The gate judges heads with other weights on "
+            "rows that neither has seen, and says how many it takes"
         )
     raise ArtifactError(
         f"{what}: give the new heads a higher version (`ovr train version=...`), or publish into a repository of its own"

@@ -111,4 +111,5 @@ def test_a_step_tells_what_the_gate_said():
     assert gate_words({"gate": {"a": passed}, "forced": []}) == "passed"
     assert gate_words({"gate": {"a": passed, "b": open_to_all}}) == "passed; undecided: calibration, not worse; looser: worse"
     assert gate_words({"gate": {"a": passed}, "forced": ["a"]}) == "forced: a"
+    assert gate_words({"gate": {"a": passed}, "ungated": ["b"]}) == "passed; none: b"
     assert gate_words({"gate": {"a": {"passed": True, "checks": {}}}}) == "passed"  # as older bundles have it

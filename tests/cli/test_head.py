@@ -7,6 +7,7 @@ from ovr.cli.main import main, plain_arguments
 from ovr.core.bundle import open_bundle
 from tests.cli.test_main import error_of
 from tests.export.sample import sample_bundle, sample_model
+from tests.lifecycle.conftest import with_weights
 
 CLASS_IDS = ("cat", "dog", "größe")
 
@@ -122,6 +123,12 @@ def test_the_proof_leads_from_one_root_to_the_other(bundle, args, tmp_path, caps
 
 def test_heads_are_taken_from_another_bundle_and_the_difference_is_told(bundle, args, tmp_path, capsys):
     step = ["head", "replace", *args, f"from={bundle.path}", f"classes=['{CLASS_IDS[2]}']"]
+    assert f"is the one that {bundle.path} has already as version 1" in error_of(capsys, *step)
+    model = sample_model(num_heads=3)
+    with_weights(model, 2.0)
+    other, _ = sample_bundle(tmp_path / "other", model, CLASS_IDS)
+    capsys.readouterr()
+    step[-2] = f"from={other.path}"
     assert "the gate refuses 1 of 1 heads" in error_of(capsys, *step)  # the bundle keeps no calibration rows
     assert main([*step, "--force"]) == 0
     assert open_bundle(tmp_path / "out").provenance["history"][-1]["forced"] == [CLASS_IDS[2]]

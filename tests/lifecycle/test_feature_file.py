@@ -9,7 +9,7 @@ from ovr.core.shards import npy_bytes
 from ovr.core.taxonomy import ClassSpec, Taxonomy
 from ovr.data.leakage import row_digests
 from ovr.data.splits import TestRows
-from ovr.errors import ArtifactError, ConfigError, DataError
+from ovr.errors import ArtifactError, ConfigError, DataError, GateError
 from ovr.lifecycle.assemble import assembled
 from ovr.lifecycle.calibrate import calibrate
 from ovr.lifecycle.feature_file import read_features, write_features
@@ -22,7 +22,7 @@ from ovr.lifecycle.verify import verify
 from ovr.runtime.reference import load_reference
 from tests.bundles import small_bundle
 from tests.lifecycle.conftest import CLASS_IDS, rows_of
-from tests.lifecycle.test_train_heads import made, of_class, splits_of, taxonomy_of
+from tests.lifecycle.test_train_heads import SHIPPED, made, of_class, splits_of, taxonomy_of
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,30 @@ def test_a_head_is_fitted_again_on_kept_rows_and_these_are_not_fair_to_the_versi
     more = with_positives(bundle, rows, bundle_features(bundle, x), row_digests(x), 0, seed=0)
     out, (head,) = made(bundle, tmp_path / "out", more, specs=[bundle.taxonomy[0]], force=True)
     assert out.bundle.heads[0].version == 2
-    assert f"there are {len(x)} rows of the class and 0 of others that neither version has seen" in head.judged.checks[2].said
+    num_others = int((rows["train"].of(0).mask_N & ~rows["train"].of(0).target_N).sum())
+    assert (
+        f"on {len(x)} rows of the class and 0 of others that neither version has seen, and {num_others} of others that the version "
+        "before has seen, which favour it" in head.judged.checks[2].said
+    )
+    critical = [replace(bundle.taxonomy[0], critical=True)]
+    with pytest.raises(
+        GateError, match=r"0 of others that neither version has seen; to .*about 20 of the class and 20 of others, give"
+    ):
+        made(bundle, tmp_path / "no", more, specs=critical, gate=SHIPPED)
+
+
+def test_a_class_that_was_started_from_a_handful_goes_on_with_more_positives(bundle, tmp_path):
+    x = rows_of(50, 40) + np.float32(1)  # none of the rows that the bundle keeps is of the class
+    rows = kept_rows(bundle, taxonomy_of(bundle), ["new"])
+    few, more = x[:8], x[8:]
+    started = with_positives(bundle, rows, bundle_features(bundle, few), row_digests(few), 4, seed=0)
+    first = made(bundle, tmp_path / "first", started)[0].bundle
+    kept = kept_rows(first, first.taxonomy, [])
+    again = with_positives(first, kept, bundle_features(first, more), row_digests(more), 4, seed=0)
+    out, (head,) = made(first, tmp_path / "again", again)
+    assert out.bundle.head("new").version == 2
+    assert head.num_positives == len(x)
+    assert f"{len(more)} rows of the class and 0 of others that neither" in head.judged.checks[2].said
 
 
 def column(bundle, class_id="cat"):

@@ -8,7 +8,7 @@ from sklearn.metrics import average_precision_score
 from ovr.cli.conf import conf_dir
 from ovr.core.taxonomy import ClassSpec
 from ovr.errors import ConfigError, GateError
-from ovr.lifecycle.gate import Check, Gate, Judged, check_passed, distinct
+from ovr.lifecycle.gate import Check, Gate, Judged, Needed, check_passed, distinct
 from ovr.lifecycle.gate_policy import CRITICAL as CRITICAL_POLICY
 from ovr.lifecycle.gate_policy import DEFAULT
 
@@ -115,6 +115,29 @@ def test_only_rows_that_neither_version_saw_are_compared_and_few_of_them_decide_
         assert judged(Gate(worse="not_shown"), SPEC, prob_N, target_N, mask_N, (cheat_N, fair_N, 0.5))[0]["not worse"] is True
 
 
+def test_rows_of_others_that_the_version_before_has_seen_count_where_others_are_too_few_and_never_for_critical_classes():
+    prob_N, target_N, mask_N = rows(600)
+    worse_N = noisy(prob_N, 1.0)
+    gate = Gate(max_ece=1.0, critical={"worse": "excluded"})
+    num_seen = int((~target_N).sum())
+    for fair_N, of in (
+        (target_N, f"0 of others that neither version has seen, and {num_seen} of others that the version before has seen"),
+        (mask_N, f"{num_seen} of others that neither version has seen: "),
+    ):
+        passed, found = judged(gate, SPEC, prob_N, target_N, mask_N, (worse_N, fair_N, 0.5))
+        assert passed["not worse"] is True
+        assert of in found.checks[-1].said
+    passed, found = judged(gate, SPEC, worse_N, target_N, mask_N, (prob_N, target_N, 0.5))
+    assert passed["not worse"] is False
+    passed, found = judged(gate, CRITICAL, prob_N, target_N, mask_N, (worse_N, target_N, 0.5))
+    assert passed["not worse"] is False
+    assert "0 of others that neither version has seen; to compare" in found.checks[-1].said
+    assert found.checks[-1].needed == Needed(10, 10)
+    passed, found = judged(gate, SPEC, prob_N, target_N, mask_N, (worse_N, ~target_N, 0.5))  # rows of the class never
+    assert passed["not worse"] is False
+    assert "there are 0 rows of the class" in found.checks[-1].said
+
+
 def test_copies_of_rows_are_told_and_the_first_of_each_counts():
     group_N = np.array([7, 7, 7, 8, 8, 9, 7])
     target_N = np.array([1, 1, 1, 0, 0, 0, 0], np.bool_)
@@ -140,9 +163,12 @@ def test_a_verdict_tells_the_policy_and_where_it_asks_less_than_the_default():
 def test_refused_heads_are_named_and_force_lets_them_in():
     bad, good = Judged("a", (Check("counts", False, "3 rows"),)), Judged("b", (Check("counts", True, "30 rows"),))
     with pytest.raises(GateError, match=r"refuses 1 of 2 heads: 'a': counts: 3 rows. force=true"):
-        check_passed([bad, good], force=False)
-    assert check_passed([bad, good], force=True) == ["a"]
-    assert check_passed([good], force=False) == []
+        check_passed([bad, good], force=False, more_rows="")
+    assert check_passed([bad, good], force=True, more_rows="") == ["a"]
+    assert check_passed([good], force=False, more_rows="") == []
+    checks = Check("counts", False, "3 rows", needed=Needed(5, 70)), Check("not worse", False, "?", True, Needed(10, 10))
+    with pytest.raises(GateError, match=r"no version has seen, about 10 of the class and 70 of others, by data=... force=true"):
+        check_passed([Judged("a", checks), good], force=False, more_rows=", by data=..")
 
 
 @pytest.mark.parametrize(

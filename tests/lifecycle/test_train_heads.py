@@ -7,6 +7,7 @@ from sklearn.linear_model import LogisticRegression
 
 from ovr.calibrator.isotonic import Isotonic
 from ovr.calibrator.joint import Joint
+from ovr.calibrator.platt import Platt
 from ovr.calibrator.temperature import Temperature
 from ovr.core.bundle import open_bundle
 from ovr.core.shards import npy_bytes
@@ -18,11 +19,13 @@ from ovr.data.splits import ValRows, make_splits
 from ovr.errors import ArtifactError, ConfigError, DataError, GateError
 from ovr.export.stored import stored_weights
 from ovr.lifecycle.assemble import assembled, head_logits
+from ovr.lifecycle.calibrate import calibrate
 from ovr.lifecycle.fit import HeadFit, HeadRows
 from ovr.lifecycle.gate import Gate
 from ovr.lifecycle.head_rows import SplitRows, known_rows, split_rows, undivided, with_positives
-from ovr.lifecycle.heads import replace_heads, retire
+from ovr.lifecycle.heads import replace_heads, respecified, retire
 from ovr.lifecycle.logits import bundle_features
+from ovr.lifecycle.rows import labelled_logits
 from ovr.lifecycle.train_heads import train_heads
 from ovr.lifecycle.verify import verify
 from ovr.runtime.predictor import EdgePredictor
@@ -236,10 +239,55 @@ def test_a_head_of_another_bundle_is_compared_on_rows_that_neither_was_calibrate
     assert taken.provenance["history"][-1]["gate"]["new"] == verdict
     with pytest.raises(GateError, match="not worse: worse than the version before on"):
         replace_heads(better, tmp_path / "no", first, ["new"], gate=gate)
-    with pytest.raises(GateError, match="there are 0 rows of the class"):  # it was calibrated on all of them
-        replace_heads(better, tmp_path / "no", better, ["new"], gate=gate)
+    other = made(better, tmp_path / "other", new, fit=HeadFit(C=1.0), force=True)[0].bundle
+    told = r"there are 0 rows of the class .*: as rows that the head is calibrated on in .*other \(`ovr head retrain` there\), or"
+    with pytest.raises(GateError, match=told):  # it was calibrated on all of them
+        replace_heads(better, tmp_path / "no", other, ["new"], gate=gate)
+    bare = made(bundle, tmp_path / "bare", split_rows(bundle, splits_of(bundle), max_overlap=0), fit=HeadFit(C=0.5))[0].bundle
     with pytest.raises(GateError, match="there are 0 rows of the class"):  # no features that it could be asked by
-        replace_heads(bundle, tmp_path / "no", bundle, ["cat"], gate=gate)
+        replace_heads(better, tmp_path / "no", bare, ["new"], gate=gate)
+
+
+def test_a_head_that_was_only_calibrated_elsewhere_comes_in_ungated_and_keeps_its_rows(bundle, tmp_path, caplog):
+    kept = with_features(bundle, tmp_path / "kept")
+    critical = Taxonomy(replace(spec, critical=spec.id == "cat") for spec in kept.taxonomy)
+    kept = respecified(kept, tmp_path / "critical", list(critical)).bundle
+    rows = split_rows(kept, splits_of(kept), max_overlap=0)
+    one = made(kept, tmp_path / "one", rows)[0].bundle
+    found, ids = labelled_logits(kept, None), ["cat", CLASS_IDS[2]]
+    other = calibrate(kept, tmp_path / "other", found, calibrator=Platt(), class_ids=ids).bundle
+    caplog.clear()
+    both = replace_heads(one, tmp_path / "both", other, ids, gate=Gate()).bundle
+    step = both.provenance["history"][-1]
+    assert (step["gated"], step["ungated"], step["ungated_critical"]) == (False, ids, ["cat"])
+    assert "1 heads of critical classes change and pass no gate: 'cat'" in caplog.text
+    verify(one, both, changed=ids)
+    assert [both.head(i).calibration for i in ids] == [other.head(i).calibration for i in ids]
+    for name in ("logit", "target", "mask"):
+        np.testing.assert_array_equal(*(np.load(each.path / f"calibration/{name}.npy") for each in (both, one)))
+    mixed = replace_heads(other, tmp_path / "mixed", one, ["new", "cat"], gate=OPEN).bundle.provenance["history"][-1]
+    assert (mixed["gated"], [*mixed["gate"]], mixed["ungated"]) == (True, ["new"], ["cat"])
+    with pytest.raises(ArtifactError, match=r"head 'cat' of .*other is the one that .*both has already as version 2: weights, cal"):
+        replace_heads(both, tmp_path / "no", other, ["cat"], gate=Gate())
+    forced = replace_heads(both, tmp_path / "forced", other, ["cat"], gate=Gate(), force=True).bundle
+    assert forced.head("cat").version == 3
+
+
+def test_a_head_of_another_bundle_is_judged_by_its_own_logits(bundle, tmp_path):
+    kept = with_features(bundle, tmp_path / "kept")
+    other = made(kept, tmp_path / "other", split_rows(kept, splits_of(kept), max_overlap=0))[0].bundle
+    logit_NK, mask_NK = (np.load(other.path / f"calibration/{name}.npy") for name in ("logit", "mask"))
+    row = int(np.flatnonzero(mask_NK[:, 4])[3])
+    for value in (9.0, np.nan):
+        logit_NK[row, 4] = value
+        settings = {name: getattr(other, name) for name in ("taxonomy", "heads", "policy", "provenance")}
+        parts = {"calibration/logit.npy": npy_bytes(logit_NK)}
+        doctored = assembled(other, tmp_path / f"{value}", new={}, reference=load_reference(other), parts=parts, **settings)[0]
+        with pytest.raises(
+            ArtifactError, match=rf"logit.npy has {value:g} of head 'new' for calibration row {row}, whose weights give"
+        ):
+            replace_heads(kept, tmp_path / "no", doctored, ["new"], gate=OPEN)
+    assert replace_heads(kept, tmp_path / "yes", other, ["new"], gate=OPEN).bundle.head("new").version == 1
 
 
 def test_a_head_in_use_is_trained_again_as_another_kind(bundle, tmp_path):

@@ -193,7 +193,7 @@ def test_heads_of_bundles_that_were_made_apart_are_brought_together_as_the_error
     publish(one.bundle, tmp_path / "repo", layout="per_head")
     before = snapshot(tmp_path / "repo")
     command = rf"ovr head replace bundle=SERVED from={other.bundle.path} \"classes=\['cat'\]\" out=NEW"
-    said = f"head_cat version 2 with other weights; .*`{command}`"
+    said = f"head_cat version 2 with other weights; .*`{command}` makes .* The gate judges .* rows that neither has seen"
     with pytest.raises(ArtifactError, match=said):
         publish(other.bundle, tmp_path / "repo", layout="per_head")
     assert snapshot(tmp_path / "repo") == before
