@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from ovr.cli.instantiate import build
+from ovr.cli.instantiate import build, build_recorded
 from ovr.cli.labelled_rows import class_ids, num_threads, read_rows
 from ovr.errors import ConfigError
 
@@ -28,7 +28,9 @@ def run(cfg: DictConfig) -> None:
     bundle = open_bundle(Path(cfg.bundle))
     if cfg.calibrator is None:
         cfg.calibrator = trained_calibrator(bundle.provenance)
-    calibrator = build(cfg.calibrator, cfg.allow_targets)
+        calibrator = build_recorded(cfg.calibrator, "calibrator", cfg.allow_targets)
+    else:
+        calibrator = build(cfg.calibrator, cfg.allow_targets)
     cohort = None if cfg.cohort is None else build(cfg.cohort, cfg.allow_targets)
     check_out(bundle, out)
     cohort = check_settings(bundle, calibrator, cohort)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from ovr.cli.instantiate import build
+from ovr.cli.instantiate import build_recorded
 from ovr.core.bundle import ModelBundle, open_bundle
 from ovr.core.nearest import nearest
 from ovr.errors import ArtifactError, ConfigError, InputError
@@ -122,4 +122,5 @@ def _model(bundle: ModelBundle, class_ids: list[str], allow_targets: Any) -> Any
         part.update(FROM_BUNDLE.get(target, {}))
         if target == "ovr.backbone.transformer.Transformer":
             part.path = str(bundle.path)
-    return rebuilt_model(bundle, class_ids, backbone=build(whole.backbone, allow_targets), head=build(whole.head, allow_targets))
+    backbone, head = (build_recorded(whole[part], part, allow_targets) for part in ("backbone", "head"))
+    return rebuilt_model(bundle, class_ids, backbone=backbone, head=head)

@@ -11,7 +11,7 @@ from ovr.cli.calibrate import trained_calibrator
 from ovr.cli.head import class_ids_of, entry_of, known_ids, names_of, out_of, print_change
 from ovr.cli.head_data import check_rows, rows_of, source_rows
 from ovr.cli.head_gate import gate_of, print_verdict
-from ovr.cli.instantiate import build
+from ovr.cli.instantiate import build, build_recorded
 from ovr.cli.labelled_rows import class_ids, num_threads, read_rows
 from ovr.cli.tables import table
 from ovr.cli.train import owners_of
@@ -77,9 +77,15 @@ def _fit(cfg: DictConfig, bundle: "ModelBundle", specs: Sequence["ClassSpec"], *
     from ovr.lifecycle.train_heads import check_fittable, train_heads
 
     check_rows(cfg, bundle, specs)
-    calibrator = build(cfg.calibrator or trained_calibrator(bundle.provenance), cfg.allow_targets)
+    if cfg.calibrator:
+        calibrator = build(cfg.calibrator, cfg.allow_targets)
+    else:
+        calibrator = build_recorded(trained_calibrator(bundle.provenance), "calibrator", cfg.allow_targets)
     check_fittable(calibrator, cfg.kind)
-    threshold = build(cfg.threshold or _trained_threshold(bundle), cfg.allow_targets)
+    if cfg.threshold:
+        threshold = build(cfg.threshold, cfg.allow_targets)
+    else:
+        threshold = build_recorded(_trained_threshold(bundle), "threshold", cfg.allow_targets)
     gate, fit = gate_of(cfg), build(cfg.fit, cfg.allow_targets)
     # Rows of classes that are retired may be among those of the source.
     every = {spec.id: spec for spec in (*bundle.taxonomy, *bundle.ledger.retired, *specs)}

@@ -1,11 +1,14 @@
 """Objects from the configuration: the one place where `_target_` is followed, behind an allowlist.
 
-Hydra alone follows any dotted name, `torch.load` and `pathlib.Path.unlink` among them.
+Hydra alone follows any dotted name, `torch.load` and `pathlib.Path.unlink` among them, and a package that is allowed as a whole has
+functions that read pickles. Allowed are the very names that the shipped configuration has, classes of torch and lightning of a few
+kinds, and what the user's command line adds; from a bundle, what the shipped configuration has for that part.
 """
 
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, partial
 from typing import Any
 
 from hydra.errors import HydraException
@@ -13,10 +16,51 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from ovr.cli.conf import conf_dir
 from ovr.core.nearest import nearest
 from ovr.errors import ConfigError, OvrError
 
-ALLOWED_TARGETS = ("ovr.", "torch.optim.", "torch.nn.", "lightning.", "torchmetrics.")
+PACKAGES = ("torch.optim.", "torch.nn.", "lightning.")
+KINDS = (  # what a class of PACKAGES must be; by name, since importing them takes seconds
+    "torch.optim.optimizer.Optimizer",
+    "torch.optim.lr_scheduler.LRScheduler",
+    "torch.nn.modules.module.Module",
+    "lightning.pytorch.trainer.trainer.Trainer",
+    "lightning.pytorch.callbacks.callback.Callback",
+    "lightning.pytorch.loggers.logger.Logger",
+    "lightning.pytorch.profilers.profiler.Profiler",
+    "lightning.pytorch.strategies.strategy.Strategy",
+    "lightning.pytorch.plugins.precision.precision.Precision",
+)
+
+
+@cache
+def shipped_targets(group: str = "") -> frozenset[str]:
+    """Return the names that ovr's own configuration files have as `_target_`: those of a group's options, or all."""
+    files = (conf_dir() / group).glob("*.yaml") if group else conf_dir().rglob("*.yaml")
+    found = (re.findall(r"(?m)^[ ]*_target_: *([\w.]+)", file.read_text(encoding="utf-8")) for file in files)
+    return frozenset(name for names in found for name in names if not name.startswith("hydra_plugins."))
+
+
+def build_recorded(settings: Mapping[str, Any] | DictConfig, group: str, allow_targets: Sequence[str] = ()) -> Any:
+    """Return what a bundle says that one of its parts was made by; bundles come from others, and may say anything.
+
+    Args:
+        group: of the shipped configuration, such as `calibrator`; the bundle may name the classes that its options have.
+        allow_targets: prefixes that the user's command line allows besides.
+
+    Raises:
+        ConfigError: a `_target_` that is none of the group's, nested ones included; nothing is imported then. What `build` raises.
+    """
+    node = settings if isinstance(settings, DictConfig) else OmegaConf.create(dict(settings))
+    known = shipped_targets(group)
+    for target in _targets(_plain(node)):
+        if target not in known and not any(_is_below(target, prefix) for prefix in allow_targets):
+            raise ConfigError(
+                f"the bundle's {group}: _target_ {target} is not allowed, since a bundle is data; expected one of "
+                f"{', '.join(sorted(known))} (others are added with allow_targets=[PREFIX])"
+            )
+    return build(node, allow_targets)
 
 
 def build(cfg: DictConfig | dict[str, Any], allow_targets: Sequence[str] = (), /, **kwargs: Any) -> Any:
@@ -26,27 +70,21 @@ def build(cfg: DictConfig | dict[str, Any], allow_targets: Sequence[str] = (), /
     what its values describe. Containers reach the target as plain lists and dictionaries. `kwargs` are handed over untouched.
 
     Args:
-        allow_targets: prefixes that are allowed besides `ALLOWED_TARGETS`, such as `my_package.`.
+        allow_targets: prefixes that are allowed besides `shipped_targets()` and `KINDS`, such as `my_package.`.
 
     Raises:
         ConfigError: a target outside the allowlist (nothing is imported then), one that does not exist, an argument it does not
             take, or a value that is missing.
         OvrError: what the target itself raises.
     """
-    try:
-        node = cfg if isinstance(cfg, DictConfig) else OmegaConf.create(cfg)
-        plain = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        raise ConfigError(f"{error.full_key} is not given; add {error.full_key}=VALUE") from None
-    except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from None
-    allowed = (*ALLOWED_TARGETS, *allow_targets)
+    node = cfg if isinstance(cfg, DictConfig) else OmegaConf.create(cfg)
+    plain = _plain(node)
     where = str(node._get_full_key(None) or "the configuration")
     targets = list(_targets(plain))
     for target in targets:
-        _check_name(target, allowed, where)
+        _check_name(target, allow_targets, where)
     for target in targets:
-        _check_object(target, allowed, where)
+        _check_object(target, allow_targets, where)
     try:
         if not isinstance(plain, dict) or "_target_" not in plain:
             return instantiate(node, _convert_="all")
@@ -60,6 +98,15 @@ def build(cfg: DictConfig | dict[str, Any], allow_targets: Sequence[str] = (), /
         raise ConfigError(f"{where}: {targets[0]} refuses its settings: {error}") from error
 
 
+def _plain(node: DictConfig) -> Any:
+    try:
+        return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key} is not given; add {error.full_key}=VALUE") from None
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from None
+
+
 def _targets(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
         if "_target_" in value:
@@ -71,16 +118,20 @@ def _targets(value: Any) -> Iterator[str]:
         yield from _targets(item)
 
 
-def _check_name(target: str, allowed: Iterable[str], where: str) -> None:
-    if not any(_is_below(target, prefix) for prefix in allowed):
+def _check_name(target: str, allow_targets: Sequence[str], where: str) -> None:
+    is_public = not any(part.startswith("_") for part in target.split("."))
+    if target in shipped_targets() or any(_is_below(target, prefix) for prefix in allow_targets):
+        return
+    if not (is_public and any(_is_below(target, prefix) for prefix in PACKAGES)):
+        near = nearest(target, sorted(shipped_targets()))
         raise ConfigError(
-            f"{where}: _target_ {target} is not allowed; allowed are names below {', '.join(allowed)} "
-            "(others are added with allow_targets=[PREFIX])"
+            f"{where}: _target_ {target} is not allowed{f'; {near}' if near else ''}; allowed are those of the shipped "
+            f"configuration, and classes of {', '.join(PACKAGES)} (others are added with allow_targets=[PREFIX])"
         )
 
 
-def _check_object(target: str, allowed: Iterable[str], where: str) -> None:
-    """Check what the name leads to as well: `ovr.core.files.shutil.rmtree` begins with `ovr.` and is not of ovr."""
+def _check_object(target: str, allow_targets: Sequence[str], where: str) -> None:
+    """Check what the name leads to as well: `my_package.shutil.rmtree` begins with `my_package.` and is not of it."""
     from hydra.utils import get_object
 
     try:
@@ -88,7 +139,15 @@ def _check_object(target: str, allowed: Iterable[str], where: str) -> None:
     except Exception as error:
         raise ConfigError(f"{where}: _target_ {target} cannot be found: {error}") from None
     home = f"{getattr(found, '__module__', None)}."
-    if not callable(found) or not any(_is_below(home, prefix) for prefix in allowed):
+    if target in shipped_targets():
+        return
+    if not any(_is_below(target, prefix) for prefix in allow_targets):
+        if not (inspect.isclass(found) and any(f"{base.__module__}.{base.__qualname__}" in KINDS for base in found.__mro__)):
+            raise ConfigError(
+                f"{where}: _target_ {target} is not allowed; it is a {type(found).__name__}, expected a class of the kind "
+                f"{', '.join(kind.rpartition('.')[2] for kind in KINDS)}"
+            )
+    elif not callable(found) or not any(_is_below(home, prefix) for prefix in allow_targets):
         raise ConfigError(f"{where}: _target_ {target} is not allowed; it is a {type(found).__name__} of {home.rstrip('.')}")
 
 

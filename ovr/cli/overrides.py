@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ovr.cli.conf import group_options, options
+from ovr.cli.foreign import check_composed, check_foreign_files
 from ovr.cli.launch import Ranks, check_directory, check_launcher
 from ovr.core.nearest import nearest
 from ovr.errors import ConfigError
@@ -101,15 +102,18 @@ def check(invocation: Invocation, rank: Ranks | None = None) -> frozenset[Path]:
 
     Raises:
         ConfigError: an unknown key or option (naming the nearest), a value that is missing or does not parse, a user's file that
-            is too large or has YAML aliases, a launcher or several processes that cannot run it.
+            is too large, has YAML aliases or could make Hydra run code, a launcher or several processes that cannot run it.
     """
     for directory in invocation.foreign:
         check_yaml_files(directory)
     _check_searchpath(invocation)
+    parsed_overrides = _parse(invocation)
+    for directory in invocation.foreign:
+        is_record = directory == invocation.config_path and (directory.name, invocation.config_name) == (".hydra", "config")
+        check_foreign_files(directory, parsed_overrides, is_record=is_record)
     if not invocation.composes:
         return frozenset()
     with initialize_config_dir(str(invocation.config_path), version_base="1.3"):
-        parsed_overrides = _parse(invocation)
         for override in parsed_overrides:
             if override.is_sweep_override() and not invocation.multirun:
                 line = str(override.input_line)
@@ -118,10 +122,11 @@ def check(invocation: Invocation, rank: Ranks | None = None) -> frozenset[Path]:
             _check_group_option(override, invocation)
         fixed = [str(o.input_line) for o in parsed_overrides if not o.is_sweep_override()]
         cfg = _composed(invocation, fixed)
+        check_composed(cfg, parsed_overrides)
         for override in parsed_overrides:
             if override.is_sweep_override() and override.is_discrete_sweep():
                 for value in override.sweep_string_iterator():
-                    _composed(invocation, [*fixed, f"{override.get_key_element()}={value}"])
+                    check_composed(_composed(invocation, [*fixed, f"{override.get_key_element()}={value}"]), parsed_overrides)
         known = [str(key) for key in _plain(_compose(invocation, []))]
         added = {o.key_or_group.partition(".")[0] for o in parsed_overrides if o.is_add() or o.is_force_add()}
         for key in map(str, _plain(cfg)):

@@ -51,6 +51,7 @@ DATA_CARD = "data/card.json"
 SIGNATURES = "signatures"
 BUNDLE_SIGNATURE = f"{SIGNATURES}/bundle.sig"
 HEAD_SIGNATURES = f"{SIGNATURES}/heads.json"
+KINDS = (".json", ".onnx", ".npy", ".npz")  # of files that the manifest names
 
 
 def version_of(head: HeadArtifact) -> HeadVersion:
@@ -242,7 +243,9 @@ def _check_files(root: Path, files: Mapping[str, dict[str, Any]]) -> None:
     present = {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_symlink() or not p.is_dir()}
     for relative, recorded in files.items():
         file = root / relative
-        if relative not in present or file.is_symlink():
+        if file.suffix not in KINDS:
+            problems.append(f"{relative} is of no kind that bundles have ({', '.join(KINDS)})")
+        elif relative not in present or file.is_symlink():
             problems.append(f"{relative} is missing" if relative not in present else f"{relative} is a symbolic link")
         elif not file.is_file():
             problems.append(f"{relative} is no regular file")

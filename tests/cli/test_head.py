@@ -177,7 +177,7 @@ def test_what_cannot_be_done_is_said(args, tmp_path, extra, message, capsys):
         (["gate=nonsense"], "gate=nonsense: there is no such option; all: default, mine, other, worded"),
         (["~gate"], "there is no gate; expected a policy, such as gate=default"),
         (["gate.min_positives=many"], "the gate's min_positives is 'many'; expected a whole number of at least 0"),
-        (["gate=other"], "gate is a Policy; expected ovr.lifecycle.gate.Gate"),
+        (["gate=other"], "gate is a Identity; expected ovr.lifecycle.gate.Gate"),
         (["~gate._target_"], "and no _target_; expected"),
         (["gate=mine"], "the gate's policy has no 'min_positive'; nearest: min_positives"),
         (["gate=worded"], "and no _target_; expected"),
@@ -188,7 +188,7 @@ def test_a_gate_that_is_none_is_refused(bundle, args, tmp_path, gate, message, c
     policies.mkdir(parents=True)
     (policies / "mine.yaml").write_text("_target_: ovr.lifecycle.gate.Gate\nmin_positive: 3\n")
     (policies / "worded.yaml").write_text("min_positives: 3\n")
-    (policies / "other.yaml").write_text("_target_: ovr.lifecycle.gate_policy.Policy\n")
+    (policies / "other.yaml").write_text("_target_: ovr.calibrator.identity.Identity\n")
     step = ["head", "replace", *args, f"from={bundle.path}", "class=dog", "--config-dir", str(tmp_path / "conf"), *gate]
     assert message in error_of(capsys, *step)
     assert not (tmp_path / "out").exists()

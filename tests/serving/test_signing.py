@@ -129,13 +129,13 @@ def test_a_manifest_that_is_not_the_signed_one_is_found(bundle, trust):
 
 
 def test_files_more_or_less_than_were_signed_are_named(bundle, keys, trust):
-    more = forged(bundle, "notes.txt", b"")
-    with pytest.raises(ArtifactError, match=r"notes\.txt is not signed"):
+    more = forged(bundle, "notes.json", b"")
+    with pytest.raises(ArtifactError, match=r"notes\.json is not signed"):
         check_signatures(more, trust)
     sign_bundle(more, key=keys / "ann.pem")
-    (bundle.path / "notes.txt").unlink()
-    forge(bundle.path, {}, lambda manifest: manifest["files"].pop("notes.txt"))
-    with pytest.raises(ArtifactError, match=r"notes\.txt is signed and is not there"):
+    (bundle.path / "notes.json").unlink()
+    forge(bundle.path, {}, lambda manifest: manifest["files"].pop("notes.json"))
+    with pytest.raises(ArtifactError, match=r"notes\.json is signed and is not there"):
         check_signatures(open_bundle(bundle.path), trust)
 
 
