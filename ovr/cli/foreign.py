@@ -69,7 +69,7 @@ def _problems(path: Path, name: str, overrides: Sequence[Override]) -> Iterator[
             said = f"{key}: {option}" if option else str(key)
             if SAFE_DEFAULT.fullmatch(str(key)) and isinstance(option, str) and "$" not in option:
                 continue
-            if RESERVED.search(said) or "_name_" in said or "${" in said:
+            if RESERVED.search(said) or any(odd in said for odd in ("_name_", "${", "..")):  # `..` leads out of the directory
                 yield f"has {said!r} in its defaults; expected options by their names, and none that fill hydra or allow_targets"
 
 

@@ -50,6 +50,7 @@ def mine(tmp_path):
         ({"gate/evil.yaml": CALLBACK, "experiment/x.yaml": f"{GLOBAL}defaults: [/gate@hydra.callbacks: evil]\n"}, SAID),
         ({"gate/evil.yaml": CALLBACK, "experiment/x.yaml": f"{GLOBAL}defaults: ['/gate@${{p}}: evil']\n"}, SAID),
         ({"experiment/x.yaml": f"{GLOBAL}defaults: [override hydra/launcher: ours]\n"}, SAID),
+        ({"experiment/x.yaml": f"{GLOBAL}defaults: [../../elsewhere/y]\n"}, SAID),
         ({"experiment/x.yaml": f"{GLOBAL}allow_targets: [subprocess.]\n"}, "sets allow_targets, which only the command line does"),
         ({"experiment/x.yaml": "a: 1\n---\nb: 1\n"}, "is not YAML"),
         (
