@@ -218,15 +218,13 @@ def class_ids_of(cfg: DictConfig) -> list[str]:
     """Return `classes`, or the one `class`.
 
     Raises:
-        ConfigError: both or neither is given, or `classes` is empty or names one twice.
+        ConfigError: both or neither is given, or `classes` is empty.
     """
     if (cfg["class"] is None) == (cfg.classes is None):
         raise ConfigError("give class=ID or classes=[ID,...], and not both")
     ids = [text(cfg, "class")] if cfg.classes is None else class_ids(cfg.classes, key="classes")
     if not ids:
         raise ConfigError("classes is an empty list; name the class ids of the heads to change")
-    if twice := sorted({class_id for class_id in ids if ids.count(class_id) > 1}):
-        raise ConfigError(f"class {twice[0]!r} is named more than once; expected each class once")
     return ids
 
 

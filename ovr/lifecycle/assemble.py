@@ -27,7 +27,7 @@ from ovr.core.files import canonical_json
 from ovr.core.ledger import successor
 from ovr.core.shards import npy_bytes
 from ovr.core.taxonomy import ClassSpec, Taxonomy
-from ovr.errors import ArtifactError
+from ovr.errors import ArtifactError, ConfigError, TaxonomyError
 from ovr.export.fused import fused_model
 from ovr.export.head import head_metadata, head_model
 from ovr.export.reference import check_fused, check_parts
@@ -140,6 +140,20 @@ def _cohorts_of_earlier(bundle: ModelBundle, heads: Sequence[HeadArtifact]) -> P
         for k, head in enumerate(bundle.heads)
         if head not in heads
     }
+
+
+def named_once(class_ids: Sequence[str]) -> Sequence[str]:
+    """Return the ids of classes that a step is asked to change.
+
+    Raises:
+        ConfigError: there is none.
+        TaxonomyError: one is named more than once.
+    """
+    if not class_ids:
+        raise ConfigError("no class is named; give the class ids of the heads to change")
+    if twice := sorted({each for each in class_ids if list(class_ids).count(each) > 1}):
+        raise TaxonomyError(f"class {twice[0]!r} is named more than once")
+    return class_ids
 
 
 def class_specs(bundle: ModelBundle) -> dict[str, ClassSpec]:

@@ -20,7 +20,7 @@ from ovr.core.ledger import HeadVersion
 from ovr.core.shards import npy_bytes
 from ovr.core.taxonomy import ClassSpec, Taxonomy
 from ovr.data.overlap import FILES, read_digests, rows_of_step
-from ovr.errors import ArtifactError, ConfigError, TaxonomyError
+from ovr.errors import ArtifactError
 from ovr.export.stored import stored_weights
 from ovr.lifecycle.assemble import (
     NewModel,
@@ -28,6 +28,7 @@ from ovr.lifecycle.assemble import (
     Rewritten,
     assembled,
     class_specs,
+    named_once,
     told,
 )
 from ovr.lifecycle.calibration_rows import calibration_parts
@@ -67,7 +68,7 @@ def replace_heads(
         TaxonomyError: `source` has no such class, or one whose id looks like that of another class that the bundle has or has had.
     """
     check_change(bundle, out)
-    columns = [source.taxonomy.column(class_id) for class_id in _some(class_ids)]
+    columns = [source.taxonomy.column(class_id) for class_id in named_once(class_ids)]
     for column in columns:
         check_fits(source.heads[column], bundle.backbone_sha256)
     found = {column: NewModel(kind, weights) for column, kind, weights in stored_weights(source, columns)}
@@ -163,7 +164,7 @@ def rollback(
     """
     check_change(bundle, out)
     specs = class_specs(bundle)
-    _some([each.class_id for each in versions])
+    named_once([each.class_id for each in versions])
     for each in versions:
         check_kept(bundle, each)
     said = {
@@ -225,7 +226,7 @@ def retire(bundle: ModelBundle, out: Path, class_ids: Sequence[str], *, entry: M
         TaxonomyError: the bundle has no such class in use.
     """
     check_change(bundle, out)
-    gone = {bundle.taxonomy.column(class_id) for class_id in _some(class_ids)}
+    gone = {bundle.taxonomy.column(class_id) for class_id in named_once(class_ids)}
     if len(gone) == len(bundle.heads):
         raise ArtifactError(
             f"a bundle needs at least one head, and {', '.join(map(repr, class_ids))} would be retired of {len(gone)}"
@@ -254,7 +255,7 @@ def respecified(bundle: ModelBundle, out: Path, specs: Sequence[ClassSpec], *, e
         ArtifactError: `out` exists, or lies within the bundle.
         TaxonomyError: the bundle has no such class.
     """
-    _some([spec.id for spec in specs])
+    named_once([spec.id for spec in specs])
     new = {bundle.taxonomy.column(spec.id): spec for spec in specs}
     ids = tuple(spec.id for spec in specs)
     # What a class is held to is part of it, and the gate goes by it: the history tells what it was.
@@ -278,14 +279,6 @@ def respecified(bundle: ModelBundle, out: Path, specs: Sequence[ClassSpec], *, e
         taxonomy=Taxonomy(new.get(k, spec) for k, spec in enumerate(bundle.taxonomy)),
     )
     return Rewritten(made.bundle, ids, made.max_abs_diff)
-
-
-def _some(class_ids: Sequence[str]) -> Sequence[str]:
-    if not class_ids:
-        raise ConfigError("no class is named; give the class ids of the heads to change")
-    if twice := sorted({each for each in class_ids if list(class_ids).count(each) > 1}):
-        raise TaxonomyError(f"class {twice[0]!r} is named more than once")
-    return class_ids
 
 
 def _versions(versions: Sequence[int]) -> str:

@@ -28,7 +28,7 @@ from ovr.data.leakage import U64
 from ovr.data.overlap import CALIBRATION, TRAINING, rows_of_step
 from ovr.errors import ConfigError, DataError
 from ovr.export.stored import Weights
-from ovr.lifecycle.assemble import NewModel, Rewritten, head_logits
+from ovr.lifecycle.assemble import NewModel, Rewritten, head_logits, named_once
 from ovr.lifecycle.calibrate import Calibrator
 from ovr.lifecycle.calibration_rows import AddedRows
 from ovr.lifecycle.fit import HeadFit, HeadRows, check_kind, cross_calibrated
@@ -89,8 +89,10 @@ def train_heads(
         DataError: no rows of a class or of others; all rows of a class are copies of one; the backbone was trained on all that the
             head would be calibrated and judged on.
         GateError: the gate refuses a head, and `force` is false. Nothing is written then.
+        TaxonomyError: a class is named more than once.
     """
     check_change(bundle, out)
+    named_once([spec.id for spec in specs])
     check_fittable(calibrator, kind)
     some = [_rows_of(rows, taxonomy.column(spec.id), spec.id) for spec in specs]
     trained = []

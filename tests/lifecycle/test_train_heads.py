@@ -16,7 +16,7 @@ from ovr.data.labels import Labels
 from ovr.data.leakage import row_digests
 from ovr.data.overlap import CALIBRATION, TRAINING, read_digests
 from ovr.data.splits import ValRows, make_splits
-from ovr.errors import ArtifactError, ConfigError, DataError, GateError
+from ovr.errors import ArtifactError, ConfigError, DataError, GateError, TaxonomyError
 from ovr.export.stored import stored_weights
 from ovr.lifecycle.assemble import assembled, head_logits
 from ovr.lifecycle.calibrate import calibrate
@@ -396,6 +396,8 @@ def test_what_does_not_pass_is_refused_and_nothing_is_written(bundle, tmp_path):
         HeadFit().fit(bad, kind="mlp")
     with pytest.raises(ConfigError, match="fits all heads at once"):
         made(bundle, tmp_path / "no", rows, calibrator=Joint())
+    with pytest.raises(TaxonomyError, match="class 'new' is named more than once"):
+        made(bundle, tmp_path / "no", rows, specs=(NEW, NEW))
     no_positive = split_rows(bundle, splits_of(bundle, rare=0), max_overlap=0)
     with pytest.raises(DataError, match="has no rows; expected at least 2 different ones"):
         made(bundle, tmp_path / "no", no_positive)
