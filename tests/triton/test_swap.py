@@ -1,5 +1,7 @@
 """One head is replaced in a server that goes on answering, and what fails on the way is taken back."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -86,6 +88,52 @@ def test_every_answer_is_of_one_bundle_while_they_are_swapped(bundles, repositor
     assert load.failures == []
     assert len(load.answers) == 3, "each bundle has answered"
     serves(server, repository, first, 1)
+
+
+def test_untouched_heads_keep_their_bytes_in_batches_of_1_to_64_before_during_and_after(bundles, server, repository):
+    x = np.random.default_rng(1).normal(size=(64, 6)).astype(np.float32)
+    publish(bundles[0], repository, server=server.http_url, exist_ok=True)
+    with Client(server.grpc_url) as client:
+        alone_NK = np.concatenate([client.predict(row[None]).prob_BK for row in x])
+    untouched = [0, 1, 2, 4]
+    finished, errors, rounds = threading.Event(), [], []
+
+    def every_size(client, draw):
+        digests = set()
+        for size in range(1, 65):
+            rows = draw.permutation(64)[:size]  # other neighbours each time
+            answer = client.predict(x[rows], batch_size=64)
+            assert answer.prob_BK[:, untouched].tobytes() == alone_NK[rows][:, untouched].tobytes(), size
+            digests.add(answer.card.bundle_sha256)
+        return digests
+
+    def ask(url, seed):
+        try:
+            with Client(url) as client:
+                draw = np.random.default_rng(seed)
+                while not finished.is_set():
+                    rounds.append(every_size(client, draw))
+        except BaseException as error:
+            errors.append(error)
+
+    with Client(server.http_url) as client:
+        assert every_size(client, np.random.default_rng(2)) == {bundles[0].bundle_sha256}
+        threads = [threading.Thread(target=ask, args=(url, seed)) for seed, url in enumerate((server.http_url, server.grpc_url))]
+        for thread in threads:
+            thread.start()
+        try:
+            for bundle in (bundles[1], bundles[2], bundles[1]):
+                publish(bundle, repository, server=server.http_url)
+        finally:
+            finished.set()
+            for thread in threads:
+                thread.join()
+        assert errors == []
+        assert any(len(digests) > 1 for digests in rounds)  # a swap came in the middle of some
+        assert every_size(client, np.random.default_rng(3)) == {bundles[1].bundle_sha256}
+        changed_NK = client.predict(x, batch_size=64).prob_BK
+    assert (changed_NK[:, 3] != alone_NK[:, 3]).all()
+    publish(bundles[0], repository, server=server.http_url)
 
 
 def test_a_server_that_is_killed_on_the_way_is_told_and_the_next_serves_what_it_served(
