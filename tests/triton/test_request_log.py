@@ -7,7 +7,6 @@ import urllib.error
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import numpy as np
 import pytest
 
 from ovr.core.request_log import RequestLogSettings
@@ -143,10 +142,13 @@ def test_a_request_that_is_refused_has_a_line_without_what_was_in_it(served, par
 
 @pytest.mark.parametrize(("kind", "protocol"), [(kind, protocol) for kind in CLIENTS for protocol in ("http", "grpc")])
 def test_a_client_s_trace_goes_on_in_the_server_and_says_which_heads_answered(served, kind, protocol, rng):
-    trace_id, parent = np.random.default_rng().bytes(16).hex(), "00f067aa0ba902b7"
+    parent, names = "00f067aa0ba902b7", {}
+    tries = 8 if protocol == "grpc" else 1  # Triton takes some of gRPC's traceparents for malformed (docs/request_log.md)
     with CLIENTS[kind](getattr(served.server, f"{protocol}_url")) as client:
-        name = client.predict(rng.normal(size=(2, 6)), traceparent=f"00-{trace_id}-{parent}-01").request_id
-    (whole,) = until(lambda: served.collector.of(trace_id, "InferRequest"))
+        for trace_id in (os.urandom(16).hex() for _ in range(tries)):
+            names[trace_id] = client.predict(rng.normal(size=(2, 6)), traceparent=f"00-{trace_id}-{parent}-01").request_id
+    trace_id, name = until(lambda: next((known for known in names.items() if served.collector.of(known[0], "InferRequest")), None))
+    (whole,) = served.collector.of(trace_id, "InferRequest")
     (ours,) = until(lambda: served.collector.of(trace_id, "ovr.router"))
     (model,) = served.collector.of(trace_id, "ovr")
     assert (whole["parentSpanId"], model["parentSpanId"], ours["parentSpanId"]) == (parent, whole["spanId"], model["spanId"])
