@@ -27,12 +27,14 @@ export function resized(image, width, height, method, box = [0, 0, image.width, 
   const isWholeY = top === 0 && bottom === image.height;
   if (isWholeX && isWholeY && width === image.width && height === image.height) return image;
   if (method === "nearest") return nearest(image, width, height, [left, top, right, bottom]);
-  const across = width !== image.width || left !== 0 || right !== width;
-  const down = height !== image.height || top !== 0 || bottom !== height;
-  let out = image;
-  if (across) out = resampledAcross(out, width, weights(image.width, left, right, width, FILTERS[method]));
-  if (down) out = resampledDown(out, height, weights(image.height, top, bottom, height, FILTERS[method]));
-  return out;
+  const across = (from) => resampledAcross(from, width, weights(image.width, left, right, width, FILTERS[method]));
+  const down = (from) => resampledDown(from, height, weights(image.height, top, bottom, height, FILTERS[method]));
+  const passes = [];
+  if (width !== image.width || left !== 0 || right !== width) passes.push(across);
+  if (height !== image.height || top !== 0 || bottom !== height) passes.push(down);
+  // From pillow 13 on what is made much less high is made so first; each pass rounds, so the order counts.
+  if (height < image.height && image.height - height > 2 * (image.width - width)) passes.reverse();
+  return passes.reduce((from, pass) => pass(from), image);
 }
 
 /** Return for each place the first pixel that counts and the weights from it on, in whole numbers of 2**-22. */
