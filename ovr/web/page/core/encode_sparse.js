@@ -87,5 +87,5 @@ export class SparseRows {
 
 function valueOf(cell, row, key) {
   if (typeof cell === "number" && Math.abs(cell) <= MOST) return cell;
-  throw new InputError(`row ${row}, feature ${key} holds ${shortRepr(cell)}; expected a finite number`, key);
+  throw new InputError(`row ${row}, feature ${key} holds ${shortRepr(Number.isNaN(cell) ? null : cell)}; expected a finite number`, key);
 }

@@ -11,9 +11,7 @@ export function isoSeconds(text) {
   const at = separatorOf(characters);
   const date = dateOf(characters.slice(0, at).join(""));
   if (date === null) return null;
-  const rest = characters.slice(at + 1).join("");
-  if (rest === "") return secondsOf(date, [0, 0, 0, 0]);
-  return withClock(date, rest);
+  return characters.length === at ? secondsOf(date, [0, 0, 0, 0]) : withClock(date, characters.slice(at + 1).join(""));
 }
 
 function separatorOf(characters) {

@@ -9,10 +9,10 @@ import { encoderFromJson } from "./encoder.js";
 import { ArtifactError, InputError } from "./errors.js";
 import { outOfScopeScore } from "./outcomes.js";
 import { repr, typeName } from "./python_words.js";
+import { rowProblems } from "./row_problems.js";
 import { checkRows, InputSchema } from "./schema.js";
 
 const OUTPUT = "prob";
-const FIRST = /\brow 0\b( \([^()]*\))?(, |: | )/g; // how messages call the only row
 
 /**
  * @typedef {object} Prediction one entry a row, but for the classes
@@ -100,16 +100,7 @@ export class Model {
         if (!(error instanceof InputError)) throw error; // rows that are no objects, or have other columns
       }
     }
-    const found = [];
-    split.rows.forEach((row, number) => {
-      try {
-        this._encoded([row]);
-      } catch (error) {
-        if (!(error instanceof InputError)) throw error;
-        found.push({ row: number, column: error.column, message: error.message.replace(FIRST, "") });
-      }
-    });
-    return found;
+    return rowProblems(split.rows, (some) => this._encoded(some));
   }
 
   /**

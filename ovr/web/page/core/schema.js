@@ -77,8 +77,10 @@ export function checkRows(rows, schema) {
 
 function numbersOf(flat, schema) {
   const x = new Float32Array(flat.length * schema.size);
-  // numpy takes truth values for numbers where there is a number beside them, and only there.
-  const takesTruth = flat.some(({ cells }) => ArrayBuffer.isView(cells) || cells.some((cell) => typeof cell === "number"));
+  // numpy takes truth values for numbers where there are numbers beside them, and nothing else.
+  const types = new Set(flat.flatMap(({ cells }) => (ArrayBuffer.isView(cells) ? ["number"] : cells.map((cell) => typeof cell))));
+  types.delete("boolean");
+  const takesTruth = types.size === 1 && types.has("number");
   let numBad = 0;
   let firstBad = -1;
   let firstValue = 0;
