@@ -98,7 +98,8 @@ def read_numbers(cells: Cells, marks: Collection[str], decimal: str = ".") -> tu
     if decimal == ",":
         listed = [_with_point(cell) if isinstance(cell, str) else cell for cell in listed]
     types = set(map(type, listed))
-    if types <= {float, int, type(None)} or (types == {str} and not any("_" in cell for cell in listed)):
+    plain_texts = types == {str} and not any("_" in cell for cell in listed) and not any(map(_is_finite, marks))
+    if types <= {float, int, type(None)} or plain_texts:
         try:
             value_N = np.array(listed, dtype=np.float64)
         except (ValueError, OverflowError):
@@ -109,6 +110,14 @@ def read_numbers(cells: Cells, marks: Collection[str], decimal: str = ".") -> tu
                 value_N[bad_P] = np.nan
                 return value_N, bad_P
     return _read_each(listed, lambda cell: _number(cell, marks), marks)
+
+
+def _is_finite(text: str) -> bool:
+    """Return whether a mark such as "-999" is a number that a cell could be taken for."""
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _listed(cells: NDArray[Any] | Sequence[Any]) -> Sequence[Any]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ovr.errors import ArtifactError, DataError, InputError
-from ovr.input.cells import Coded, Hashed, text_hash
+from ovr.input.cells import Coded, Hashed, read_numbers, text_hash
 from ovr.input.columns import CategoryColumn, NumericColumn, time_parts
 from ovr.input.encoder import encoder_from_json
 from ovr.input.records import records_of
@@ -292,6 +292,12 @@ def test_training_cells_of_another_kind_are_named():
         fit(own={"age": "date"})
     with pytest.raises(DataError, match=r"column 'town' has more categories than are kept by name \(40\)"):
         fit({"town": [f"town {n % 40}" for n in range(120)]}, unknown="error", max_categories=30)
+
+
+def test_a_mark_that_is_a_number_is_missing_whatever_cells_come_with_it():
+    for others in (["5"], ["5", ""], ["5", None], ["x"]):
+        value_N, _ = read_numbers([" -999 ", *others], ("", "-999"))
+        assert np.isnan(value_N[0])
 
 
 def test_kinds_as_cells_look():
