@@ -5,15 +5,11 @@ Node runs once, over cases that are made here. What ONNX Runtime does in a brows
 
 import base64
 import hashlib
-import json
 import math
 import random
-import shutil
-import subprocess
 import unicodedata
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,28 +31,9 @@ from ovr.input.text import HashedText
 from ovr.runtime.cohort_rows import cohort_names
 from tests.cohorts import some_cohorts
 from tests.web import odd_rows
+from tests.web.nodes import needs_node, run
 
-DRIVER = Path(__file__).with_name("core_cases.mjs")
-
-if shutil.which("node") is None:
-    pytest.skip("node is not installed: the page's predictor cannot be run outside a browser", allow_module_level=True)
-
-
-def plain(value: Any) -> Any:
-    """Return what JSON can hold: numbers that are not finite as the driver reads them."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"$number": "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"}
-    if isinstance(value, dict):
-        return {name: plain(entry) for name, entry in value.items()}
-    return [plain(entry) for entry in value] if isinstance(value, list | tuple) else value
-
-
-def run(cases: list[dict[str, Any]], folder: Path) -> list[Any]:
-    """Return what the page's modules answer to each case."""
-    (folder / "cases.json").write_text(json.dumps(plain(cases)))
-    done = subprocess.run(["node", DRIVER, folder / "cases.json"], capture_output=True, text=True, check=False, timeout=250)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+pytestmark = needs_node
 
 
 def tried(call: Callable[..., Any], *arguments: Any) -> Any:

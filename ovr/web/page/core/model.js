@@ -7,6 +7,7 @@ import { COHORT, cohortNames, cohortNumbers, takeColumn } from "./cohorts.js";
 import { columnsAtOrAbove, decide } from "./decide.js";
 import { encoderFromJson } from "./encoder.js";
 import { ArtifactError, InputError } from "./errors.js";
+import { withoutInitializer } from "./onnx_bytes.js";
 import { outOfScopeScore } from "./outcomes.js";
 import { repr, typeName } from "./python_words.js";
 import { rowProblems } from "./row_problems.js";
@@ -46,9 +47,13 @@ export async function load(ort, modelBytes, exportCard, modelCard, sessionOption
   if (encoder !== null && encoder.tensor.shape.join() !== schema.shape.join()) {
     throw new ArtifactError(`the encoder makes rows of shape (${encoder.tensor.shape}), the model takes (${schema.shape})`);
   }
+  if (modelCard.cohorts && exportCard.model.file !== "model.onnx") {
+    throw new ArtifactError("a model with cohorts runs in a browser as ONNX; export it with format=onnx");
+  }
+  const graph = modelCard.cohorts ? withoutInitializer(modelBytes, COHORT) : modelBytes;
   let session;
   try {
-    session = await ort.InferenceSession.create(modelBytes, sessionOptions);
+    session = await ort.InferenceSession.create(graph, sessionOptions);
   } catch (error) {
     throw new ArtifactError(`${exportCard.model.file} cannot be opened as an ONNX model: ${error?.message ?? error}`);
   }
