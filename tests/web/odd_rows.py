@@ -69,7 +69,8 @@ def text(rnd: random.Random, most: int = 40) -> str:
         made = "".join(rnd.choice(letters) for _ in range(size))
     else:
         made = "".join(rnd.choice(rnd.choice(characters())) for _ in range(size))
-    return made.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")  # two halves of a pair are one character
+    made = made.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")  # two halves of a pair are one character
+    return "".join(character for character in made if unicodedata.category(character) != "Cn")
 
 
 def number(rnd: random.Random) -> float:

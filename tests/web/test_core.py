@@ -149,7 +149,6 @@ FLOATS += ["1,5", "--1", "+.5e-3", "1e", "\x1c5", "𝟗𝟖", "1 2", "", *(odd_r
 BYTES = [RNG.randbytes(size) for size in (0, 1, 55, 56, 63, 64, 65, 1000)]
 DATE = TableEncoder((DateColumn("d", ("year",), 0.0, 0.0, 1.0, 0.0, 1.0, True, ("%G-%V",)),))
 REFUSED = {
-    "tokens": {"kind": "tokens", "max_tokens": 4, "tokenizer": "{}"},
     "date": DATE.to_json(),
     "kind": {"kind": "sound"},
 }
@@ -299,7 +298,6 @@ def test_a_digest_is_the_same_with_and_without_the_browsers_own(answers):
 
 def test_what_cannot_be_had_in_a_browser_is_refused_when_the_model_is_loaded(answers):
     said = {answer.want: answer.said["load"] for answer in answers["refused"]}
-    assert "Hugging Face tokenizer" in said["tokens"]
     assert "the time format '%G-%V' has %G, which a browser's predictor does not read" in said["date"]
     assert "of kind 'sound'; this ovr knows table, text" in said["kind"]
 
