@@ -70,7 +70,7 @@ def text(rnd: random.Random, most: int = 40) -> str:
     else:
         made = "".join(rnd.choice(rnd.choice(characters())) for _ in range(size))
     made = made.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")  # two halves of a pair are one character
-    return "".join(character for character in made if unicodedata.category(character) != "Cn")
+    return "".join("?" if unicodedata.category(character) == "Cn" else character for character in made)
 
 
 def number(rnd: random.Random) -> float:
