@@ -30,7 +30,9 @@ function attempt(call) {
 const RUN = {
   encode({ input, cohorts = null, rows }) {
     const read = { classIds: ["a"], classNames: ["a"], thresholds: [0.5], policy: {} };
-    const made = attempt(() => new Model(null, null, { cohorts }, read, InputSchema.fromJson(input), encoderFromJson(input.encoder)));
+    const made = attempt(
+      () => new Model(null, null, { cohorts }, read, InputSchema.fromJson(input), encoderFromJson(input.encoder)),
+    );
     if (made.error) return { load: made.error };
     const model = made.value;
     return { encoded: attempt(() => base64(model.encode(rows))), check: attempt(() => model.check(rows)) };
@@ -45,7 +47,8 @@ const RUN = {
     const [normalized, score] = [given.map(outcomes.probNormalized), given.map(outcomes.outOfScopeScore)];
     return attempt(() => ({ ...decide(given, { thresholds, policy }), none, exclusive, normalized, score }));
   },
-  cohorts: ({ cohort, numRows, names }) => attempt(() => Array.from(cohortNumbers(cohortNames(cohort, numRows), { names }), Number)),
+  cohorts: ({ cohort, numRows, names }) =>
+    attempt(() => Array.from(cohortNumbers(cohortNames(cohort, numRows), { names }), Number)),
   // What is handed to ONNX Runtime and what is made of its answer: the run itself is recorded.
   async load({ model, exportCard, modelCard, rows, options, prob }) {
     const seen = {};
@@ -56,7 +59,9 @@ const RUN = {
     }
     const session = {
       run: async (feed, outputs) => {
-        seen.feed = Object.fromEntries(Object.entries(feed).map(([name, { type, data, dims }]) => [name, { type, dims, data: Array.from(data, Number) }]));
+        seen.feed = Object.fromEntries(
+          Object.entries(feed).map(([name, { type, data, dims }]) => [name, { type, dims, data: Array.from(data, Number) }]),
+        );
         return { [outputs[0]]: new Tensor("float32", Float32Array.from(prob.flat()), [prob.length, prob[0].length]) };
       },
     };
@@ -66,10 +71,19 @@ const RUN = {
       return session;
     };
     try {
-      const made = await load({ InferenceSession: { create }, Tensor }, new Uint8Array(Buffer.from(model, "base64")), exportCard, modelCard);
+      const made = await load(
+        { InferenceSession: { create }, Tensor },
+        new Uint8Array(Buffer.from(model, "base64")),
+        exportCard,
+        modelCard,
+      );
       const check = attempt(() => made.check(rows, { cohort: options.cohort }));
       const prediction = await made.predict(rows, options);
-      return { ...seen, check, prediction: { ...prediction, probabilities: prediction.probabilities.map((row) => Array.from(row)) } };
+      return {
+        ...seen,
+        check,
+        prediction: { ...prediction, probabilities: prediction.probabilities.map((row) => Array.from(row)) },
+      };
     } catch (error) {
       if (error.name === "InputError" || error.name === "ArtifactError") return { error: error.message };
       throw error;

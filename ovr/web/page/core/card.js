@@ -41,7 +41,12 @@ export function readCard(card, exportCard) {
   }
   const classes = classesOf(card.taxonomy);
   const { thresholds, head_versions: versions } = card;
-  if (!Array.isArray(thresholds) || !Array.isArray(versions) || classes.length !== thresholds.length || classes.length !== versions.length) {
+  if (
+    !Array.isArray(thresholds) ||
+    !Array.isArray(versions) ||
+    classes.length !== thresholds.length ||
+    classes.length !== versions.length
+  ) {
     throw new ArtifactError(
       `${classes.length} classes, ${versions?.length} versions and ${thresholds?.length} thresholds; expected as many of each`,
     );

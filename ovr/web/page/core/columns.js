@@ -1,7 +1,7 @@
 // The columns of a table: what each may hold, and which numbers stand for a cell, as in `ovr.input.columns`.
 //
-// A column's `encode(cells, marks, write)` calls write(row, place, value) for the numbers that are not 0, and returns findings. A finding
-// is `{column, reason, refused, rows, value, expected}`: the rows with the problem, ascending, and what the first of them holds.
+// A column's `encode(cells, marks, write)` calls write(row, place, value) for the numbers that are not 0, and returns findings. A
+// finding is `{column, reason, refused, rows, value, expected}`: the rows with the problem, ascending, and what the first holds.
 
 import { splitDay, civil, daysOf, shownTime } from "./calendar.js";
 import { BAD, readNumber, readText, readTime } from "./cells.js";
@@ -52,7 +52,14 @@ export class NumericColumn {
 
   encode(cells, marks, write) {
     const read = cells.map((cell) => readNumber(cell, marks, this.decimal));
-    let found = finding(this.name, UNREADABLE, ERROR, rowsWhere(read, (value) => value === BAD), cells, "a finite number");
+    let found = finding(
+      this.name,
+      UNREADABLE,
+      ERROR,
+      rowsWhere(read, (value) => value === BAD),
+      cells,
+      "a finite number",
+    );
     if (!this.flag || this.missing === ERROR) {
       const expected = this.flag ? "a number" : "a number, as in every training row";
       found = [...found, ...finding(this.name, IS_MISSING, this.missing, rowsWhere(read, Number.isNaN), cells, expected)];
@@ -107,14 +114,22 @@ export class CategoryColumn {
     const isUnknown = (place, row) => place === -1 && !this._rare.has(texts[row]);
     const seen = [...this.categories, ...this.rare];
     const shown = seen.slice(0, 5).map(repr).join(", ") + (seen.length > 5 ? `, ... (${seen.length})` : "");
-    let found = finding(this.name, UNREADABLE, ERROR, rowsWhere(texts, (text) => text === BAD), cells, "a text");
+    let found = finding(
+      this.name,
+      UNREADABLE,
+      ERROR,
+      rowsWhere(texts, (text) => text === BAD),
+      cells,
+      "a text",
+    );
     if (!this.missing_place || this.missing === ERROR) {
       const rows = rowsWhere(texts, (text) => text === null);
       found = [...found, ...finding(this.name, IS_MISSING, this.missing, rows, cells, "a text, as in every training row")];
     }
     found = [...found, ...finding(this.name, UNKNOWN, this.unknown, rowsWhere(places, isUnknown), cells, `one of ${shown}`)];
     places.forEach((place, row) => {
-      if (this.isIndex) write(row, 0, place === null ? 0 : place + 2); // -1, not known, becomes 1
+      if (this.isIndex)
+        write(row, 0, place === null ? 0 : place + 2); // -1, not known, becomes 1
       else if (place === null) {
         if (this.missing_place) write(row, this.numOwn + (this.unknown_place ? 1 : 0), 1);
       } else if (place >= 0) write(row, place, 1);
@@ -140,8 +155,17 @@ export class DateColumn {
 
   encode(cells, marks, write) {
     const read = cells.map((cell) => readTime(cell, marks, this._formats));
-    const expected = this.formats.length ? `a time of the form ${this.formats.join(" or ")}` : "a time of ISO 8601, such as 2024-01-31";
-    let found = finding(this.name, UNREADABLE, ERROR, rowsWhere(read, (value) => value === BAD), cells, expected);
+    const expected = this.formats.length
+      ? `a time of the form ${this.formats.join(" or ")}`
+      : "a time of ISO 8601, such as 2024-01-31";
+    let found = finding(
+      this.name,
+      UNREADABLE,
+      ERROR,
+      rowsWhere(read, (value) => value === BAD),
+      cells,
+      expected,
+    );
     if (!this.flag || this.missing === ERROR) {
       const rows = rowsWhere(read, Number.isNaN);
       found = [...found, ...finding(this.name, IS_MISSING, this.missing, rows, cells, "a time, as in every training row")];

@@ -1,4 +1,4 @@
-// Images as a browser has them - pixels of a canvas - as the network takes them, as in `ovr.input.image`. Files are not decoded here.
+// Images as a browser has them - pixels of a canvas - as the network takes them, as in `ovr.input.image`. No file is decoded here.
 //
 // C = channels (1 grey, 3 red, green and blue), H = height, W = width
 
@@ -18,10 +18,16 @@ export class ImageEncoder {
   constructor(settings) {
     for (const name of ["height", "width"]) {
       if (!Number.isInteger(settings[name]) || settings[name] < 1 || settings[name] > MAX_SIDE) {
-        throw unreadable(`the ${name} of images is ${repr(settings[name])}; expected a whole number of pixels from 1 to ${MAX_SIDE}`);
+        throw unreadable(
+          `the ${name} of images is ${repr(settings[name])}; expected a whole number of pixels from 1 to ${MAX_SIDE}`,
+        );
       }
     }
-    for (const [name, known] of [["mode", Object.keys(MODES)], ["fit", FITS], ["resample", RESAMPLES]]) {
+    for (const [name, known] of [
+      ["mode", Object.keys(MODES)],
+      ["fit", FITS],
+      ["resample", RESAMPLES],
+    ]) {
       if (!known.includes(settings[name])) {
         throw unreadable(`the ${name} of images is ${repr(settings[name])}; expected one of ${known.join(", ")}`);
       }
@@ -42,12 +48,13 @@ export class ImageEncoder {
   /**
    * Return images as one Float32Array of (B, C, H, W).
    *
-   * @param {Array} rows `{width, height, data}` with (H', W', 4) bytes of red, green, blue and opacity, as ImageData; or what `encode`
-   *   returns for one
+   * @param {Array} rows `{width, height, data}` with (H', W', 4) bytes of red, green, blue and opacity, as ImageData; or what
+   *   `encode` returns for one
    * @throws {InputError} one of them is neither, naming its row
    */
   encode(rows) {
-    if (!Array.isArray(rows)) throw new InputError(`rows are ${typeName(rows)}; expected a list of images, or an array with an image a row`);
+    if (!Array.isArray(rows))
+      throw new InputError(`rows are ${typeName(rows)}; expected a list of images, or an array with an image a row`);
     if (!rows.length) throw new InputError("got no rows; expected at least one");
     const x = new Float32Array(rows.length * this.tensor.size);
     rows.forEach((row, number) => {

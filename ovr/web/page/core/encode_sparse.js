@@ -10,7 +10,10 @@ const MOST = 3.4028234663852886e38; // of float32
 /** Encodes objects feature number -> value as (max_tokens, 2): the number and the weight, by rising number, then zeros. */
 export class SparseRows {
   constructor({ kind: _kind, ...settings }) {
-    for (const [name, most] of [["num_features", MAX_FEATURES], ["max_tokens", Infinity]]) {
+    for (const [name, most] of [
+      ["num_features", MAX_FEATURES],
+      ["max_tokens", Infinity],
+    ]) {
       const value = settings[name];
       if (!Number.isInteger(value) || value < 1 || value > most) {
         const bound = most === Infinity ? "at least 1" : `1 to ${most}`;
@@ -60,7 +63,8 @@ export class SparseRows {
     const pairs = Object.entries(row).map(([key, cell]) => [this._feature(key, number), valueOf(cell, number, key)]);
     pairs.sort((one, other) => one[0] - other[0]);
     pairs.forEach(([feature], at) => {
-      if (at && pairs[at - 1][0] === feature) throw new InputError(`row ${number} has feature ${feature} twice; expected each once`);
+      if (at && pairs[at - 1][0] === feature)
+        throw new InputError(`row ${number} has feature ${feature} twice; expected each once`);
     });
     return pairs;
   }
@@ -79,7 +83,10 @@ export class SparseRows {
 
   _feature(key, row) {
     if (!/^[0-9]{1,9}$/.test(key) || Number(key) >= this.num_features) {
-      throw new InputError(`row ${row} has feature ${shortRepr(key)}; expected a whole number from 0 to ${this.num_features - 1}`, key);
+      throw new InputError(
+        `row ${row} has feature ${shortRepr(key)}; expected a whole number from 0 to ${this.num_features - 1}`,
+        key,
+      );
     }
     return Number(key);
   }
@@ -87,5 +94,8 @@ export class SparseRows {
 
 function valueOf(cell, row, key) {
   if (typeof cell === "number" && Math.abs(cell) <= MOST) return cell;
-  throw new InputError(`row ${row}, feature ${key} holds ${shortRepr(Number.isNaN(cell) ? null : cell)}; expected a finite number`, key);
+  throw new InputError(
+    `row ${row}, feature ${key} holds ${shortRepr(Number.isNaN(cell) ? null : cell)}; expected a finite number`,
+    key,
+  );
 }

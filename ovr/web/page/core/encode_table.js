@@ -31,7 +31,9 @@ export class TableEncoder {
     if (!DECIMALS.includes(decimal)) throw new ArtifactError(`the decimal of a table is ${repr(decimal)}; expected '.' or ','`);
     const made = columns.map((settings) => {
       if (!Object.hasOwn(COLUMNS, settings.kind)) {
-        throw new ArtifactError(`column ${repr(settings.name)} of the encoder is of kind ${repr(settings.kind)}, which is not known`);
+        throw new ArtifactError(
+          `column ${repr(settings.name)} of the encoder is of kind ${repr(settings.kind)}, which is not known`,
+        );
       }
       return new COLUMNS[settings.kind](settings, decimal);
     });
@@ -118,7 +120,8 @@ export class TableEncoder {
       const absent = missing.length ? " (null stands for a value that is not known)" : "";
       const hint = unknown.length ? " (drop= leaves columns out)" : "";
       throw new InputError(
-        `row ${number} has other columns than the model: missing ${shownNames(missing)}${absent}; unknown ${shownNames(unknown)}${hint}`,
+        `row ${number} has other columns than the model: missing ${shownNames(missing)}${absent}; ` +
+          `unknown ${shownNames(unknown)}${hint}`,
       );
     });
     if (!rows.length) throw new InputError("got no rows; expected at least one");

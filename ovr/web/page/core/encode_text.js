@@ -68,7 +68,7 @@ export class HashedText {
   }
 
   /** Return the words of a text. */
-  words_of(text) {
+  wordsOf(text) {
     const normal = this.normal_form === "none" ? text : text.normalize(this.normal_form);
     return (this.lowercase ? normal.toLowerCase() : normal).match(WORD) ?? [];
   }
@@ -76,7 +76,7 @@ export class HashedText {
   /** Return [number, count] of the tokens that are kept, in their order. */
   _tokens(text) {
     const counts = new Map(); // in the order of their first n-gram
-    for (const hash of this._ngrams(this.words_of(text))) {
+    for (const hash of this._ngrams(this.wordsOf(text))) {
       const number = Number(((hash >> 32n) * BigInt(this.num_tokens)) >> 32n);
       counts.set(number, (counts.get(number) ?? 0) + 1);
     }

@@ -1,6 +1,6 @@
 // Texts as token numbers by a Hugging Face tokenizer, as in `ovr.input.tokens`: those of the BERT and GPT-2 families.
 //
-// WordPiece with BERT's splitting, and byte-pair encoding of bytes; `load` refuses any other tokenizer.json and names what it lacks.
+// WordPiece with BERT's splitting, and byte-pair encoding of bytes; `load` refuses any other tokenizer.json and names what is amiss.
 
 import { ArtifactError, InputError } from "./errors.js";
 import { repr, shortRepr, typeName } from "./python_words.js";
@@ -18,7 +18,13 @@ const AROUND = {
   ByteLevel: () => [[], []],
   TemplateProcessing: template,
   Sequence: ({ processors }) =>
-    processors.map(around).reduce(([before, after], [first, last]) => [[...first, ...before], [...after, ...last]], [[], []]),
+    processors.map(around).reduce(
+      ([before, after], [first, last]) => [
+        [...first, ...before],
+        [...after, ...last],
+      ],
+      [[], []],
+    ),
 };
 
 /** Encodes each text as (max_tokens, 2): the numbers of its tokens, each with weight 1, then padding of weight 0. */
@@ -26,7 +32,8 @@ export class Tokens {
   constructor({ tokenizer, max_tokens: maxTokens, columns, joiner }) {
     if (!Number.isInteger(maxTokens) || maxTokens < 1 || maxTokens > MAX_MAX_TOKENS) {
       throw new ArtifactError(
-        `the encoder of the input cannot be read: max_tokens must be a whole number from 1 to ${MAX_MAX_TOKENS}, got ${repr(maxTokens)}`,
+        `the encoder of the input cannot be read: max_tokens must be a whole number from 1 to ${MAX_MAX_TOKENS}, ` +
+          `got ${repr(maxTokens)}`,
       );
     }
     const parts = parsed(tokenizer);
@@ -124,7 +131,8 @@ function parsed(tokenizer) {
   } catch (error) {
     throw new ArtifactError(`this is no tokenizer.json: ${error.message}`);
   }
-  if (typeof parts?.model?.vocab !== "object") throw new ArtifactError("this is no tokenizer.json: it has no model with a vocabulary");
+  if (typeof parts?.model?.vocab !== "object")
+    throw new ArtifactError("this is no tokenizer.json: it has no model with a vocabulary");
   return { ...parts, model: { ...parts.model, type: parts.model.type ?? (parts.model.merges ? "BPE" : "WordPiece") } };
 }
 
@@ -132,8 +140,8 @@ function addedTokens({ added_tokens: added, normalizer: settings }) {
   for (const { content, single_word: single, normalized } of added ?? []) {
     if (single || (normalized && settings)) {
       throw new ArtifactError(
-        `the tokenizer's token ${repr(content)} is one ${single ? "of single words" : "that is looked for in normalized text"}, which a ` +
-          "browser's predictor does not have",
+        `the tokenizer's token ${repr(content)} is one ${single ? "of single words" : "that is looked for in normalized text"}, ` +
+          "which a browser's predictor does not have",
       );
     }
   }

@@ -1,7 +1,7 @@
 // How an encoder is read back, as in `ovr.input.encoder`. Knows no kind of row.
 //
-// An encoder has `tensor`, an InputSchema; `encode(rows)`, which returns B rows as one Float32Array or throws InputError; and
-// `acceptsObjects` where rows are objects with a value a column.
+// An encoder has `tensor`, an InputSchema, and `encode(rows)`, which returns B rows as one Float32Array or throws InputError. That of
+// a table has `objects(rows)`, `knows(column)` and `problems(rows)` too.
 
 import { ImageEncoder } from "./encode_image.js";
 import { JoinedTexts } from "./encode_joined.js";
@@ -12,7 +12,14 @@ import { Tokens } from "./encode_tokens.js";
 import { ArtifactError } from "./errors.js";
 import { repr } from "./python_words.js";
 
-const KINDS = { table: TableEncoder, text: HashedText, tokens: Tokens, joined: JoinedTexts, sparse: SparseRows, image: ImageEncoder };
+const KINDS = {
+  table: TableEncoder,
+  text: HashedText,
+  tokens: Tokens,
+  joined: JoinedTexts,
+  sparse: SparseRows,
+  image: ImageEncoder,
+};
 
 /**
  * Return the encoder of a model card; null of null, where rows are given as the network takes them.
@@ -22,7 +29,9 @@ const KINDS = { table: TableEncoder, text: HashedText, tokens: Tokens, joined: J
 export function encoderFromJson(value) {
   if (value === null || value === undefined) return null;
   if (!Object.hasOwn(KINDS, value.kind)) {
-    throw new ArtifactError(`the encoder of the input is of kind ${repr(value.kind)}; this ovr knows ${Object.keys(KINDS).join(", ")}`);
+    throw new ArtifactError(
+      `the encoder of the input is of kind ${repr(value.kind)}; this ovr knows ${Object.keys(KINDS).join(", ")}`,
+    );
   }
   return KINDS[value.kind].fromJson(value);
 }

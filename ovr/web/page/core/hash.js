@@ -6,7 +6,7 @@ const TABLE = Uint32Array.from({ length: 256 }, (_, byte) => {
   return value;
 });
 
-/** Return the code points of a text as UTF-8; half of a surrogate pair that stands alone as three bytes, as "surrogatepass" does. */
+/** Return a text as UTF-8; half of a surrogate pair that stands alone becomes three bytes, as with "surrogatepass". */
 export function utf8(text) {
   const bytes = [];
   for (const character of text) {

@@ -58,8 +58,8 @@ function withClock(date, text) {
   return secondsOf(date, clock, found[3] === "-" ? -offset : offset);
 }
 
-// HH, HH:MM, HH:MM:SS and HH:MM:SS.f, or all of it without the colons. What Python lets pass beyond that - 10:30.5, or a sign that means
-// nothing before a zone - differs from one of its versions to the next, and is refused.
+// HH, HH:MM, HH:MM:SS and HH:MM:SS.f, or all of it without the colons. What Python lets pass beyond that - 10:30.5, or a sign that
+// means nothing before a zone - differs from one of its versions to the next, and is refused.
 function clockOf(text) {
   const found = /^(\d\d)(?::(\d\d)(?::(\d\d)(?:[.,](\d+))?)?|(\d\d)(?:(\d\d)(?:[.,](\d+))?)?)?$/.exec(text);
   if (found === null) return null;

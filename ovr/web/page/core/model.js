@@ -111,11 +111,11 @@ export class Model {
   /**
    * Return probabilities and what the model's policy decides on them.
    *
-   * @param {Array} rows of a table: objects with a value a column, or arrays of values in the order of the columns; of texts: texts,
-   *   or objects with the columns that a text is made of; of images: `{width, height, data}` as ImageData; otherwise and of images
+   * @param {Array} rows of a table: objects with a value a column, or arrays of values in the order of the columns; of texts:
+   *   texts, or objects with the columns that a text is made of; of images: `{width, height, data}` as ImageData; otherwise and of images
    *   as well: arrays of the schema's shape, flat or nested, of raw values
-   * @param {{cohort?: null|string|Array, threshold?: null|number|Object<string, number>, topK?: null|number}} options cohort: one for
-   *   all rows or one a row, by default that of the rows' own column; threshold: instead of the heads' own, for all or by class id
+   * @param {{cohort?: null|string|Array, threshold?: null|number|Object<string, number>, topK?: null|number}} options cohort: one
+   *   for all rows or one a row, by default that of the rows' own column; threshold: instead of the heads' own, for all or by class id
    * @returns {Promise<Prediction>}
    * @throws {InputError} what `encode` and `check` say
    */
@@ -135,7 +135,9 @@ export class Model {
     }
     const { data } = (await this._session.run(feed, [OUTPUT]))[OUTPUT];
     const numHeads = this.classIds.length;
-    const probabilities = Array.from({ length: numRows }, (_, row) => Float32Array.from(data.subarray(row * numHeads, (row + 1) * numHeads)));
+    const probabilities = Array.from({ length: numRows }, (_, row) =>
+      Float32Array.from(data.subarray(row * numHeads, (row + 1) * numHeads)),
+    );
     return { ...this.decide(probabilities, { thresholds, policy }), cohorts };
   }
 
@@ -178,8 +180,8 @@ export class Model {
   _checkTakesCohort(cohort) {
     if (cohort !== null && cohort !== undefined && !this.card.cohorts) {
       throw new InputError(
-        "cohort is given, but this model has one calibration for all rows; leave it out, or train with cohort.column=COLUMN for a " +
-          "calibration a cohort",
+        "cohort is given, but this model has one calibration for all rows; leave it out, or train with cohort.column=COLUMN " +
+          "for a calibration a cohort",
       );
     }
   }

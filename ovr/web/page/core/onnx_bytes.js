@@ -1,7 +1,7 @@
 // The bytes of an ONNX file, as far as this must be known: which parts hold initial values. Knows nothing of what a graph computes.
 //
-// A graph with cohorts has its input `cohort` twice: as an input and, so that it may be left out, as an initial value. ONNX Runtime on the
-// web takes no such input at all; without the initial value it is an input as any other, and what the graph computes is the same.
+// A graph with cohorts has its input `cohort` twice: as an input and, so that it may be left out, as an initial value. ONNX Runtime on
+// the web takes no such input at all; without the initial value it is an input as any other, and the graph computes the same.
 
 import { ArtifactError } from "./errors.js";
 
@@ -60,7 +60,8 @@ function fieldsOf(bytes) {
     let size = { 1: 8, 5: 4 }[kind] ?? 0;
     if (kind === 0) number();
     if (kind === LENGTH_DELIMITED) size = number();
-    if (![0, 1, 2, 5].includes(kind) || at + size > bytes.length) throw new ArtifactError("the model is no ONNX file: it is cut short");
+    if (![0, 1, 2, 5].includes(kind) || at + size > bytes.length)
+      throw new ArtifactError("the model is no ONNX file: it is cut short");
     fields.push({ number: Math.floor(key / 8), content: bytes.subarray(at, at + size), whole: bytes.subarray(start, at + size) });
     at += size;
   }

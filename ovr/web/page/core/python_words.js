@@ -20,7 +20,9 @@ export const WHITE = BLANKS;
 
 /** Return `text` with every decimal digit of any script as one of 0 to 9. */
 export function asciiDigits(text) {
-  return DIGIT.test(text) ? Array.from(text, (character) => (DIGIT.test(character) ? digitOf(character) : character)).join("") : text;
+  return DIGIT.test(text)
+    ? Array.from(text, (character) => (DIGIT.test(character) ? digitOf(character) : character)).join("")
+    : text;
 }
 
 function digitOf(character) {
@@ -92,7 +94,9 @@ export function repr(value) {
   if (typeof value === "string") return textRepr(value);
   if (Array.isArray(value) || ArrayBuffer.isView(value)) return `[${Array.from(value, repr).join(", ")}]`;
   if (typeof value === "object") {
-    return `{${Object.entries(value).map(([name, entry]) => `${repr(name)}: ${repr(entry)}`).join(", ")}}`;
+    return `{${Object.entries(value)
+      .map(([name, entry]) => `${repr(name)}: ${repr(entry)}`)
+      .join(", ")}}`;
   }
   return String(value);
 }
@@ -107,7 +111,12 @@ function textRepr(text) {
     else if (character === "\t") shown += "\\t";
     else if (character !== " " && UNPRINTABLE.test(character)) {
       const code = character.codePointAt(0).toString(16);
-      shown += code.length <= 2 ? `\\x${code.padStart(2, "0")}` : code.length <= 4 ? `\\u${code.padStart(4, "0")}` : `\\U${code.padStart(8, "0")}`;
+      shown +=
+        code.length <= 2
+          ? `\\x${code.padStart(2, "0")}`
+          : code.length <= 4
+            ? `\\u${code.padStart(4, "0")}`
+            : `\\U${code.padStart(8, "0")}`;
     } else shown += character;
   }
   return quote + shown + quote;

@@ -1,4 +1,4 @@
-// Which of some rows a model cannot take, and why, as in `ovr.input.row_problems`. Knows a function that refuses rows, no kind of row.
+// Which of some rows a model cannot take, and why, as in `ovr.input.row_problems`. Knows a function that refuses rows, no rows.
 
 import { InputError } from "./errors.js";
 

@@ -22,7 +22,12 @@ export class InputSchema {
   /** Return the schema of a model card. */
   static fromJson(value) {
     const { shape, columns, dtype, name } = value ?? {};
-    if (!Array.isArray(shape) || !shape.length || !shape.every((size) => Number.isInteger(size) && size >= 1) || !Array.isArray(columns)) {
+    if (
+      !Array.isArray(shape) ||
+      !shape.length ||
+      !shape.every((size) => Number.isInteger(size) && size >= 1) ||
+      !Array.isArray(columns)
+    ) {
       throw new ArtifactError(`the model card cannot be read: its input has shape ${repr(shape)} and columns ${repr(columns)}`);
     }
     if (dtype !== "float32") throw new ArtifactError(`input dtype ${repr(dtype)} is not supported; expected 'float32'`);
@@ -102,8 +107,8 @@ function numbersOf(flat, schema) {
   if (numBad) {
     const column = firstBad % schema.size;
     throw new InputError(
-      `row ${Math.floor(firstBad / schema.size)}, ${schema.columnName(column)} holds ${floatRepr(firstValue)}; every value must be ` +
-        `finite (${numBad} of ${x.length} are not)`,
+      `row ${Math.floor(firstBad / schema.size)}, ${schema.columnName(column)} holds ${floatRepr(firstValue)}; every value ` +
+        `must be finite (${numBad} of ${x.length} are not)`,
       schema.columnKey(column),
     );
   }

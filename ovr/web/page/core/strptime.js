@@ -42,7 +42,9 @@ export class TimeFormat {
       if (!Object.hasOwn(PATTERNS, directive)) {
         throw new ArtifactError(
           `the time format ${repr(format)} has %${directive}, which a browser's predictor does not read; it reads ` +
-            `${Object.keys(PATTERNS).map((known) => `%${known}`).join(", ")}`,
+            `${Object.keys(PATTERNS)
+              .map((known) => `%${known}`)
+              .join(", ")}`,
         );
       }
       return `(?<${directive}>${PATTERNS[directive]})`;

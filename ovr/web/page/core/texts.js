@@ -28,8 +28,8 @@ export class TextColumns {
     const has = columns.slice(0, 5).map(repr).join(", ");
     if (absent.length && this.names.length) {
       throw new InputError(
-        `row ${number} has no column ${absent.map(repr).join(", ")}; the model's text is made of ${names.map(repr).join(", ")}, and the ` +
-          `columns are ${has || "none"}`,
+        `row ${number} has no column ${absent.map(repr).join(", ")}; the model's text is made of ${names.map(repr).join(", ")}, ` +
+          `and the columns are ${has || "none"}`,
       );
     }
     if (absent.length) {
@@ -55,7 +55,8 @@ export class TextColumns {
 export function textsOf(rows, columns) {
   if (!Array.isArray(rows)) throw new InputError(`rows must be a sequence of texts, got ${typeName(rows)}`);
   const texts = rows.map((row, number) => {
-    if (row !== null && typeof row === "object" && !Array.isArray(row) && !ArrayBuffer.isView(row)) return columns.textOf(row, number);
+    if (row !== null && typeof row === "object" && !Array.isArray(row) && !ArrayBuffer.isView(row))
+      return columns.textOf(row, number);
     if (typeof row !== "string") throw new InputError(`row ${number} is ${typeName(row)} ${repr(row)}; expected a text`);
     return row;
   });

@@ -17,7 +17,7 @@ function wordPiece({ vocab, unk_token: unknown, continuing_subword_prefix: prefi
     const characters = Array.from(word);
     if (characters.length > most) return [number.get(unknown)];
     const numbers = [];
-    for (let start = 0; start < characters.length; ) {
+    for (let start = 0; start < characters.length;) {
       let stop = characters.length;
       let found;
       for (; stop > start; stop -= 1) {
@@ -34,14 +34,25 @@ function wordPiece({ vocab, unk_token: unknown, continuing_subword_prefix: prefi
 }
 
 function bytePairs(settings) {
-  for (const name of ["dropout", "continuing_subword_prefix", "end_of_word_suffix", "unk_token", "byte_fallback", "ignore_merges"]) {
+  for (const name of [
+    "dropout",
+    "continuing_subword_prefix",
+    "end_of_word_suffix",
+    "unk_token",
+    "byte_fallback",
+    "ignore_merges",
+  ]) {
     if (settings[name]) throw new ArtifactError(`the tokenizer's model has ${name}, which a browser's predictor does not have`);
   }
   const number = new Map(Object.entries(settings.vocab));
   const rank = new Map(settings.merges.map((pair, at) => [Array.isArray(pair) ? pair.join(" ") : pair, at]));
   const known = new Map();
   return (word) => {
-    if (!known.has(word)) known.set(word, merged(Array.from(word), rank).flatMap((piece) => number.get(piece) ?? []));
+    if (!known.has(word))
+      known.set(
+        word,
+        merged(Array.from(word), rank).flatMap((piece) => number.get(piece) ?? []),
+      );
     return known.get(word);
   };
 }

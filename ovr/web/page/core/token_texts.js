@@ -1,7 +1,7 @@
-// What a Hugging Face tokenizer does to a text before its model sees it: normalizers and pre-tokenizers, by the names of tokenizer.json.
+// What a Hugging Face tokenizer does to a text before its model sees it: normalizers and pre-tokenizers, named as in tokenizer.json.
 //
-// They are as in the Rust library, whose Unicode tables are old; see token_unicode.js. Only letters that got a decomposition since, such as
-// U+11938, keep their marks there and lose them here.
+// They are as in the Rust library, whose Unicode tables are old; see token_unicode.js. Only letters that got a decomposition since,
+// such as U+11938, keep their marks there and lose them here.
 
 import { ArtifactError } from "./errors.js";
 import { repr } from "./python_words.js";
@@ -10,7 +10,8 @@ import { OLD_MARKS, OLD_PUNCTUATION, YOUNG_FORMATS, YOUNG_MARKS, YOUNG_PUNCTUATI
 const WHITE = "\\t-\\r \\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000"; // White_Space of Unicode
 const MARK = new RegExp(`(?![${YOUNG_MARKS}])[\\p{Mn}${OLD_MARKS}]`, "gu");
 const OTHER = new RegExp(`(?![\\t\\n\\r${YOUNG_FORMATS}])[\\ufffd\\p{Cc}\\p{Cf}\\p{Co}]`, "gu");
-const PUNCTUATION = `(?![${YOUNG_PUNCTUATION}])[!-\\/:-@\\[-\`{-~\\p{P}${OLD_PUNCTUATION}]`; // of ASCII also what Unicode calls symbols
+// Of ASCII also what Unicode calls symbols.
+const PUNCTUATION = `(?![${YOUNG_PUNCTUATION}])[!-\\/:-@\\[-\`{-~\\p{P}${OLD_PUNCTUATION}]`;
 const BERT_WORD = new RegExp(`${PUNCTUATION}|(?:(?!${PUNCTUATION})[^${WHITE}])+`, "gu");
 const CHINESE =
   /[\u4e00-\u9fff\u3400-\u4dbf\u{20000}-\u{2a6df}\u{2a700}-\u{2b73f}\u{2b740}-\u{2b81f}\u{2b920}-\u{2ceaf}\uf900-\ufaff\u{2f800}-\u{2fa1f}]/gu;

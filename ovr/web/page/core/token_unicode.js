@@ -9,7 +9,7 @@ function classOf(ranges) {
 
 /** Nonspacing marks that it keeps. */
 export const YOUNG_MARKS = classOf(
-    "7fd 897-89f 8ca-8e1 9fe afa-aff b55 c04 c3c d00 d3b-d3c d81 eba ece 180f 1885-1886 1abf-1add 1ae0-1aeb 1df6-1dfb a82c " +
+  "7fd 897-89f 8ca-8e1 9fe afa-aff b55 c04 c3c d00 d3b-d3c d81 eba ece 180f 1885-1886 1abf-1add 1ae0-1aeb 1df6-1dfb a82c " +
     "a8c5 a8ff a9bd 10d24-10d27 10d69-10d6d 10eab-10eac 10efa-10eff 10f46-10f50 10f82-10f85 11070 11073-11074 110c2 111c9 " +
     "111cf 1123e 11241 1133b 113bb-113c0 113ce 113d0 113d2 113e1-113e2 11438-1143f 11442-11444 11446 1145e 1182f-11837 " +
     "11839-1183a 1193b-1193c 1193e 11943 119d4-119d7 119da-119db 119e0 11a01-11a0a 11a33-11a38 11a3b-11a3e 11a47 11a51-11a56 " +
@@ -21,24 +21,18 @@ export const YOUNG_MARKS = classOf(
 );
 
 /** What were nonspacing marks then. */
-export const OLD_MARKS = classOf(
-    "1734 1171e",
-);
+export const OLD_MARKS = classOf("1734 1171e");
 
 /** Punctuation that it takes for letters. */
 export const YOUNG_PUNCTUATION = classOf(
-    "61d 9fd a76 c77 c84 1b4e-1b4f 1b7d-1b7f 2e43-2e4f 2e52-2e5d 10d6e 10ead 10ed0 10f55-10f59 10f86-10f89 113d4-113d5 " +
+  "61d 9fd a76 c77 c84 1b4e-1b4f 1b7d-1b7f 2e43-2e4f 2e52-2e5d 10d6e 10ead 10ed0 10f55-10f59 10f86-10f89 113d4-113d5 " +
     "113d7-113d8 1144b-1144f 1145a-1145b 1145d 11660-1166c 116b9 1183b 11944-11946 119e2 11a3f-11a46 11a9a-11a9c 11a9e-11aa2 " +
     "11b00-11b09 11be1 11c41-11c45 11c70-11c71 11ef7-11ef8 11f43-11f4f 11fff 12ff1-12ff2 16d6d-16d6f 16e97-16e9a 16fe2 1e5ff " +
     "1e95e-1e95f",
 );
 
 /** What was punctuation then. */
-export const OLD_PUNCTUATION = classOf(
-    "166d 111c9",
-);
+export const OLD_PUNCTUATION = classOf("166d 111c9");
 
 /** Format characters that it keeps. */
-export const YOUNG_FORMATS = classOf(
-    "890-891 8e2 110cd 13430-1343f",
-);
+export const YOUNG_FORMATS = classOf("890-891 8e2 110cd 13430-1343f");
