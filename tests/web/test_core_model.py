@@ -5,13 +5,15 @@ import copy
 import json
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 
+from ovr.core.files import sha256_bytes
 from ovr.input.columns import CategoryColumn, NumericColumn
 from ovr.input.table import TableEncoder
 from ovr.lifecycle.edge_export import EdgeOptions, export_edge
-from ovr.runtime.predictor import EdgePredictor
+from ovr.runtime.predictor import CARD_KEY, EdgePredictor
 from tests.bundles import small_bundle
 from tests.cohorts import some_cohorts
 from tests.web.nodes import needs_node, run
@@ -43,7 +45,12 @@ class Export:
         self.predictor = EdgePredictor(folder / "edge")
         self.model_card = self.predictor.card.to_json()
 
-    def case(self, rows=ROWS, *, card=None, model_card=None, model=None, prob=(), **options):
+    def case(self, rows=ROWS, *, card=None, model_card=None, own_card=True, model=None, prob=(), **options):
+        if model_card is not None and own_card:  # in the model too
+            proto = onnx.load_from_string(self.model)
+            onnx.helper.set_model_props(proto, {CARD_KEY: json.dumps(model_card)})
+            model = proto.SerializeToString(deterministic=True)
+            card = changed(card or self.card, model__sha256=sha256_bytes(model), model__size_bytes=len(model))
         prob = self.predictor.predict_proba(rows, cohort=options.get("cohort")).tolist() if prob == () else prob
         return {
             "kind": "load",
@@ -94,10 +101,27 @@ def asked(tmp_path_factory):
         "unknown class": alone.case(x, threshold={"dodo": 1}),
         "topK": alone.case(x, topK=0),
         "text": alone.case("abc", prob=[[0.5] * 3]),
+        "another card": alone.case(x, model_card=changed(alone.model_card, thresholds=[0.1] * 3), own_card=False),
+        "no card": alone.case(x, **without_card(alone)),
+        "cut short": alone.case(x, **cut_short(alone)),
         "columns": alone.case(x, model_card=changed(alone.model_card, taxonomy=columns_of(alone.model_card["taxonomy"]))),
     }
     answers = run(list(cases.values()), folder)
     return of_cohorts, alone, x, dict(zip(cases, answers, strict=True))
+
+
+def without_card(export):
+    proto = onnx.load_from_string(export.model)
+    del proto.metadata_props[:]
+    return resealed(export, proto.SerializeToString(deterministic=True))
+
+
+def cut_short(export):
+    return resealed(export, export.model[:-3])
+
+
+def resealed(export, model):
+    return {"model": model, "card": changed(export.card, model__sha256=sha256_bytes(model), model__size_bytes=len(model))}
 
 
 def columns_of(taxonomy):
@@ -166,6 +190,9 @@ def test_only_the_graph_with_cohorts_is_changed_and_computes_the_same(asked):
         ("shape", "its input has shape []"),
         ("dtype", "input dtype 'int8' is not supported"),
         ("encoder", "the encoder makes rows of shape (6), the model takes (7)"),
+        ("another card", "the model card is not the one in model.onnx"),
+        ("no card", "model.onnx has no ovr.card in its metadata"),
+        ("cut short", "the model is no ONNX file: it is cut short"),
         ("not opened", "model.onnx cannot be opened as an ONNX model: an opset of tomorrow"),
         ("cohort not taken", "cohort is given, but this model has one calibration for all rows"),
         ("cohorts of other rows", "got 1 cohorts for 4 rows"),

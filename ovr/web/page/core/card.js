@@ -1,9 +1,11 @@
 // The model card and the card of the export, as they come: parsed JSON that is checked here before anything is made of it.
 
 import { ArtifactError } from "./errors.js";
+import { metadataOf } from "./onnx_bytes.js";
 import { repr } from "./python_words.js";
 import { sha256 } from "./sha256.js";
 
+const CARD_KEY = "ovr.card";
 const CARD_VERSIONS = [1, 2, 3];
 const MODELS = ["model.onnx", "model.ort"];
 const MODES = ["argmax", "multilabel"];
@@ -60,6 +62,29 @@ export function readCard(card, exportCard) {
     );
   }
   return { classIds: classes.map(({ id }) => id), classNames: classes.map(({ id, name }) => name || id), thresholds, policy };
+}
+
+/**
+ * Raise unless a model card is the one in the model: thresholds of another would decide otherwise, and no digest would tell.
+ *
+ * @param {object} card
+ * @param {Uint8Array} bytes of model.onnx; of a file in ONNX Runtime's own format the card cannot be read
+ * @throws {ArtifactError} it is another, or the model has none
+ */
+export function checkIsOfModel(card, bytes) {
+  const text = metadataOf(bytes, CARD_KEY);
+  if (text === null) throw new ArtifactError(`model.onnx has no ${CARD_KEY} in its metadata; expected what \`ovr export\` makes`);
+  if (sorted(JSON.parse(text)) !== sorted(card)) {
+    throw new ArtifactError("the model card is not the one in model.onnx; export them together again");
+  }
+}
+
+function sorted(value) {
+  const byName = (entry) =>
+    entry && typeof entry === "object" && !Array.isArray(entry)
+      ? Object.entries(entry).sort(([one], [other]) => (one < other ? -1 : 1))
+      : entry;
+  return JSON.stringify(value, (_, entry) => byName(entry));
 }
 
 /** Raise ArtifactError unless each threshold is a finite number of at least 0; one above 1 decides for no row. */

@@ -2,7 +2,7 @@
 //
 // B = batch, K = heads
 
-import { checkModel, checkThresholds, readCard } from "./card.js";
+import { checkIsOfModel, checkModel, checkThresholds, readCard } from "./card.js";
 import { COHORT, cohortNames, cohortNumbers, takeColumn } from "./cohorts.js";
 import { columnsAtOrAbove, decide } from "./decide.js";
 import { encoderFromJson } from "./encoder.js";
@@ -47,7 +47,9 @@ export async function load(ort, modelBytes, exportCard, modelCard, sessionOption
   if (encoder !== null && encoder.tensor.shape.join() !== schema.shape.join()) {
     throw new ArtifactError(`the encoder makes rows of shape (${encoder.tensor.shape}), the model takes (${schema.shape})`);
   }
-  if (modelCard.cohorts && exportCard.model.file !== "model.onnx") {
+  const isOnnx = exportCard.model.file === "model.onnx";
+  if (isOnnx) checkIsOfModel(modelCard, modelBytes);
+  if (modelCard.cohorts && !isOnnx) {
     throw new ArtifactError("a model with cohorts runs in a browser as ONNX; export it with format=onnx");
   }
   const graph = modelCard.cohorts ? withoutInitializer(modelBytes, COHORT) : modelBytes;

@@ -1,12 +1,27 @@
-// The bytes of an ONNX file, as far as this must be known: which parts hold initial values. Knows nothing of what a graph computes.
+// The bytes of an ONNX file, as far as this must be known: metadata and initial values. Knows nothing of what a graph computes.
 //
 // A graph with cohorts has its input `cohort` twice: as an input and, so that it may be left out, as an initial value. ONNX Runtime on
 // the web takes no such input at all; without the initial value it is an input as any other, and the graph computes the same.
 
 import { ArtifactError } from "./errors.js";
 
-const [GRAPH, INITIALIZER, NAME] = [7, 5, 8]; // fields of ModelProto, GraphProto and TensorProto
+const [GRAPH, METADATA] = [7, 14]; // fields of ModelProto
+const [KEY, VALUE] = [1, 2]; // of StringStringEntryProto
+const [INITIALIZER, NAME] = [5, 8]; // of GraphProto and TensorProto
 const LENGTH_DELIMITED = 2;
+
+/**
+ * Return the text of an entry of the metadata, null where there is none of that key.
+ *
+ * @param {Uint8Array} bytes a ModelProto
+ * @param {string} key
+ * @throws {ArtifactError} the file is cut short
+ */
+export function metadataOf(bytes, key) {
+  const entries = fieldsOf(bytes).filter((field) => field.number === METADATA);
+  const found = entries.find((entry) => textOf(entry.content, KEY) === key);
+  return found === undefined ? null : textOf(found.content, VALUE);
+}
 
 /**
  * Return the file without the initial value of a name.
@@ -25,7 +40,7 @@ export function withoutInitializer(bytes, name) {
       continue;
     }
     const all = fieldsOf(field.content);
-    const kept = all.filter((part) => part.number !== INITIALIZER || nameOf(part.content) !== name);
+    const kept = all.filter((part) => part.number !== INITIALIZER || textOf(part.content, NAME) !== name);
     numLeftOut += all.length - kept.length;
     const graph = joined(kept.map((part) => part.whole));
     parts.push(varint(GRAPH * 8 + LENGTH_DELIMITED), varint(graph.length), graph);
@@ -34,8 +49,8 @@ export function withoutInitializer(bytes, name) {
   return joined(parts);
 }
 
-function nameOf(tensor) {
-  const found = fieldsOf(tensor).find((part) => part.number === NAME);
+function textOf(message, number) {
+  const found = fieldsOf(message).find((part) => part.number === number);
   return found === undefined ? "" : new TextDecoder().decode(found.content);
 }
 
