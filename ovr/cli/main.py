@@ -36,7 +36,12 @@ EXTRAS = {
     ),
 }
 LISTS = {"--changed": "changed"}  # what reads better as a flag with the value after it: `--changed fire_truck`
-POSITIONAL = {"head verify": ("old", "new"), "head diff": ("old", "new")}  # what reads better by its place
+POSITIONAL = {  # what reads better by its place
+    "head verify": ("old", "new"),
+    "head diff": ("old", "new"),
+    "edge diff": ("old", "new"),
+    "edge apply": ("patch", "directory"),
+}
 
 
 class _JobError(BaseException):
@@ -141,7 +146,7 @@ def job_of(command: str) -> Callable[["DictConfig"], None]:
     """Return the function that does a command: `run` of its module, or of `head NAME` the function of that name."""
     family, _, name = command.partition(" ")
     module, function = f"ovr.cli.{name_of(command)}", "run"
-    if family in ("head", "bundle"):  # one module for all of them, and one for those that need torch
+    if family in ("head", "bundle", "edge"):  # one module for all of them, and one for those that need torch
         of_torch = command in ("head add", "head features", "head retrain", "head plan")
         module, function = f"ovr.cli.{family}{'_fit' if of_torch else ''}", f"{name}_{family}"
     job: Callable[[DictConfig], None] = getattr(importlib.import_module(module), function)

@@ -1,4 +1,4 @@
-"""`ovr sign`: a bundle, or single heads of it by the owner of their classes. Needs no torch."""
+"""`ovr sign`: a bundle, single heads of it by the owner of their classes, or an edge export. Needs no torch."""
 
 from pathlib import Path
 
@@ -14,11 +14,13 @@ def run(cfg: DictConfig) -> None:
 
     Raises:
         ConfigError: settings that do not go together, or a key that cannot be used.
-        ArtifactError: the bundle cannot be used, has another graph than its heads', or keeps its heads in shards.
+        ArtifactError: the bundle cannot be used, has another graph than its heads', or keeps its heads in shards; the edge export
+            was changed, or holds other files.
         TaxonomyError: a class id that the bundle does not have.
     """
     from ovr.core.bundle import open_bundle
     from ovr.export.derived import check_derived
+    from ovr.runtime.edge_files import is_edge_export, sign_export
     from ovr.serving.head_signatures import carry_signatures, sign_heads
     from ovr.serving.signing import password, sign_bundle
 
@@ -27,6 +29,11 @@ def run(cfg: DictConfig) -> None:
         raise ConfigError("heads_from=BUNDLE takes signatures over that are there and signs nothing; leave key and heads out")
     if cfg.heads is not None and (key is None or certificate or cfg.sigstore):
         raise ConfigError("heads are signed with a key alone: give key=FILE, without certificate or sigstore")
+    if is_edge_export(Path(cfg.bundle)):
+        if key is None or certificate or cfg.sigstore or cfg.heads is not None or cfg.heads_from is not None:
+            raise ConfigError(f"{cfg.bundle} is an edge export, which is signed whole and with a key alone: give key=FILE")
+        print(f"signed {cfg.bundle}: {sign_export(Path(cfg.bundle), key, password())}")
+        return
     bundle = open_bundle(Path(cfg.bundle))
     if cfg.heads_from is not None:
         num_heads = carry_signatures(open_bundle(Path(cfg.heads_from)), bundle)

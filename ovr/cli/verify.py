@@ -1,4 +1,4 @@
-"""`ovr verify`: who signed a bundle and its heads, and whether they are what was signed. Needs no torch."""
+"""`ovr verify`: who signed a bundle and its heads, or an edge export, and whether they are what was signed. Needs no torch."""
 
 from pathlib import Path
 
@@ -17,6 +17,8 @@ def run(cfg: DictConfig) -> None:
     """
     from ovr.core.bundle import open_bundle
     from ovr.export.derived import check_derived
+    from ovr.runtime.edge_files import EXPORT_CARD, checked_model, export_files, is_edge_export
+    from ovr.runtime.edge_signatures import check_export_signature
     from ovr.serving.head_signatures import signers
     from ovr.serving.signed_repository import check_repository
     from ovr.serving.signing import check_signatures
@@ -27,6 +29,13 @@ def run(cfg: DictConfig) -> None:
     if cfg.repository is not None:
         for name, signer in check_repository(Path(cfg.repository), trust).items():
             print(f"{name}: of a bundle signed by {signer}")
+        return
+    if is_edge_export(directory := Path(cfg.bundle)):
+        if not trust.keys or trust.certificates or trust.sigstore_identity or trust.owner_keys or cfg.head_keys:
+            raise ConfigError(f"{directory} is an edge export, whose signatures are of keys alone: give trusted_keys=[FILE]")
+        export_files(directory)
+        checked_model(directory)
+        print(f"{directory}: signed by {check_export_signature(directory, directory / EXPORT_CARD, trust.keys)}")
         return
     bundle = open_bundle(Path(cfg.bundle))
     signer, owners = check_signatures(bundle, trust)

@@ -76,11 +76,21 @@ def read_json(path: Path, *, beside_bytes: int | None = None) -> Any:
             num_values, most = sum(map(data.count, (b",", b"[", b"{"))), FOREIGN_JSON_VALUES + beside_bytes // 8
             if num_values > most:
                 raise ArtifactError(f"{path} has some {num_values} values; at most {most} are read as JSON")
-        return json.loads(data, object_pairs_hook=_no_key_twice, parse_constant=_no_number, parse_float=_finite)
+        return strict_json(data)
     except FileNotFoundError:
         raise ArtifactError(f"{path} does not exist") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} cannot be read as JSON: {error}") from None
+
+
+def strict_json(data: bytes) -> Any:
+    """Return the JSON value in `data`.
+
+    Raises:
+        ValueError: it is none, holds NaN or infinity, or an object with one key twice.
+        RecursionError: it is nested too deeply.
+    """
+    return json.loads(data, object_pairs_hook=_no_key_twice, parse_constant=_no_number, parse_float=_finite)
 
 
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -112,7 +122,7 @@ def write_file(path: Path, data: bytes) -> None:
 def staged_file(path: Path) -> Iterator[BinaryIO]:
     """Yield an open file that becomes `path` when the block ends, in place of what was there, and vanishes when it raises."""
     sweep(path)
-    staging = _staging_name(path)
+    staging = staging_name(path)
     try:
         with staging.open("xb") as file:
             yield file
@@ -122,7 +132,7 @@ def staged_file(path: Path) -> Iterator[BinaryIO]:
         fsync_directory(path.parent)
     except BaseException as error:
         staging.unlink(missing_ok=True)
-        _name(error, staging, path)
+        name_final(error, staging, path)
         raise
 
 
@@ -143,11 +153,11 @@ def staged_directory(final: Path, *, beside: Path | None = None) -> Iterator[Pat
     parent.mkdir(parents=True, exist_ok=True)
     final.parent.mkdir(parents=True, exist_ok=True)
     sweep(parent / final.name)
-    staging = _staging_name(parent / final.name)
+    staging = staging_name(parent / final.name)
     try:
         staging.mkdir()
         yield staging
-        _fsync_tree(staging)
+        fsync_tree(staging)
         if os.path.lexists(final):
             raise ArtifactError(f"{final} appeared while it was being written; the other writer's version is kept")
         try:
@@ -159,7 +169,7 @@ def staged_directory(final: Path, *, beside: Path | None = None) -> Iterator[Pat
         fsync_directory(final.parent)
     except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
-        _name(error, staging, final)
+        name_final(error, staging, final)
         raise
 
 
@@ -167,7 +177,7 @@ def discard(path: Path, *, beside: Path) -> None:
     """Remove the directory `path`, if there is one: it vanishes at once, by a rename into `beside` on the same file system."""
     if not os.path.lexists(path):  # where nothing can be written renaming what is not there is another error
         return
-    staging = _staging_name(beside / path.name)
+    staging = staging_name(beside / path.name)
     try:
         os.rename(path, staging)
     except FileNotFoundError:
@@ -223,7 +233,7 @@ def fsync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def _name(error: BaseException, staging: Path, final: Path) -> None:
+def name_final(error: BaseException, staging: Path, final: Path) -> None:
     """Say which file could not be written, by its final name: a full disk is reported without any, or with a copy's source."""
     if not isinstance(error, OSError) or error.errno is None:
         return
@@ -232,7 +242,8 @@ def _name(error: BaseException, staging: Path, final: Path) -> None:
         error.filename, error.filename2 = str(final / Path(written).relative_to(staging)), None
 
 
-def _staging_name(path: Path) -> Path:
+def staging_name(path: Path) -> Path:
+    """Return a new name beside `path`, which `sweep` knows once this process is gone."""
     return path.with_name(f".{path.name}.tmp-{_host()}-{os.getpid()}-{secrets.token_hex(4)}")
 
 
@@ -251,7 +262,8 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _fsync_tree(root: Path) -> None:
+def fsync_tree(root: Path) -> None:
+    """Flush every file and directory below `root`, and `root` itself."""
     for directory, _, names in os.walk(root, topdown=False):
         for name in names:
             with open(os.path.join(directory, name), "rb") as file:

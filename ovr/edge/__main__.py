@@ -1,4 +1,7 @@
-"""`python -m ovr.edge MODEL ROWS`: a file of rows in, predictions out, with numpy and onnxruntime alone."""
+"""`python -m ovr.edge MODEL ROWS`: a file of rows in, predictions out, with numpy and onnxruntime alone.
+
+`python -m ovr.edge apply PATCH DIR`: an edge export made another by a patch of `ovr edge diff`, with numpy alone.
+"""
 
 import argparse
 import sys
@@ -13,9 +16,12 @@ CHUNK_ROWS = 1024
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments (by default the process's own) and return the exit status."""
-    args = _parser().parse_args(argv)
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    args = _apply_parser().parse_args(arguments[1:]) if arguments[:1] == ["apply"] else _parser().parse_args(arguments)
     try:
-        if args.output is None:
+        if "patch" in args:
+            _apply(args)
+        elif args.output is None:
             _predict(args, sys.stdout.buffer)
         else:
             _predict_to(args, Path(args.output))
@@ -29,7 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m ovr.edge", description="Predict the rows of a file.")
+    parser = argparse.ArgumentParser(
+        prog="python -m ovr.edge",
+        description="Predict the rows of a file. `python -m ovr.edge apply PATCH DIR` applies a patch instead; see its --help.",
+    )
     parser.add_argument("model", metavar="MODEL", help="a bundle, or a fused ONNX file as `ovr export` writes it")
     parser.add_argument("rows", metavar="ROWS", help=".csv, .tsv, .jsonl, .npy; of texts and columns also .json and .txt")
     parser.add_argument("--output", metavar="FILE", help="a new file instead of standard output")
@@ -40,7 +49,41 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cohort", help="of all rows, for models with a calibration a cohort")
     parser.add_argument("--drop", metavar="COLUMN", action="append", default=[], help="a column that the model does not take")
     parser.add_argument("--threads", type=int, default=1, help="of ONNX Runtime; 0: as many as there are cores (default: 1)")
+    _add_keys(parser, "the model, an edge export")
     return parser
+
+
+def _apply_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ovr.edge apply", description="Make an edge export another, at once and byte for byte, by a patch of it."
+    )
+    parser.add_argument("patch", metavar="PATCH", help="a file that `ovr edge diff` wrote")
+    parser.add_argument("directory", metavar="DIR", help="what `ovr export target=edge` wrote")
+    parser.add_argument("--out", metavar="NEW", help="a new directory for what comes of it; by default it takes the place of DIR")
+    _add_keys(parser, "the patch")
+    return parser
+
+
+def _add_keys(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--require-signature",
+        metavar="KEY.pub",
+        type=Path,
+        action="append",
+        default=[],
+        help=f"a public key, or one of several, that must have signed {what}",
+    )
+
+
+def _apply(args: argparse.Namespace) -> None:
+    from ovr.edge.apply import apply_patch
+
+    out = None if args.out is None else Path(args.out)
+    try:
+        applied = apply_patch(Path(args.patch), Path(args.directory), out=out, trusted_keys=args.require_signature)
+    except OSError as error:
+        raise InputError(f"{error.filename or args.directory} cannot be written or read: {error.strerror}") from None
+    print(applied.told())
 
 
 def _predict_to(args: argparse.Namespace, output: Path) -> None:
@@ -63,7 +106,7 @@ def _predict(args: argparse.Namespace, out: BinaryIO) -> None:
     from ovr.runtime.batch.shaping import Shaping
     from ovr.runtime.predictor import EdgePredictor
 
-    predictor = EdgePredictor(args.model, num_threads=args.threads)
+    predictor = EdgePredictor(args.model, num_threads=args.threads, trusted_keys=args.require_signature)
     kind = predictor.card.input.raw_kind
     header = args.header == "true"
     file, images = open_input(Path(args.rows), kind, format=None, header=header, delimiter=None, path_column="path")

@@ -2,15 +2,23 @@
 
 model.onnx or model.ort    the model, with the card in it
 card.json                  what it was made of, and the digest of its file
+signatures/                bundle.sig, of a signed bundle whose fused graph the model is; export.json (see `edge_signatures`)
 """
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from ovr.core.bundle import BUNDLE_SIGNATURE, SIGNATURES
 from ovr.core.files import read_json, sha256_file
 from ovr.errors import ArtifactError
+from ovr.runtime.edge_signatures import EXPORT_SIGNATURE, add_export_signature, check_export_signature
 
 EXPORT_CARD = "card.json"
 MODELS = ("model.onnx", "model.ort")
+FILES = (*MODELS, EXPORT_CARD, BUNDLE_SIGNATURE, EXPORT_SIGNATURE)  # that such a directory may hold
+MAX_SWAPS = 3  # of the directory while it is read
 
 
 def is_edge_export(path: Path) -> bool:
@@ -18,13 +26,57 @@ def is_edge_export(path: Path) -> bool:
     return path.is_dir() and (path / EXPORT_CARD).is_file() and any((path / name).is_file() for name in MODELS)
 
 
-def checked_model(directory: Path) -> Path:
-    """Return the model of an edge export once its digest is the one that its card.json has.
+def export_files(directory: Path) -> dict[str, Path]:
+    """Return the files of an edge export by their names in it.
 
     Raises:
-        ArtifactError: card.json is none of an edge export, or the model's file is missing or was changed.
+        ArtifactError: it is none, or something else lies there too.
+    """
+    if not is_edge_export(directory):
+        raise ArtifactError(f"{directory} is no directory that `ovr export target=edge` wrote; expected {EXPORT_CARD} and a model")
+    files = {name: directory / name for name in FILES if (directory / name).is_file()}
+    there = {entry.name for entry in os.scandir(directory)}
+    if (directory / SIGNATURES).is_dir():
+        there = (there - {SIGNATURES}) | {f"{SIGNATURES}/{entry.name}" for entry in os.scandir(directory / SIGNATURES)}
+    if more := sorted(there - files.keys()):
+        raise ArtifactError(f"{directory} holds {', '.join(more[:5])}, which is no part of an edge export; move it elsewhere")
+    return files
+
+
+def checked_model(directory: Path, trusted_keys: Sequence[Path] = ()) -> Path:
+    """Return the model of an edge export once its digest is the one that its card.json has.
+
+    Args:
+        trusted_keys: public keys, one of which must have signed the export; without any, nobody needs to have.
+
+    Raises:
+        ArtifactError: card.json is none of an edge export, the model's file is missing or was changed, or no trusted key signed it.
+        ConfigError: a key cannot be used, or cryptography is not installed.
     """
     card = read_json(directory / EXPORT_CARD)
+    for _ in range(MAX_SWAPS):
+        try:
+            return _checked(directory, card, trusted_keys)
+        except ArtifactError:
+            before, card = card, read_json(directory / EXPORT_CARD)
+            if card == before:  # else a patch was applied meanwhile, which is no fault of the directory
+                raise
+    return _checked(directory, card, trusted_keys)
+
+
+def sign_export(directory: Path, key: Path, password: bytes | None) -> Path:
+    """Sign an edge export with a private EC key and return the file with the signature, which comes beside those of other keys.
+
+    Raises:
+        ArtifactError: it is no edge export, something else lies there, or its model was changed.
+        ConfigError: the key cannot be used, or cryptography is not installed.
+    """
+    export_files(directory)
+    checked_model(directory)
+    return add_export_signature(directory, directory / EXPORT_CARD, key, password)
+
+
+def _checked(directory: Path, card: Any, trusted_keys: Sequence[Path]) -> Path:
     found = card.get("model") if isinstance(card, dict) and card.get("target") == "edge" else None
     if not isinstance(found, dict) or found.get("file") not in MODELS:
         raise ArtifactError(f"{directory / EXPORT_CARD} is not that of `ovr export target=edge`; expected target and model in it")
@@ -33,6 +85,8 @@ def checked_model(directory: Path) -> Path:
         raise ArtifactError(f"{directory} has no {found['file']}, which its {EXPORT_CARD} names; export it again")
     if file.stat().st_size != found.get("size_bytes") or sha256_file(file) != found.get("sha256"):
         raise ArtifactError(f"{file} was changed or cut short: its digest is not the one in {EXPORT_CARD}; export it again")
+    if trusted_keys:
+        check_export_signature(directory, directory / EXPORT_CARD, trusted_keys)
     return file
 
 

@@ -4,7 +4,7 @@ B = batch, K = heads
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -39,21 +39,33 @@ class EdgePredictor:
     A row's probabilities are the same bytes whatever rows come with it, and however the other heads change.
     """
 
-    def __init__(self, path: str | PathLike[str], *, num_threads: int = 1) -> None:
+    def __init__(
+        self, path: str | PathLike[str], *, num_threads: int = 1, trusted_keys: Sequence[str | PathLike[str]] = ()
+    ) -> None:
         """Open a bundle directory (every digest is checked first), what `ovr export target=edge` wrote, or a fused ONNX file.
 
         Args:
             num_threads: of ONNX Runtime; 0: as many as there are cores.
+            trusted_keys: files of public keys, one of which must have signed the export (`ovr sign`); without any, nobody needs to.
 
         Raises:
-            ArtifactError: the path is missing, the bundle or the export is damaged, or the file is no fused ONNX model of ovr.
-            ConfigError: `num_threads` is not a whole number of at least 0.
+            ArtifactError: the path is missing, the bundle or the export is damaged, or the file is no fused ONNX model of ovr; no
+                trusted key signed the export.
+            ConfigError: `num_threads` is not a whole number of at least 0; keys are given for what is no edge export, or cannot be
+                used, or cryptography is not installed.
         """
         if not isinstance(num_threads, int) or num_threads < 0:
             raise ConfigError(f"num_threads is {num_threads!r}; expected a whole number of at least 0")
         path = Path(path)
+        if isinstance(trusted_keys, str | PathLike):
+            raise ConfigError(f"trusted_keys is {str(trusted_keys)!r}; expected a list of files")
+        if trusted_keys and not is_edge_export(path):
+            raise ConfigError(
+                f"signatures are required of {path}, which is no directory of `ovr export target=edge`; those of bundles are "
+                "checked by `ovr verify` and `ovr predict require_signature=true`"
+            )
         if is_edge_export(path):
-            path = checked_model(path)
+            path = checked_model(path, [Path(key) for key in trusted_keys])
         elif path.suffix == ".ort" and path.is_file():
             checked_ort(path)
         bundle = open_bundle(path) if path.is_dir() else None

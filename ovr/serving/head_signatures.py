@@ -6,7 +6,6 @@ file, by the digest of what was signed, and it has them again when it comes back
 the same keys as a bundle's; model-signing's file a head, each with a Sigstore bundle, would take seconds for a thousand heads.
 """
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from ovr.core.bundle import BACKBONE_ONNX, HEAD_SIGNATURES, MANIFEST, ModelBundle
 from ovr.core.cohorts import CohortCalibrations
+from ovr.core.ecdsa import fingerprint, private_key, public_key, signature, verifies
 from ovr.core.files import canonical_json, read_json, sha256_bytes
 from ovr.core.ledger import HeadVersion
 from ovr.core.signature_files import HeadSignatures, Signatures, add_head_signatures, head_signatures_in
@@ -32,19 +32,10 @@ def sign_heads(bundle: ModelBundle, key: Path, *, password: bytes | None, class_
         TaxonomyError: a class id that the bundle does not have.
         ArtifactError: the bundle keeps its heads in shards.
     """
-    serialization = _cryptography("serialization")
-    try:
-        private = serialization.load_pem_private_key(key.read_bytes(), password)
-        public = private.public_key()
-        algorithm = _algorithm(public)
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"{key} is no private EC key that can be used: {error}") from None
-    statements = _statements(bundle)
+    private = private_key(key, password)
+    whose, statements = fingerprint(private.public_key()), _statements(bundle)
     chosen = bundle.taxonomy.ids if class_ids is None else [bundle.head(class_id).class_id for class_id in class_ids]
-    made = {
-        class_id: {_fingerprint(public): base64.b64encode(private.sign(statements[class_id], algorithm)).decode()}
-        for class_id in chosen
-    }
+    made = {class_id: {whose: signature(private, statements[class_id])} for class_id in chosen}
     add_head_signatures(bundle.path, HeadSignatures(made))
     return len(chosen)
 
@@ -99,18 +90,18 @@ def owners_of(
     owners = sorted({spec.owner for spec in taxonomy} - {""})
     if unknown := sorted(set(owner_keys) - set(owners)):
         raise ConfigError(f"owner_keys names {unknown[0]!r}, who owns no class; owners are {', '.join(owners) or 'none'}")
-    publics = {owner: _public_key(file) for owner, file in owner_keys.items()}
+    publics = {owner: public_key(file) for owner, file in owner_keys.items()}
     found, problems = {}, []
     for spec in taxonomy:
         if spec.owner not in publics:
             continue
         public = publics[spec.owner]
-        made = signatures.get(spec.id, {}).get(_fingerprint(public))
+        made = signatures.get(spec.id, {}).get(fingerprint(public))
         if made is None:
             problems.append(f"head {spec.id!r} is not signed by its owner {spec.owner}")
-        elif _verifies(public, made, statements[spec.id]):
+        elif verifies(public, made, statements[spec.id]):
             found[spec.id] = spec.owner
-        elif _verifies(public, made, _without_cohorts(statements[spec.id])):
+        elif verifies(public, made, _without_cohorts(statements[spec.id])):
             problems.append(
                 f"the signature of head {spec.id!r} by its owner {spec.owner} does not cover its calibrations of cohorts, which an "
                 "earlier ovr left out: sign it again"
@@ -125,13 +116,13 @@ def owners_of(
 
 def signers(bundle: ModelBundle, keys: Sequence[Path]) -> dict[str, list[str]]:
     """Return the files of those of `keys` that signed each head, by class id; a signature that does not verify counts as none."""
-    publics = {str(file): _public_key(file) for file in keys}
+    publics = {str(file): public_key(file) for file in keys}
     signatures, statements = read_signatures(bundle), _statements(bundle)
     return {
         class_id: [
             name
             for name, public in publics.items()
-            if (made := signatures.get(class_id, {}).get(_fingerprint(public))) and _verifies(public, made, statements[class_id])
+            if (made := signatures.get(class_id, {}).get(fingerprint(public))) and verifies(public, made, statements[class_id])
         ]
         for class_id in bundle.taxonomy.ids
     }
@@ -198,46 +189,3 @@ def _statements_in(manifest: Mapping[str, Any]) -> dict[str, bytes]:
         )
         for column, row in enumerate(manifest["heads"])
     }
-
-
-def _public_key(file: Path) -> Any:
-    try:
-        public = _cryptography("serialization").load_pem_public_key(file.read_bytes())
-        _algorithm(public)
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"{file} is no public EC key that can be used: {error}") from None
-    return public
-
-
-def _verifies(public: Any, made: str, data: bytes) -> bool:
-    from cryptography.exceptions import InvalidSignature
-
-    try:
-        public.verify(base64.b64decode(made, validate=True), data, _algorithm(public))
-    except (InvalidSignature, ValueError):
-        return False
-    return True
-
-
-def _algorithm(public: Any) -> Any:
-    """Return ECDSA with the digest that goes with the curve."""
-    ec, hashes = _cryptography("asymmetric.ec"), _cryptography("hashes")
-    digests = {"secp256r1": hashes.SHA256, "secp384r1": hashes.SHA384, "secp521r1": hashes.SHA512}
-    if not isinstance(public, ec.EllipticCurvePublicKey) or public.curve.name not in digests:
-        raise ValueError("expected a key of P-256, P-384 or P-521")
-    return ec.ECDSA(digests[public.curve.name]())
-
-
-def _fingerprint(public: Any) -> str:
-    serialization = _cryptography("serialization")
-    form = serialization.PublicFormat.SubjectPublicKeyInfo
-    return sha256_bytes(public.public_bytes(serialization.Encoding.DER, form))
-
-
-def _cryptography(module: str) -> Any:
-    import importlib
-
-    try:
-        return importlib.import_module(f"cryptography.hazmat.primitives.{module}")
-    except ImportError as error:
-        raise ConfigError(f"signatures need cryptography, which is not installed ({error}); pip install 'ovr[sign]'") from None

@@ -1,0 +1,340 @@
+"""A patch on a device: applied whole or not at all, to its own base alone, and refused where a byte of it is another."""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import zlib
+from pathlib import Path
+
+import pytest
+
+from ovr.core import exchange as exchanges
+from ovr.core.exchange import exchange, replaced_directory
+from ovr.core.files import canonical_json, sha256_bytes, staging_name
+from ovr.edge import patch_file
+from ovr.edge.__main__ import main
+from ovr.edge.apply import apply_patch
+from ovr.edge.matches import copies
+from ovr.edge.patch_file import MAGIC, patch_bytes, read_patch
+from ovr.errors import ArtifactError
+from ovr.runtime.edge_files import checked_model
+from tests.edge.exports import content, export, pair, patch
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A base, a new export, their patch, and a copy of the base."""
+    old, new = pair(tmp_path)
+    shutil.copytree(old, tmp_path / "device")
+    return old, new, patch(old, new, tmp_path / "patch"), tmp_path / "device"
+
+
+def parts_of(file):
+    with file.open("rb") as opened:
+        return {part.name: part for part in read_patch(opened, "it").parts}
+
+
+def refused(said, file, directory, **settings):
+    before, names = content(directory), sorted(os.listdir(directory.parent))
+    with pytest.raises(ArtifactError, match=said):
+        apply_patch(file, directory, **settings)
+    assert content(directory) == before
+    assert sorted(os.listdir(directory.parent)) == names
+
+
+def test_a_directory_becomes_the_new_one_and_a_second_time_stays_it(files):
+    old, new, file, device = files
+    assert file.stat().st_size < 1800  # 96 weights, and some 900 of names and digests
+    (device / "card.json").chmod(0o600)
+    device.chmod(0o750)
+    assert apply_patch(file, device).is_new
+    assert content(device) == content(new)
+    assert device.stat().st_mode & 0o777 == 0o750
+    assert (device / "card.json").stat().st_mode & 0o777 == 0o600
+    before = (device / "model.onnx").stat()
+    assert not apply_patch(file, device).is_new
+    assert (device / "model.onnx").stat() == before
+    assert content(old) != content(new)
+
+
+def test_the_command_needs_numpy_alone_and_tells_what_was_done(files, capsys):
+    old, new, file, device = files
+    heavy = ("onnxruntime", "onnx", "torch", "hydra", "cryptography", "tritonclient")
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({heavy})); from ovr.edge.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "apply", str(file), str(device)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert f"bytes by a patch of {file.stat().st_size}" in done.stdout
+    assert content(device) == content(new)
+    assert main(["apply", str(file), str(device)]) == 0
+    assert "is what the patch makes already; nothing was written" in capsys.readouterr().out
+    assert main(["apply", str(file), str(old), "--out", str(device.parent / "out")]) == 0
+    assert content(device.parent / "out") == content(new)
+    assert main(["apply", str(file), str(new), "--out", str(device.parent / "other")]) == 1
+    assert "is for another base" in capsys.readouterr().err
+    assert main(["apply", str(file), str(old), "--out", "/proc/none/out"]) == 1
+    assert "cannot be written or read" in capsys.readouterr().err
+
+
+def test_a_patch_that_is_killed_at_any_point_leaves_the_old_export_or_the_new(tmp_path):
+    command = [sys.executable, "-m", "tests.edge.killed_patches", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    points, made, left = map(int, done.stdout.split())
+    assert points > 20
+    assert 0 < made < left < points
+
+
+def test_who_opens_the_directory_while_it_is_replaced_finds_it_whole(files):
+    old, new, file, device = files
+    back, stop, seen = patch(new, old, device.parent / "back"), threading.Event(), set()
+
+    def swap():
+        for number in range(40):
+            apply_patch(back if number % 2 else file, device)
+        stop.set()
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    while not stop.is_set():
+        seen.add(checked_model(device).stat().st_size)
+    thread.join()
+    assert len(seen) == 2
+
+
+def test_another_base_is_refused_before_anything_is_written(files, tmp_path):
+    old, _, file, device = files
+    refused("is for another base than .*: card.json is [0-9a-f]{12}, the patch is for", file, export(tmp_path / "a", b"other"))
+    (device / "signatures").mkdir()
+    (device / "signatures" / "bundle.sig").write_text("{}")
+    refused("signatures/bundle.sig is [0-9a-f]{12}, the patch is for none", file, device)
+    both = export(tmp_path / "b", b"other")
+    shutil.copy(old / "card.json", both)
+    refused("model.onnx is", file, both)
+    refused("is no directory that `ovr export target=edge` wrote", file, tmp_path)
+    refused("exists already", file, old, out=device)
+
+
+def test_other_files_in_the_directory_are_not_lost(files):
+    _, _, file, device = files
+    (device / "rows.csv").write_text("1,2")
+    (device / "signatures").mkdir()
+    (device / "signatures" / "mine").write_text("")
+    refused("holds rows.csv, signatures/mine, which is no part of an edge export; move it elsewhere", file, device)
+
+
+def test_what_is_no_patch_is_refused(files, tmp_path):
+    _, _, file, device = files
+    refused("does not exist", tmp_path / "none", device)
+    os.mkfifo(tmp_path / "pipe")
+    refused("is no regular file", tmp_path / "pipe", device)
+    file.write_bytes(b"")
+    refused("is no patch that `ovr edge diff` wrote", file, device)
+
+
+def test_a_patch_cut_short_anywhere_is_refused(files, tmp_path):
+    _, _, file, device = files
+    data = file.read_bytes()
+    for size in (*range(0, len(data), 37), len(data) - 32, len(data) - 1):
+        (tmp_path / "cut").write_bytes(data[:size])
+        refused("was cut short or changed|is no patch", tmp_path / "cut", device)
+    (tmp_path / "cut").write_bytes(data + b"\0")
+    refused("was cut short or changed", tmp_path / "cut", device)
+
+
+def test_a_bit_that_is_another_is_noticed_wherever_it_is(files, tmp_path):
+    _, _, file, device = files
+    data, draw = file.read_bytes(), random.Random(0)
+    for place in range(len(data)):
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << draw.randrange(8)
+        (tmp_path / "flipped").write_bytes(flipped)
+        with pytest.raises(ArtifactError), (tmp_path / "flipped").open("rb") as opened:
+            read_patch(opened, "flipped")
+    refused("was cut short or changed", tmp_path / "flipped", device)
+
+
+def forged(file, change=None, *, bodies=None, header=None, more=b""):
+    """Write a patch with another header, or other bodies, whose own digest is right, as anybody can."""
+    data = file.read_bytes()
+    size = int.from_bytes(data[len(MAGIC) : len(MAGIC) + 4], "little")
+    start = len(MAGIC) + 4 + size
+    said = json.loads(data[start - size : start])
+    length = sum(row[key][0] for row in said["new"].values() for key in ("ops", "literals"))
+    if change is not None:
+        change(said)
+    text = canonical_json(said) if header is None else header
+    kept = data[start : start + length] if bodies is None else bodies
+    made = MAGIC + len(text).to_bytes(4, "little") + text + kept + data[start + length : -32] + more
+    file.write_bytes(made + hashlib.sha256(made).digest())
+    return file
+
+
+def set_at(*keys):
+    """Return a change of the value at these keys to the last of them."""
+    *path, last, value = keys
+
+    def change(said):
+        for key in path:
+            said = said[key]
+        said[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (set_at("schema_version", 2), "schema_version 2; this ovr reads 1"),
+        (lambda s: s.pop("base"), "its header lacks 'base'"),
+        (
+            lambda s: s["new"].update({"../../escaped": s["new"]["card.json"]}),
+            "a file '../../escaped'; expected some of model.onnx",
+        ),
+        (lambda s: s["base"].update({"/etc/passwd": s["base"]["card.json"]}), "a file '/etc/passwd'"),
+        (lambda s: s["new"].pop("card.json"), "it has no card.json, or not one model"),
+        (lambda s: s["base"].update({"model.ort": s["base"]["model.onnx"]}), "or not one model"),
+        (set_at("new", "card.json", "sha256", "x"), "'x' is no SHA-256"),
+        (set_at("new", "card.json", "sha256", 7), "is no patch that this ovr applies"),
+        (set_at("new", "card.json", "size_bytes", True), "a size is True; expected a whole number up to"),
+        (set_at("new", "card.json", "size_bytes", -1), "a size is -1"),
+        (set_at("new", "card.json", "size_bytes", 1 << 40), "a size is 1099511627776"),
+        (set_at("new", "card.json", "ops", [1]), "the sizes of card.json are"),
+        (set_at("new", "model.onnx", "ops", [9, 1 << 25]), "the sizes of model.onnx are"),
+        (set_at("new", "model.onnx", "size_bytes", 1 << 29), "it is to make 536.* bytes; at most"),
+        (set_at("new", "model.onnx", "size_bytes", 1 << 20), "its ops make 20004 bytes .*; expected 1048576"),
+        (set_at("base", "model.onnx", "size_bytes", 100), "it copies bytes .* of 100"),
+        (lambda s: s["new"]["card.json"]["ops"].__setitem__(1, 5000), "it ends [0-9]+ bytes too early"),
+        (set_at("new", "card.json", "literals", [1 << 20, 5]), "it ends before its header or its signatures"),
+        (lambda s: s["new"]["model.onnx"]["ops"].__setitem__(1, 7), "it unpacks to more bytes than it says"),
+    ],
+)
+def test_a_header_that_lies_is_refused_though_its_digest_is_right(files, change, said):
+    _, _, file, device = files
+    refused(said, forged(file, change), device)
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        (b"[]", "is no patch that this ovr applies"),
+        (b'{"base":1,"base":2}', "key 'base' is there twice"),
+        (b"[" * 60_000, "is no patch that this ovr applies"),
+        (b'{"x":NaN}', "it holds NaN"),
+        (b" " * 70_000, "its header or its signatures have 70000 bytes; expected at most 65536"),
+    ],
+)
+def test_a_header_that_is_none_is_refused(files, header, said):
+    _, _, file, device = files
+    refused(said, forged(file, header=header), device)
+
+
+def test_bytes_that_follow_and_signatures_that_are_none_are_refused(files):
+    _, _, file, device = files
+    good = file.read_bytes()
+    refused("9 bytes follow where it should end", forged(file, more=b"something"), device)
+    file.write_bytes(good)
+    none = canonical_json({"schema_version": 1, "signatures": [1]})
+    cut = good[: good.rindex(b'{"schema_version":1,"signatures"') - 4] + len(none).to_bytes(4, "little") + none
+    file.write_bytes(cut + hashlib.sha256(cut).digest())
+    refused("holds no signatures that this ovr reads", file, device)
+
+
+def test_a_bomb_is_refused_without_being_unpacked(files):
+    _, _, file, device = files
+    bomb = zlib.compress(bytes(64 << 20), 9)
+
+    def change(said):
+        said["new"] = {name: {**row, "ops": [len(bomb), 30], "literals": [0, 0]} for name, row in said["new"].items()}
+
+    refused("it unpacks to more bytes than it says", forged(file, change, bodies=bomb * 4), device)
+
+
+def test_what_does_not_give_the_named_digest_takes_nothings_place(files):
+    _, _, file, device = files
+    refused("does not make the model.onnx that it names", forged(file, set_at("new", "model.onnx", "sha256", "0" * 64)), device)
+    old, new = content(device), {**content(device), "model.onnx": b"a model that its card knows nothing of"}
+    file.write_bytes(patch_bytes(old, new, copies))
+    refused("model.onnx was changed or cut short", file, device)
+
+
+def test_literals_that_do_not_unpack_are_refused(files):
+    _, _, file, device = files
+    card, data = parts_of(file)["card.json"], bytearray(file.read_bytes())
+    data[card.start + card.ops[0]] ^= 0xFF
+    signed = bytes(data[:-32])
+    file.write_bytes(signed + hashlib.sha256(signed).digest())
+    refused("does not make card.json: it cannot be unpacked", file, device)
+
+
+def test_a_change_of_the_base_by_another_meanwhile_is_noticed(files, monkeypatch):
+    _, _, file, device = files
+    other = export(device.parent / "other", b"another model")
+    check = patch_file.read_patch
+
+    def late(*arguments):
+        monkeypatch.setattr("ovr.edge.apply._check_base", lambda *_: shutil.copy(other / "card.json", device))
+        return check(*arguments)
+
+    monkeypatch.setattr("ovr.edge.apply.read_patch", late)
+    with pytest.raises(ArtifactError, match="was changed by another process meanwhile; apply the patch again"):
+        apply_patch(file, device)
+
+
+def test_the_limits_of_ops_lead_to_a_whole_file(files, monkeypatch):
+    old, new, file, device = files
+    monkeypatch.setattr(patch_file, "MAX_OPS", 1)
+    patch(old, new, file)
+    assert [part.is_whole for part in parts_of(file).values()] == [True] * 4
+    apply_patch(file, device)
+    assert content(device) == content(new)
+
+
+def test_one_at_a_time_replaces_a_directory(tmp_path):
+    (tmp_path / "d").mkdir()
+    with (
+        replaced_directory(tmp_path / "d"),
+        pytest.raises(ArtifactError, match="is being replaced by another process; wait"),
+        replaced_directory(tmp_path / "d"),
+    ):
+        pass
+
+
+def test_a_link_to_a_directory_stays_one(tmp_path):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "link").symlink_to("d")
+    with replaced_directory(tmp_path / "link") as staging:
+        (staging / "f").write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "d" / "f").read_text() == "new"
+
+
+def test_where_nothing_can_change_places_nothing_does(tmp_path, monkeypatch):
+    (tmp_path / "d").mkdir()
+    with pytest.raises(ArtifactError, match="cannot change places with what is to replace it: No such file or directory"):
+        exchange(tmp_path / "none", tmp_path / "d")
+    monkeypatch.setattr(exchanges.ctypes, "CDLL", lambda *_, **__: object())
+    with pytest.raises(ArtifactError, match="Function not implemented"), replaced_directory(tmp_path / "d") as staging:
+        (staging / "f").write_text("new")
+    assert os.listdir(tmp_path) == ["d"]
+    assert os.listdir(tmp_path / "d") == []
+
+
+def test_what_a_killed_one_left_is_swept_though_nothing_is_to_do(files):
+    _, _, file, device = files
+    apply_patch(file, device)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left = Path(str(staging_name(device)).replace(f"-{os.getpid()}-", f"-{gone.pid}-"))
+    left.mkdir()
+    assert not apply_patch(file, device).is_new
+    assert not left.exists()
+    assert sha256_bytes(file.read_bytes()[:-32]) == file.read_bytes()[-32:].hex()
