@@ -48,6 +48,7 @@ from ovr.runtime.record_files import read_placed_records
 from ovr.runtime.rows import read_rows as read_input
 from tests.bundles import forge, small_bundle
 from tests.hostile_models import BRANCH, ENDLESS, IN_STEPS, MODELS, STEPS, UNKNOWN, external, model, node, outer, whole
+from tests.hostile_patches import PATCHES
 
 MORE_BYTES = 512 << 20
 MOST_WAIT_S = 20
@@ -438,6 +439,9 @@ def _(folder: Path) -> Callable[[], Any]:
 @attack("target by way of a module of ovr")
 def _(folder: Path) -> Callable[[], Any]:
     return lambda: build({"_target_": "ovr.core.files.os.mkdir", "path": str(folder / "ran")})
+
+
+ATTACKS.update(PATCHES)
 
 
 def stop_waiting(*_: Any) -> None:

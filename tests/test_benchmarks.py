@@ -80,6 +80,14 @@ def test_the_benchmark_of_the_edge_measures_every_precision_and_peer(tmp_path):
 
 
 @pytest.mark.exhaustive
+def test_the_benchmark_of_patches_finds_them_as_large_as_what_changed(tmp_path):
+    rows = {row["what"]: row["ours"] for row in run_quick("edge_patch", tmp_path)["rows"]}
+    assert rows["fp32: one threshold"] < 1500 < rows["fp32: one head retrained"] < 4 * 384 + 1500
+    assert rows["int8: one head retrained"] < 384 + 1500
+    assert rows["fp32: ten heads retrained"] < 40 * 384 + 1500
+
+
+@pytest.mark.exhaustive
 def test_the_benchmark_of_calibrators_compares_them_on_digits(tmp_path):
     rows = {(row["what"], row["against"]): row for row in run_quick("calibrators", tmp_path)["rows"]}
     assert rows["digits: NLL", "ours: temperature"]["ours"] < rows["digits: NLL", "ours: temperature"]["peer"]

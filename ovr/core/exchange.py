@@ -61,4 +61,6 @@ def exchange(one: Path, other: Path) -> None:
     if call is not None and call(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
         return
     number = errno.ENOSYS if call is None else ctypes.get_errno()
-    raise ArtifactError(f"{other} cannot change places with what is to replace it: {os.strerror(number)}")
+    raise ArtifactError(
+        f"{other} cannot change places with what is to replace it ({os.strerror(number)}); have it made as a new directory (out)"
+    )

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 CHUNK_BYTES, PACKED_BYTES = 1 << 20, 1 << 16
-MAX_OPS = 1 << 20
-MAX_OP_BYTES = 1 << 24  # of all ops, unpacked
+MAX_OPS = 1 << 18
+MAX_OP_BYTES = 1 << 22  # of all ops, unpacked
 _MAX_VARINT_BYTES = 6  # 2^42
 
 Copy = tuple[int, int, int]  # start in the old bytes, start in the new ones, number of bytes

@@ -1,12 +1,16 @@
 """Directories that look like edge exports to what patches them: models are any bytes there."""
 
+import hashlib
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ovr.core.files import canonical_json, sha256_bytes
 from ovr.edge.matches import copies
-from ovr.edge.patch_file import patch_bytes
+from ovr.edge.patch_file import MAGIC, patch_bytes
 from ovr.runtime.edge_signatures import signatures_json
 
 
@@ -39,4 +43,26 @@ def content(directory: Path) -> dict[str, bytes]:
 def patch(old: Path, new: Path, file: Path) -> Path:
     """Write the patch that makes one export the other."""
     file.write_bytes(patch_bytes(content(old), content(new), copies))
+    return file
+
+
+def forged(
+    file: Path,
+    change: Callable[[dict[str, Any]], Any] = lambda said: None,
+    *,
+    bodies: bytes | None = None,
+    header: bytes | None = None,
+    more: bytes = b"",
+) -> Path:
+    """Write a patch with another header, or other bodies, whose own digest is right, as anybody can."""
+    data = file.read_bytes()
+    size = int.from_bytes(data[len(MAGIC) : len(MAGIC) + 4], "little")
+    start = len(MAGIC) + 4 + size
+    said = json.loads(data[start - size : start])
+    length = sum(row[key][0] for row in said["new"].values() for key in ("ops", "literals"))
+    change(said)
+    text = canonical_json(said) if header is None else header
+    kept = data[start : start + length] if bodies is None else bodies
+    made = MAGIC + len(text).to_bytes(4, "little") + text + kept + data[start + length : -32] + more
+    file.write_bytes(made + hashlib.sha256(made).digest())
     return file
