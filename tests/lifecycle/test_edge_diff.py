@@ -11,6 +11,7 @@ from ovr.cli.main import main
 from ovr.core.artifact import DecisionPolicy
 from ovr.core.taxonomy import ClassSpec
 from ovr.edge.apply import apply_patch
+from ovr.errors import ArtifactError
 from ovr.lifecycle.calibrate import calibrate
 from ovr.lifecycle.decide import redecide
 from ovr.lifecycle.edge_diff import write_patch
@@ -21,7 +22,7 @@ from ovr.lifecycle.put import NewHead, model_of, put
 from ovr.lifecycle.rows import labelled_logits
 from ovr.runtime.predictor import EdgePredictor
 from tests.bundles import small_bundle
-from tests.cli.test_main import error_of
+from tests.cohorts import some_cohorts
 from tests.edge.exports import content
 from tests.lifecycle.conftest import CLASS_IDS, rows_of
 from tests.lifecycle.test_heads import halved, new_head
@@ -161,19 +162,39 @@ def test_models_of_other_inputs_are_told_to_be_that(export, tmp_path):
     assert content(tmp_path / "out") == content(tmp_path / "new")
 
 
-def test_what_cannot_be_diffed_is_refused_and_nothing_is_written(export, trained, tmp_path, capsys):
-    old, new, out = export("none"), export("retrained"), f"out={tmp_path / 'patch'}"
-    said = error_of(capsys, "edge", "diff", str(trained()[1].path), str(new), out)
-    assert "is no directory that `ovr export target=edge` wrote" in said
-    assert "are the same, byte for byte; there is nothing to patch" in error_of(capsys, "edge", "diff", str(old), str(old), out)
-    assert "not given: out; add out=VALUE" in error_of(capsys, "edge", "diff", str(old), str(new))
+@pytest.mark.parametrize("kind", ["mlp", "with cohorts"])
+def test_models_of_other_kinds_are_patched_likewise(trained, tmp_path, kind):
+    if kind == "mlp":
+        old = trained("mlp")[1]
+        new = put(old, tmp_path / "b", [new_head(TRAIN, old, kind="mlp")], entry={"command": "test"}).bundle
+    else:
+        cohorts = [some_cohorts(len(CLASS_IDS), seed=seed) for seed in (0, 1)]
+        old, new = (small_bundle(tmp_path / f"{k}", CLASS_IDS, cohorts=cohorts[k]) for k in range(2))
+    for name, bundle in (("old", old), ("new", new)):
+        export_edge(bundle, tmp_path / f"{name}.edge", EdgeOptions())
+    made = write_patch(tmp_path / "old.edge", tmp_path / "new.edge", tmp_path / "patch")
+    assert [change[:2] for change in made.changes][-1] == ((TRAIN, "answers") if kind == "mlp" else ("(all)", "cohorts"))
+    apply_patch(tmp_path / "patch", tmp_path / "old.edge")
+    assert content(tmp_path / "old.edge") == content(tmp_path / "new.edge")
+
+
+def test_what_cannot_be_diffed_is_refused_and_nothing_is_written(export, trained, tmp_path):
+    out = tmp_path / "patch"
+
+    def refused(said, old, new):
+        with pytest.raises(ArtifactError, match=said):
+            write_patch(old, new, out)
+
+    old, new = export("none"), export("retrained")
+    refused("is no directory that `ovr export target=edge` wrote", trained()[1].path, new)
+    refused("are the same, byte for byte; there is nothing to patch", old, old)
     broken = shutil.copytree(new, tmp_path / "broken")
     (broken / "model.onnx").write_bytes(b"short")
-    for pair in ((old, broken), (broken, old)):
-        assert "model.onnx was changed or cut short" in error_of(capsys, "edge", "diff", *map(str, pair), out)
+    refused("model.onnx was changed or cut short", old, broken)
+    refused("model.onnx was changed or cut short", broken, old)
     (broken / "rows.csv").write_text("")
-    assert "holds rows.csv, which is no part" in error_of(capsys, "edge", "diff", str(old), str(broken), out)
-    assert not (tmp_path / "patch").exists()
-    (tmp_path / "patch").write_text("mine")
-    assert "exists already; choose another file" in error_of(capsys, "edge", "diff", str(old), str(new), out)
-    assert (tmp_path / "patch").read_text() == "mine"
+    refused("holds rows.csv, which is no part", old, broken)
+    assert not out.exists()
+    out.write_text("mine")
+    refused("exists already; choose another file", old, new)
+    assert out.read_text() == "mine"

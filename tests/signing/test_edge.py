@@ -6,12 +6,15 @@ import sys
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 from ovr import EdgePredictor
+from ovr.cli import edge, sign, verify
 from ovr.cli.main import main
 from ovr.edge.__main__ import main as edge_main
 from ovr.edge.apply import apply_patch
 from ovr.errors import ArtifactError, ConfigError
+from ovr.lifecycle.edge_diff import write_patch
 from ovr.lifecycle.edge_export import EdgeOptions, export_edge
 from ovr.runtime.edge_files import sign_export
 from tests.bundles import small_bundle
@@ -89,23 +92,23 @@ def test_what_was_changed_since_it_was_signed_is_refused(device, exports, keys):
 
 def test_a_patch_is_signed_and_a_foreign_one_is_refused(device, exports, keys, tmp_path, capsys):
     ann, mallory = keys / "ann.pub", keys / "mallory.pub"
-    for name, more in (("plain", []), ("signed", [f"key={keys / 'ann.pem'}"])):
-        assert main(["edge", "diff", str(exports / "old"), str(exports / "new"), f"out={tmp_path / name}", *more]) == 0
+    write_patch(exports / "old", exports / "new", tmp_path / "plain")
+    command = ["edge", "diff", str(exports / "old"), str(exports / "new"), f"out={tmp_path / 'signed'}"]
+    assert main([*command, f"key={keys / 'ann.pem'}"]) == 0
     assert f"signed with {keys / 'ann.pem'}" in capsys.readouterr().out
     for file, key, said in (("plain", ann, "it has no signature"), ("signed", mallory, "are of other keys")):
         assert edge_main(["apply", str(tmp_path / file), str(device), "--require-signature", str(key)]) == 1
         assert said in capsys.readouterr().err
-        command = ["edge", "apply", str(tmp_path / file), str(device), "require_signature=true", f"trusted_keys=[{key}]"]
-        assert said in error_of(capsys, *command)
     assert content(device) == content(exports / "old")
-    belong = "require_signature=true and trusted_keys=[FILE] belong together"
-    assert belong in error_of(capsys, "edge", "apply", str(tmp_path / "signed"), str(device), "require_signature=true")
-    assert belong in error_of(capsys, "edge", "apply", str(tmp_path / "signed"), str(device), f"trusted_keys=[{ann}]")
+    required = ["edge", "apply", str(tmp_path / "signed"), str(device), "require_signature=true"]
+    assert "are of other keys" in error_of(capsys, *required, f"trusted_keys=[{mallory}]")
+    for settings in ({"require_signature": True, "trusted_keys": []}, {"require_signature": False, "trusted_keys": [str(ann)]}):
+        with pytest.raises(ConfigError, match=r"require_signature=true and trusted_keys=\[FILE\] belong together"):
+            edge.apply_edge(OmegaConf.create(settings))
     assert apply_patch(tmp_path / "signed", device, trusted_keys=[mallory, ann]).is_new
     assert content(device) == content(exports / "new")
-    key = f"key={keys / 'rsa.pem'}"
-    said = error_of(capsys, "edge", "diff", str(exports / "new"), str(exports / "old"), f"out={tmp_path / 'rsa'}", key)
-    assert "is no private EC key that can be used" in said
+    with pytest.raises(ConfigError, match=r"rsa\.pem is no private EC key that can be used"):
+        write_patch(exports / "new", exports / "old", tmp_path / "rsa", key=keys / "rsa.pem")
     assert not (tmp_path / "rsa").exists()
 
 
@@ -113,26 +116,28 @@ def test_a_patch_brings_the_signature_of_the_new_export(device, exports, keys, t
     new = shutil.copytree(exports / "new", tmp_path / "new")
     for directory in (device, new):
         sign_export(directory, keys / "ann.pem", None)
-    assert main(["edge", "diff", str(device), str(new), f"out={tmp_path / 'patch'}", f"key={keys / 'ann.pem'}"]) == 0
+    write_patch(device, new, tmp_path / "patch", key=keys / "ann.pem")
     apply_patch(tmp_path / "patch", device, trusted_keys=[keys / "ann.pub"])
     assert content(device) == content(new)
     EdgePredictor(device, trusted_keys=[keys / "ann.pub"])
 
 
-def test_what_does_not_go_together_is_told(device, exports, keys, capsys):
+def test_what_does_not_go_together_is_told(device, exports, keys):
     with pytest.raises(ConfigError, match="which is no directory of `ovr export target=edge`; those of bundles are checked by"):
         EdgePredictor(exports / "bundle old", trusted_keys=[keys / "ann.pub"])
     with pytest.raises(ConfigError, match="expected a list of files"):
         EdgePredictor(device, trusted_keys=str(keys / "ann.pub"))
     with pytest.raises(ConfigError, match=r"rsa.pub is no public EC key that can be used: expected a key of P-256"):
         EdgePredictor(device, trusted_keys=[keys / "rsa.pub"])
-    key = f"key={keys / 'ann.pem'}"
-    for more in (["sigstore=true"], [key, "heads=all"], [f"heads_from={exports}"], []):
-        assert "is an edge export, which is signed whole and with a key alone" in error_of(
-            capsys, "sign", f"bundle={device}", *more
-        )
-    for more in ([], [f"trusted_keys=[{keys / 'ann.pub'}]", f"head_keys=[{keys / 'ann.pub'}]"]):
-        assert "whose signatures are of keys alone" in error_of(capsys, "verify", f"bundle={device}", *more)
+    nothing = {"key": None, "certificate": None, "sigstore": False, "heads": None, "heads_from": None, "bundle": str(device)}
+    for more in ({"sigstore": True}, {"key": "k", "heads": "all"}, {"heads_from": str(exports)}, {}):
+        with pytest.raises(ConfigError, match="is an edge export, which is signed whole and with a key alone"):
+            sign.run(OmegaConf.create({**nothing, **more}))
+    nobody = {"trusted_keys": [], "trusted_certificates": [], "owner_keys": None, "head_keys": [], "repository": None}
+    nobody |= {"sigstore_identity": None, "sigstore_issuer": None, "bundle": str(device)}
+    for more in ({}, {"trusted_keys": [str(keys / "ann.pub")], "head_keys": [str(keys / "ann.pub")]}):
+        with pytest.raises(ConfigError, match="whose signatures are of keys alone"):
+            verify.run(OmegaConf.create({**nobody, **more}))
 
 
 def test_without_cryptography_it_is_said_how_to_get_it(device, keys):
