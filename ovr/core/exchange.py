@@ -5,8 +5,9 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ovr.core.files import fsync_directory, fsync_tree, name_final, staging_name, sweep
@@ -38,7 +39,7 @@ def replaced_directory(path: Path) -> Iterator[Path]:
         try:
             staging.mkdir()
             yield staging
-            shutil.copymode(path, staging)
+            take_after(staging, path)
             fsync_tree(staging)
             exchange(staging, path)
             fsync_directory(path.parent)
@@ -49,6 +50,14 @@ def replaced_directory(path: Path) -> Iterator[Path]:
             shutil.rmtree(staging, ignore_errors=True)  # the new content where it did not come so far, else the old one
     finally:
         os.close(descriptor)
+
+
+def take_after(new: Path, old: Path) -> None:
+    """Give a file or directory the mode of another and, where this process may, its owner."""
+    found = old.stat()
+    with suppress(PermissionError):
+        os.chown(new, found.st_uid, found.st_gid)
+    new.chmod(stat.S_IMODE(found.st_mode))
 
 
 def exchange(one: Path, other: Path) -> None:

@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from shutil import copymode
 from typing import BinaryIO
 
-from ovr.core.exchange import replaced_directory
+from ovr.core.exchange import replaced_directory, take_after
 from ovr.core.files import sha256_file, staged_directory, sweep
 from ovr.edge.patch_file import Patch, read_patch, write_part
 from ovr.errors import ArtifactError
@@ -61,26 +60,27 @@ def apply_patch(patch: Path, directory: Path, *, out: Path | None = None, truste
         with made as staging:
             if sha256_file(directory / EXPORT_CARD) != read.base[EXPORT_CARD][0]:
                 raise ArtifactError(f"{directory} was changed by another process meanwhile; apply the patch again")
-            _write(file, read, files, staging, what)
+            _write(file, read, files, staging, directory, what)
             checked_model(staging)
     return Applied(read, directory if out is None else out, is_new=True)
 
 
 def _check_base(patch: Patch, digests: Mapping[str, str], directory: Path, what: str) -> None:
-    wrong = sorted(name for name in digests.keys() | patch.base.keys() if digests.get(name) != patch.base.get(name, (None,))[0])
-    if wrong:
-        there, expected = digests.get(wrong[0], "not there")[:12], str(patch.base.get(wrong[0], ("none",))[0])[:12]
+    expected = {name: digest for name, (digest, _) in patch.base.items()}
+    if wrong := sorted(name for name in digests.keys() | expected.keys() if digests.get(name) != expected.get(name)):
+        there, asked = digests.get(wrong[0], "not there")[:12], expected.get(wrong[0], "none")[:12]
         raise ArtifactError(
-            f"{what} is for another base than {directory}: {wrong[0]} is {there}, the patch is for {expected}; take the patch that "
-            "was made from this export, or copy the new export whole"
+            f"{what} is for another base than {directory}: {wrong[0]} is {there}, the patch is for {asked}; take the patch that was "
+            "made from this export, or copy the new export whole"
         )
 
 
-def _write(file: BinaryIO, patch: Patch, files: Mapping[str, Path], staging: Path, what: str) -> None:
+def _write(file: BinaryIO, patch: Patch, files: Mapping[str, Path], staging: Path, directory: Path, what: str) -> None:
     for part in patch.parts:
         target = staging / part.name
-        target.parent.mkdir(exist_ok=True)
+        if not target.parent.exists():
+            target.parent.mkdir()
+            take_after(target.parent, directory)
         with files[part.name].open("rb") if part.name in files else BytesIO() as old, target.open("xb") as new:
             write_part(file, part, old, new.write, what)
-        if part.name in files:
-            copymode(files[part.name], target)
+        take_after(target, files.get(part.name, files[EXPORT_CARD]))

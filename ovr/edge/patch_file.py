@@ -40,8 +40,8 @@ SCHEMA_VERSION = 1
 DIGEST_BYTES = 32
 MAX_JSON_BYTES = 1 << 16  # of the header, and of the signatures
 MAX_FILE_BYTES = 1 << 31  # of a new file, as of any ONNX file
-# What comes of a patch may be this many times as large as it and the base, or 32 MiB.
-MAX_GROWTH, ALWAYS_BYTES = 200, 32 << 20
+# What comes of a patch may be as large as the base so many times and the patch so many times together, or 32 MiB.
+MAX_BASES, MAX_UNPACKED, ALWAYS_BYTES = 4, 200, 32 << 20
 
 Packed = tuple[int, int]  # bytes in the patch, and unpacked
 
@@ -133,8 +133,9 @@ def read_patch(file: BinaryIO, what: str) -> Patch:
         base, parts, start = _files(header, start)
         signatures, after = _json(file, start, end)
         if after != end:
-            raise Damaged(f"{abs(end - after)} bytes {'follow' if end > after else 'are missing'} where it should end")
-        most = max(ALWAYS_BYTES, MAX_GROWTH * (size + sum(size_bytes for _, size_bytes in base.values())))
+            raise Damaged(f"{end - after} bytes follow where it should end")
+        base_bytes = sum(size_bytes for _, size_bytes in base.values())
+        most = max(ALWAYS_BYTES, MAX_BASES * base_bytes + MAX_UNPACKED * size)
         if (made := sum(part.size_bytes for part in parts)) > most:
             raise Damaged(f"it is to make {made} bytes; at most {most} are made of it and its base")
         for part in parts:

@@ -57,10 +57,21 @@ def test_a_directory_becomes_the_new_one_and_a_second_time_stays_it(files):
     assert content(device) == content(new)
     assert device.stat().st_mode & 0o777 == 0o750
     assert (device / "card.json").stat().st_mode & 0o777 == 0o600
+    assert (device / "signatures").stat().st_mode & 0o777 == 0o750
+    assert (device / "signatures" / "export.json").stat().st_mode & 0o777 == 0o600
     before = (device / "model.onnx").stat()
     assert not apply_patch(file, device).is_new
     assert (device / "model.onnx").stat() == before
     assert content(old) != content(new)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_what_root_applies_stays_its_owners(files):
+    _, _, file, device = files
+    for path in (device, *device.iterdir()):
+        os.chown(path, 4321, 4322)
+    apply_patch(file, device)
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in (device, *device.rglob("*"))} == {(4321, 4322)}
 
 
 def test_the_command_needs_numpy_alone_and_tells_what_was_done(files, capsys):
