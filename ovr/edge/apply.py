@@ -70,8 +70,8 @@ def _check_base(patch: Patch, digests: Mapping[str, str], directory: Path, what:
     if wrong := sorted(name for name in digests.keys() | expected.keys() if digests.get(name) != expected.get(name)):
         there, asked = digests.get(wrong[0], "not there")[:12], expected.get(wrong[0], "none")[:12]
         raise ArtifactError(
-            f"{what} is for another base than {directory}: {wrong[0]} is {there}, the patch is for {asked}; take the patch that was "
-            "made from this export, or copy the new export whole"
+            f"{what} is for another base than {directory}: {wrong[0]} is {there}, the patch is for {asked}; take the patch "
+            "that was made from this export, or copy the new export whole"
         )
 
 
