@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from ovr.core.bundle import BUNDLE_SIGNATURE
 from ovr.core.files import canonical_json, sha256_bytes, strict_json
 from ovr.edge.delta import (
     CHUNK_BYTES,
@@ -31,6 +32,7 @@ from ovr.edge.delta import (
     ops_in,
     rebuild,
 )
+from ovr.edge.payload import Span, folded, folded_size, unfolded
 from ovr.errors import ArtifactError
 from ovr.runtime.edge_files import EXPORT_CARD, FILES, MODELS
 from ovr.runtime.edge_signatures import signatures_json, signatures_of
@@ -40,6 +42,7 @@ SCHEMA_VERSION = 1
 DIGEST_BYTES = 32
 MAX_JSON_BYTES = 1 << 16  # of the header, and of the signatures
 MAX_FILE_BYTES = 1 << 31  # of a new file, as of any ONNX file
+MAX_SIGNATURE_BYTES = 1 << 26  # of a bundle's signature, which is held whole: of half a million files
 # What comes of a patch may be as large as the base so many times and the patch so many times together, or 32 MiB.
 MAX_BASES, MAX_UNPACKED, ALWAYS_BYTES = 4, 200, 32 << 20
 
@@ -56,11 +59,17 @@ class Part:
     start: int  # of its ops in the patch; its new bytes follow them
     ops: Packed
     literals: Packed
+    payload: Span = (0, 0)  # of a bundle's signature: what ops and new bytes give is unfolded there
+
+    @property
+    def unfolded_bytes(self) -> int:
+        """How many bytes its ops and new bytes give."""
+        return self.size_bytes - folded_size(self.payload[1]) + self.payload[1]
 
     @property
     def is_whole(self) -> bool:
         """Whether all of it is in the patch."""
-        return self.literals[1] == self.size_bytes
+        return self.literals[1] == self.unfolded_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +102,14 @@ def patch_bytes(
     """
     bodies, said = [], {}
     for name in sorted(new):
-        ops, literals = _smallest(base.get(name, b""), new[name], copies)
+        old, made, payload = base.get(name, b""), new[name], {}
+        if name == BUNDLE_SIGNATURE:
+            old, (made, span) = unfolded(old)[0], unfolded(made)
+            payload = {"payload": list(span)}
+        ops, literals = _smallest(old, made, copies)
         packed = [zlib.compress(data, 9) for data in (ops, literals)]
         sizes = [[len(data), len(whole)] for data, whole in zip(packed, (ops, literals), strict=True)]
-        said[name] = {**_said(new[name]), "ops": sizes[0], "literals": sizes[1]}
+        said[name] = {**_said(new[name]), "ops": sizes[0], "literals": sizes[1], **payload}
         bodies += packed
     header = {"schema_version": SCHEMA_VERSION, "base": {name: _said(data) for name, data in base.items()}, "new": said}
     content = MAGIC + _sized(canonical_json(header)) + b"".join(bodies)
@@ -104,9 +117,9 @@ def patch_bytes(
     data = signed + hashlib.sha256(signed).digest()
     file = io.BytesIO(data)
     for part in read_patch(file, "the new patch").parts:
-        made = bytearray()
-        write_part(file, part, io.BytesIO(base.get(part.name, b"")), made.extend, "the new patch")
-        assert made == new[part.name]
+        written = bytearray()
+        write_part(file, part, io.BytesIO(base.get(part.name, b"")), written.extend, "the new patch")
+        assert written == new[part.name]
     return data
 
 
@@ -140,7 +153,7 @@ def read_patch(file: BinaryIO, what: str) -> Patch:
             raise Damaged(f"it is to make {made} bytes; at most {most} are made of it and its base")
         for part in parts:
             old_size = base[part.name][1] if part.name in base else 0
-            check_ops(_ops(file, part), old_size=old_size, new_size=part.size_bytes, num_literals=part.literals[1])
+            check_ops(_ops(file, part), old_size=old_size, new_size=part.unfolded_bytes, num_literals=part.literals[1])
     except (Damaged, ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
         raise ArtifactError(f"{what} is no patch that this ovr applies: {_why(error)}") from None
     content = _sha256(file, start).hexdigest()
@@ -161,7 +174,12 @@ def write_part(file: BinaryIO, part: Part, old: BinaryIO, write: Callable[[bytes
 
     literals = Unpacked(file, part.start + part.ops[0], part.literals[0])
     try:
-        rebuild(old, _ops(file, part), literals, checked)
+        if part.name == BUNDLE_SIGNATURE:
+            made = bytearray()
+            rebuild(io.BytesIO(unfolded(old.read())[0]), _ops(file, part), literals, made.extend)
+            checked(folded(bytes(made), part.payload))
+        else:
+            rebuild(old, _ops(file, part), literals, checked)
     except Damaged as error:
         raise ArtifactError(f"{what} does not make {part.name}: {error}") from None
     if digest.hexdigest() != part.sha256:
@@ -196,7 +214,12 @@ def _files(header: Any, start: int) -> tuple[dict[str, tuple[str, int]], tuple[P
         sizes = [_whole_number(size, MAX_FILE_BYTES) for key in ("ops", "literals") for size in row[key]]
         if len(sizes) != 4 or sizes[1] > MAX_OP_BYTES:
             raise Damaged(f"the sizes of {name[:60]} are {str(sizes)[:60]}")
-        parts.append(Part(name, *_digest_and_size(row), start, (sizes[0], sizes[1]), (sizes[2], sizes[3])))
+        part = Part(name, *_digest_and_size(row), start, (sizes[0], sizes[1]), (sizes[2], sizes[3]), _payload(name, row))
+        if name == BUNDLE_SIGNATURE and part.size_bytes > MAX_SIGNATURE_BYTES:
+            raise Damaged(f"{name} is to be {part.size_bytes} bytes; at most {MAX_SIGNATURE_BYTES} are made")
+        if sum(part.payload) > part.unfolded_bytes:
+            raise Damaged(f"the payload of {name} is at {part.payload} of {part.size_bytes} bytes")
+        parts.append(part)
         start += sizes[0] + sizes[2]
     for names in (base.keys(), {part.name for part in parts}):
         if unknown := sorted(names - set(FILES)):
@@ -204,6 +227,14 @@ def _files(header: Any, start: int) -> tuple[dict[str, tuple[str, int]], tuple[P
         if EXPORT_CARD not in names or len(names & set(MODELS)) != 1:
             raise Damaged(f"it has no {EXPORT_CARD}, or not one model")
     return base, tuple(parts), start
+
+
+def _payload(name: str, row: Any) -> Span:
+    """Return where the payload of a bundle's signature is; no other file has one."""
+    if name != BUNDLE_SIGNATURE:
+        return 0, 0
+    start, size = (_whole_number(value, MAX_SIGNATURE_BYTES) for value in row["payload"])
+    return start, size
 
 
 def _digest_and_size(row: Any) -> tuple[str, int]:

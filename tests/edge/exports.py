@@ -1,5 +1,6 @@
 """Directories that look like edge exports to what patches them: models are any bytes there."""
 
+import base64
 import hashlib
 import json
 from collections.abc import Callable
@@ -23,7 +24,8 @@ def export(path: Path, model: bytes, *, signed: bool = False, note: str = "", fi
     if signed:
         (path / "signatures").mkdir()
         (path / "signatures" / "export.json").write_bytes(signatures_json({"a key": note}))
-        (path / "signatures" / "bundle.sig").write_text(f"{note} by model-signing")
+        payload = base64.b64encode("".join(f"{note}{k:x}" for k in range(99)).encode()).decode()
+        (path / "signatures" / "bundle.sig").write_text(f'{{"payload":"{payload}","signature":"{note}"}}')
     return path
 
 

@@ -1,5 +1,6 @@
 """A patch on a device: applied whole or not at all, to its own base alone, and refused where a byte of it is another."""
 
+import base64
 import hashlib
 import os
 import random
@@ -20,6 +21,7 @@ from ovr.edge.__main__ import main
 from ovr.edge.apply import apply_patch
 from ovr.edge.matches import copies
 from ovr.edge.patch_file import patch_bytes, read_patch
+from ovr.edge.payload import folded, folded_size, unfolded
 from ovr.errors import ArtifactError
 from ovr.runtime.edge_files import checked_model
 from tests.edge.exports import content, export, forged, pair, patch
@@ -205,6 +207,9 @@ def set_at(*keys):
         (set_at("new", "model.onnx", "ops", [9, 1 << 25]), "the sizes of model.onnx are"),
         (set_at("new", "model.onnx", "size_bytes", 1 << 29), "it is to make 536.* bytes; at most"),
         (set_at("new", "model.onnx", "size_bytes", 1 << 20), "its ops make 20004 bytes .*; expected 1048576"),
+        (set_at("new", "signatures/bundle.sig", "payload", [0, 1 << 20]), "the payload of signatures/bundle.sig is at"),
+        (set_at("new", "signatures/bundle.sig", "payload", [1 << 20, 1]), "the payload of signatures/bundle.sig is at"),
+        (set_at("new", "signatures/bundle.sig", "size_bytes", 1 << 27), "bundle.sig is to be 134217728 bytes; at most 67108864"),
         (set_at("base", "model.onnx", "size_bytes", 100), "it copies bytes .* of 100"),
         (lambda s: s["new"]["card.json"]["ops"].__setitem__(1, 5000), "it ends [0-9]+ bytes too early"),
         (set_at("new", "card.json", "literals", [1 << 20, 5]), "it ends before its header or its signatures"),
@@ -281,6 +286,39 @@ def test_a_change_of_the_base_by_another_meanwhile_is_noticed(files, monkeypatch
     monkeypatch.setattr("ovr.edge.apply.read_patch", late)
     with pytest.raises(ArtifactError, match="was changed by another process meanwhile; apply the patch again"):
         apply_patch(file, device)
+
+
+def test_the_signature_of_a_bundle_is_patched_as_what_it_stands_for(tmp_path, rng):
+    names = [f"{rng.bytes(32).hex()} of heads/{k}/model.onnx" for k in range(300)]
+    old, new = (export(tmp_path / name, b"model") for name in ("old", "new"))
+    for directory, files in ((old, names), (new, [*names[:40], "one name more", *names[40:]])):
+        (directory / "signatures").mkdir()
+        payload = base64.b64encode("\n".join(files).encode()).decode()
+        (directory / "signatures" / "bundle.sig").write_text(f'{{"payload":"{payload}"}}')
+    file = patch(old, new, tmp_path / "patch")
+    part = parts_of(file)["signatures/bundle.sig"]
+    assert part.ops[0] + part.literals[0] < 100 < 20_000 < part.size_bytes
+    apply_patch(file, old)
+    assert content(old) == content(new)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"no base64",
+        b"A" * 63,
+        b"A" * 65,
+        b'{"x":"' + b"A" * 200 + b'"}',
+        b"QUJD" * 30 + b"QQ==",
+        b"x " + b"QUJD" * 30 + b"QR==",
+    ],
+)
+def test_base64_is_taken_apart_where_it_comes_back_as_it_was(data):
+    plain, span = unfolded(data)
+    assert folded(plain, span) == data
+    assert len(plain) - span[1] + folded_size(span[1]) == len(data)
+    assert (span[1] > 0) == (len(data) > 65 and not data.endswith(b"QR=="))
 
 
 def test_the_limits_of_ops_lead_to_a_whole_file(files, monkeypatch):
