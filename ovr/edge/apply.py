@@ -53,7 +53,7 @@ def apply_patch(patch: Path, directory: Path, *, out: Path | None = None, truste
         files = export_files(directory)
         digests = {name: sha256_file(found) for name, found in files.items()}
         if out is None and digests == {part.name: part.sha256 for part in read.parts}:
-            sweep(directory.resolve())  # what was killed once all was done but that
+            sweep(directory.resolve())  # of the old directory, by one that was killed before it had removed it
             return Applied(read, directory, is_new=False)
         _check_base(read, digests, directory, what)
         made = replaced_directory(directory) if out is None else staged_directory(out)
