@@ -1,4 +1,4 @@
-"""`ovr export`: a bundle as standalone ONNX files, or as one small directory for a device."""
+"""`ovr export`: a bundle as standalone ONNX files, as one small directory for a device, or as a page for browsers."""
 
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,10 @@ from ovr.cli.labelled_rows import class_ids, read_rows
 from ovr.cli.tables import table
 from ovr.errors import ConfigError
 
-TARGETS = ("onnx", "edge")
-# Settings of target=edge alone, and what they are where they are not used.
+TARGETS = ("onnx", "edge", "web")
+# Settings of some targets alone, and what they are where they are not used.
 EDGE_SETTINGS = {"classes": None, "precision": "fp32", "opset": None, "ir_version": None, "format": "onnx", "data": None}
+WEB_SETTINGS = {"runtime": None, "examples": 10}
 MAX_LINES = 20
 
 
@@ -26,7 +27,9 @@ def run(cfg: DictConfig) -> None:
     """
     if cfg.target not in TARGETS:
         raise ConfigError(f"target is {cfg.target!r}; expected one of {', '.join(TARGETS)}")
-    if cfg.target == "edge":
+    if cfg.target != "web" and (used := [name for name, absent in WEB_SETTINGS.items() if cfg[name] != absent]):
+        raise ConfigError(f"{', '.join(used)} is of target=web; add that, or leave it out")
+    if cfg.target != "onnx":
         _edge(cfg)
         return
     if used := [name for name, absent in EDGE_SETTINGS.items() if cfg[name] != absent]:
@@ -45,9 +48,11 @@ def _edge(cfg: DictConfig) -> None:
     from ovr.core.bundle import open_bundle
     from ovr.lifecycle.edge_export import EdgeOptions, check_options, export_edge
     from ovr.lifecycle.edge_gate import given_rows
+    from ovr.lifecycle.web_export import check_page, export_web
+    from ovr.web.runtime import runtime_files
 
     if cfg.heads is not None:
-        raise ConfigError("heads is of target=onnx; name the heads of target=edge with classes=[ID,...]")
+        raise ConfigError(f"heads is of target=onnx; name the heads of target={cfg.target} with classes=[ID,...]")
     if type(cfg.refit) is not bool:
         raise ConfigError(f"refit is {cfg.refit!r}; expected true or false")
     if cfg.data is not None and cfg.precision == "fp32":
@@ -62,10 +67,18 @@ def _edge(cfg: DictConfig) -> None:
         format=cfg.format,
     )
     bundle, out = open_bundle(Path(cfg.bundle)), Path(cfg.out)
-    columns = check_options(bundle, out, options)
+    web = cfg.target == "web"
+    columns = check_page(bundle, out, options, cfg.examples) if web else check_options(bundle, out, options)
+    runtime = runtime_files(None if cfg.runtime is None else Path(cfg.runtime)) if web else {}
     new = read_rows(cfg, bundle, purpose="judged on", retired=True)
-    card = export_edge(bundle, out, options, None if new is None else given_rows(new, columns))
+    rows = None if new is None else given_rows(new, columns)
+    if web:
+        card = export_web(bundle, out, options, runtime, rows, num_examples=cfg.examples)
+    else:
+        card = export_edge(bundle, out, options, rows)
     print("\n".join(_told(card)))
+    if web:
+        print(f"page in {out}; look at it: python -m http.server 8000 --bind 127.0.0.1 --directory {out}")
 
 
 def _told(card: dict[str, Any]) -> list[str]:

@@ -110,6 +110,20 @@ def export_edge(bundle: ModelBundle, out: Path, options: EdgeOptions, rows: Gate
         rows: labelled rows of the chosen heads that a reduced precision is judged on; by default those that the bundle keeps.
 
     Raises:
+        ConfigError, TaxonomyError, ArtifactError: what `edge_files` refuses.
+    """
+    parts, card = edge_files(bundle, out, options, rows)
+    with staged_directory(out) as staging:
+        place(staging, parts)
+    return card
+
+
+def edge_files(
+    bundle: ModelBundle, out: Path, options: EdgeOptions, rows: GateRows | None = None
+) -> tuple[dict[str, bytes | Path], dict[str, Any]]:
+    """Return the files of the export that `export_edge` writes to `out`, by their path in it, and what its card.json holds.
+
+    Raises:
         ConfigError, TaxonomyError, ArtifactError: what `check_options`, `reduce_model` and `with_versions` refuse.
         ArtifactError: the fused graph is not that of the bundle's heads; a model that does not give the reference probabilities.
     """
@@ -177,11 +191,10 @@ def export_edge(bundle: ModelBundle, out: Path, options: EdgeOptions, rows: Gate
         assert rows is not None
         settings = {"margin": options.margin, "refit": options.refit, "data": rows.record}
         card["gate"] = {**settings, "heads": _table(found, bundle, columns)}
-    with staged_directory(out) as staging:
-        place(staging, {file: data, EXPORT_CARD: canonical_json(card)})
-        if card["same_bytes_as_fused_graph"] and (bundle.path / BUNDLE_SIGNATURE).is_file():
-            place(staging, {BUNDLE_SIGNATURE: bundle.path / BUNDLE_SIGNATURE})
-    return card
+    parts: dict[str, bytes | Path] = {file: data, EXPORT_CARD: canonical_json(card)}
+    if card["same_bytes_as_fused_graph"] and (bundle.path / BUNDLE_SIGNATURE).is_file():
+        parts[BUNDLE_SIGNATURE] = bundle.path / BUNDLE_SIGNATURE
+    return parts, card
 
 
 def card_of(bundle: ModelBundle, columns: list[int]) -> ModelCard:

@@ -244,7 +244,7 @@ def test_options_that_cannot_be_are_refused_and_nothing_is_written(bundle, tmp_p
         (["heads=[train]"], "heads is of target=onnx"),
     ):
         assert said in error_of(capsys, *args, *more)
-    assert "target is 'web'; expected one of onnx, edge" in error_of(capsys, *args[:-1], "target=web")
+    assert "target is 'tab'; expected one of onnx, edge, web" in error_of(capsys, *args[:-1], "target=tab")
     assert "precision, opset is of target=edge" in error_of(capsys, *args[:-1], "precision=int8", "opset=17")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ArtifactError, match="lies within the bundle"):
