@@ -1,4 +1,4 @@
-"""Scored chunks as parts of a file, and parts as the file. Knows no model."""
+"""Scored chunks as parts of a file, and the file. Knows no model."""
 
 import json
 import shutil
@@ -8,15 +8,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 from ovr.cli.scoring import Scored
 from ovr.core.files import staged_file
 from ovr.errors import InputError
 from ovr.runtime.batch.answers import Answers
-from ovr.runtime.batch.parts import Journal, Part, StagedPart
+from ovr.runtime.batch.parts import GrowingFile, Journal, Part
 
-ROW_GROUP_BYTES = 1 << 24  # of Parquet; more rows wait in memory for no longer
 MAX_SHOWN = 5  # refused rows that an error tells of
 
 
@@ -30,10 +29,10 @@ def write_parts(
     progress: Callable[[int], Any],
     check: Callable[[], Any],
 ) -> None:
-    """Write the chunks as parts that begin every `part_rows` rows, or at the first chunk after that, and the output of all parts.
+    """Write the chunks as parts that begin every `part_rows` rows, or at the first chunk after that, and let the output appear.
 
-    Parts are flushed to the disk in one thread and added to the output, earlier ones first, in another, while the next one is made.
-    The output appears when it is complete, and before it the list of the rows that were refused, if any were.
+    A part is flushed to the disk in a thread, while the next one is made. Before the output appears the list of the rows that were
+    refused, if any were.
 
     Args:
         progress: called with the number of rows done since the last call.
@@ -42,140 +41,109 @@ def write_parts(
     Raises:
         InputError: a row was refused, and `on_error` is "fail"; the parts before it are kept.
     """
-    with (
-        staged_file(journal.output) as file,
-        Joined(file, answers) as joined,
-        ThreadPoolExecutor(1, "ovr-join") as joining,
-        ThreadPoolExecutor(1, "ovr-flush") as flushing,
-    ):
-        flushed: Future[None] | None = None
-        added = [joining.submit(joined.add, journal.part(number)) for number in range(len(journal.parts))]
-        try:
-            for number, (_, chunks) in enumerate(groupby(scored, lambda chunk: chunk.first // part_rows), start=len(journal.parts)):
-                part = OpenPart(journal, number, answers)
+    with PartFiles(journal, answers) as files:
+        with ThreadPoolExecutor(1, "ovr-flush") as flushing:
+            flushed: Future[None] | None = None
+            for _, chunks in groupby(scored, lambda chunk: chunk.first // part_rows):
+                part = OpenPart(files, answers)
                 try:
                     for chunk in chunks:
                         if chunk.refused and on_error == "fail":
                             raise InputError(_refusal(chunk))
                         part.write(chunk)
                         progress(chunk.num_rows)
-                    part.finish()
+                    made = part.finish()
                 except BaseException:
                     part.abort()
                     raise
                 if flushed is not None:
                     flushed.result()
-                flushed = flushing.submit(part.commit)
-                added.append(joining.submit(_add_flushed, joined, flushed, journal.part(number)))
-            for done in added:
-                done.result()
-        except BaseException:
-            joining.shutdown(cancel_futures=True)
-            raise
+                flushed = flushing.submit(files.commit, made)
+            if flushed is not None:
+                flushed.result()
         check()
-        _list_refused(journal)
+        files.end()
+    _list_refused(journal)
+    journal.complete()
 
 
-def _add_flushed(joined: "Joined", flushed: "Future[None]", part: Path) -> None:
-    flushed.result()
-    joined.add(part)
+class PartFiles:
+    """The files of one output that grow by parts."""
 
+    def __init__(self, journal: Journal, answers: Answers) -> None:
+        self._journal = journal
+        parts = journal.parts
+        self.rows = GrowingFile(journal.rows, sum(part.size_bytes for part in parts))
+        self.refused = GrowingFile(journal.refused, sum(part.refused_bytes for part in parts))
+        self.footers = GrowingFile(journal.footers, sum(part.footer_bytes for part in parts))
+        self._all = (self.rows, self.refused, self.footers)
+        self._is_parquet = answers.ending == ".parquet"
+        if not parts:
+            self.rows.file.write(answers.head)
 
-class Joined:
-    """The output that is being made of parts."""
+    def commit(self, part: Part) -> None:
+        """Flush a part to the disk, and let the journal tell of it."""
+        for file in self._all:
+            file.sync()
+        self._journal.add(part)
 
-    def __init__(self, file: BinaryIO, answers: Answers) -> None:
-        self._file = file
-        self._writer: Any = None
-        if answers.ending == ".parquet":
-            from pyarrow.parquet import ParquetWriter
+    def end(self) -> None:
+        """Add what a file ends with, and flush it to the disk."""
+        if self._is_parquet:
+            from ovr.runtime.batch.parquet_parts import whole_footer
 
-            from ovr.runtime.batch.answer_tables import text_columns
-
-            # Dictionaries of probabilities, nearly all of which differ, would take ten times as long as the probabilities.
-            self._writer = ParquetWriter(file, answers.schema, use_dictionary=text_columns(answers), compression="snappy")
-
-    def add(self, part: Path) -> None:
-        """Add a part: its bytes, or its record batches as row groups."""
-        if self._writer is None:
-            with part.open("rb") as file:
-                shutil.copyfileobj(file, self._file, 1 << 20)
-            return
-        from pyarrow import OSFile, ipc
-
-        with OSFile(str(part)) as source, ipc.open_file(source) as batches:
-            for number in range(batches.num_record_batches):
-                self._writer.write_batch(batches.get_batch(number))
+            with self._journal.footers.open("rb") as file:
+                self.rows.file.write(whole_footer(file.read(part.footer_bytes) for part in self._journal.parts))
+            self.rows.end_part()
+        self.rows.sync()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        for file in self._all:
+            file.file.close()
 
 
 class OpenPart:
     """A part that is being written: its answers, and the list of its refused rows, if there are any."""
 
-    def __init__(self, journal: Journal, number: int, answers: Answers) -> None:
-        self._journal, self._number = journal, number
-        self._file = StagedPart(journal.part(number))
-        self._refused: StagedPart | None = None
+    def __init__(self, files: PartFiles, answers: Answers) -> None:
+        self._files = files
         self._num_rows = self._num_refused = 0
         self._counts = Counter[str]()
-        self._writer: Any = None
+        self._groups: Any = None
         if answers.ending == ".parquet":
-            from pyarrow import ipc
+            from ovr.runtime.batch.parquet_parts import RowGroups
 
-            self._writer = ipc.new_file(self._file.file, answers.schema)
-        self._waiting: list[Any] = []
-        self._waiting_bytes = 0
-        if number == 0:
-            self._file.file.write(answers.head)
+            self._groups = RowGroups(files.rows.file, files.rows.size_bytes, answers)
 
     def write(self, chunk: Scored) -> None:
-        """Add a chunk; of Parquet, rows wait until they make a row group of some MiB, which is a record batch of the part."""
+        """Add a chunk."""
         for row, where, problem in chunk.refused:
-            self._refused = self._refused or StagedPart(self._journal.refused(self._number))
             line = {"row": row, "where": where, "problem": problem}
-            self._refused.file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-        if self._writer is None:
-            self._file.file.write(chunk.written)
+            self._files.refused.file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        if self._groups is None:
+            self._files.rows.file.write(chunk.written)
         else:
-            self._waiting.append(chunk.written)
-            self._waiting_bytes += chunk.written.nbytes
-            if self._waiting_bytes >= ROW_GROUP_BYTES:
-                self._write_group()
+            self._groups.write(chunk.written)
         self._num_rows += chunk.num_rows
         self._num_refused += len(chunk.refused)
         self._counts.update(chunk.counts)
 
-    def finish(self) -> None:
-        """Write what is left."""
-        if self._writer is not None:
-            self._write_group()
-            self._writer.close()
-
-    def commit(self) -> None:
-        """Flush the files to the disk, give them their names, and let the journal tell of them."""
-        refused_bytes = 0 if self._refused is None else self._refused.commit()
-        self._journal.add(Part(self._num_rows, self._num_refused, self._file.commit(), refused_bytes, dict(self._counts)))
+    def finish(self) -> Part:
+        """Write what is left, and return what the part is."""
+        footer_bytes = 0
+        if self._groups is not None:
+            self._files.footers.file.write(self._groups.finish())
+            footer_bytes = self._files.footers.end_part()
+        size_bytes, refused_bytes = self._files.rows.end_part(), self._files.refused.end_part()
+        return Part(self._num_rows, self._num_refused, size_bytes, refused_bytes, dict(self._counts), footer_bytes)
 
     def abort(self) -> None:
-        """Remove what was written."""
-        for staged in (self._file, self._refused):
-            if staged is not None:
-                staged.abort()
-
-    def _write_group(self) -> None:
-        from pyarrow import concat_tables
-
-        if self._waiting and self._writer is not None:
-            table = concat_tables(self._waiting).combine_chunks()
-            self._writer.write_table(table)
-            self._waiting.clear()
-            self._waiting_bytes = 0
+        """Write nothing more; what is there of the part is cut off when the next run goes on."""
+        if self._groups is not None:
+            self._groups.abort()
 
 
 def _list_refused(journal: Journal) -> None:
@@ -183,10 +151,8 @@ def _list_refused(journal: Journal) -> None:
     if not journal.num_refused:
         listed.unlink(missing_ok=True)
         return
-    with staged_file(listed) as file:
-        for number, part in enumerate(journal.parts):
-            if part.num_refused:
-                file.write(journal.refused(number).read_bytes())
+    with journal.refused.open("rb") as source, staged_file(listed) as file:
+        shutil.copyfileobj(source, file)
 
 
 def refused_list(output: Path) -> Path:

@@ -185,9 +185,12 @@ def _score_file(
         raise ConfigError(f"cohort={cfg.cohort} is given, but the model has one calibration for all rows; leave it out")
     cohort = None if cfg.cohort is None else str(cfg.cohort)
     shaping = Shaping(file, card, header=cfg.header, drop=tuple(str(name) for name in cfg.drop), cohort=cohort)
-    answers = Answers(output.suffix.lower(), card, cfg.probabilities, outputs, with_files=images is not None)
+    with_empty = cfg.on_error == "empty"
+    answers = Answers(output.suffix.lower(), card, cfg.probabilities, outputs, images is not None, with_empty)
     about = _about(cfg, scorer, source, outputs, images)
-    with journal_of(output, about, on_error=cfg.on_error, resume=cfg.resume, overwrite=cfg.overwrite) as journal:
+    # Rows of one Parquet file may be empty or may not be: what is begun without such rows does not go on with them.
+    empty_rows = {"empty_rows": with_empty} if answers.ending == ".parquet" else {}
+    with journal_of(output, about | empty_rows, on_error=cfg.on_error, resume=cfg.resume, overwrite=cfg.overwrite) as journal:
         if journal.parts:
             print(f"{source}: {journal.num_rows} rows are done already")
         chunks = file.read(journal.num_rows, chunk_rows(card))
@@ -207,10 +210,11 @@ def _score_file(
                     bars.append(stack.enter_context(bar))
                 bars[0].update(num_rows)
 
-            scored = in_order(chunks, scoring)
-            write_parts(
-                journal, scored, answers, part_rows=cfg.part_rows, on_error=cfg.on_error, progress=progress, check=unchanged
-            )
+            if not journal.is_complete:
+                scored = in_order(chunks, scoring)
+                write_parts(
+                    journal, scored, answers, part_rows=cfg.part_rows, on_error=cfg.on_error, progress=progress, check=unchanged
+                )
             for bar in bars:  # of files that do not tell how many rows they have
                 bar.total = bar.n
                 bar.refresh()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ovr.runtime.client import Client
     from ovr.runtime.predictor import EdgePredictor
 
-CHUNK_BYTES = 1 << 24  # of a chunk's rows as numbers and of what is made of its probabilities
+CHUNK_BYTES = 1 << 24  # of a chunk's rows as numbers and of its probabilities
 CHUNK_ROWS = (16, 1 << 15)
 
 
@@ -65,7 +65,7 @@ class Scored:
 
     first: int
     num_rows: int
-    written: Any  # bytes, or an Arrow table
+    written: Any  # bytes, or a record batch of Arrow
     refused: list[tuple[int, str, str]] = field(default_factory=list)
     counts: Mapping[str, int] = field(default_factory=dict)  # of cohorts
 
@@ -175,7 +175,7 @@ def default_workers() -> int:
 
 def chunk_rows(card: ModelCard) -> int:
     """Return how many rows a chunk has: a power of two that keeps it within some MiB."""
-    row_bytes = 4 * card.input.size + 24 * len(card.taxonomy)
+    row_bytes = 4 * (card.input.size + len(card.taxonomy))
     least, most = CHUNK_ROWS
     fit = max(1, CHUNK_BYTES // row_bytes)
     return min(most, max(least, 1 << (fit.bit_length() - 1)))

@@ -15,6 +15,8 @@ from ovr.core.artifact import DecisionPolicy
 from ovr.core.prediction import Decision
 from ovr.errors import ArtifactError, InputError
 
+_ONE_BITS = np.float32(1).view(np.uint32)  # bits of float32 numbers from 0 on sort as they do, those of -0.0 and NaN after all
+
 
 def decide(
     prob_BK: Any, *, threshold_K: ArrayLike, policy: DecisionPolicy, available_BK: NDArray[np.bool_] | None = None
@@ -71,9 +73,12 @@ def labels_decided(
     """Return the classes decided on (B, C) among consecutive columns, given the column of each row's highest probability of all."""
     if policy.mode == "multilabel":
         label_BC = prob_BC >= threshold_C
-    else:
-        label_BC = np.arange(first_column, first_column + prob_BC.shape[1]) == top_B[:, None]
-    label_BC[abstained_B] = False
+        label_BC[abstained_B] = False
+        return label_BC
+    label_BC = np.zeros(prob_BC.shape, bool)
+    column_B = top_B - first_column
+    row_P = np.flatnonzero(~abstained_B & (column_B >= 0) & (column_B < prob_BC.shape[1]))
+    label_BC[row_P, column_B[row_P]] = True
     return label_BC
 
 
@@ -81,6 +86,8 @@ def _checked(prob_BK: Any) -> NDArray[np.float32]:
     array = np.asarray(prob_BK)
     if array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1] == 0:
         raise InputError(f"probabilities have shape {array.shape} and dtype {array.dtype}; expected numbers (rows, heads)")
+    if array.dtype == np.float32 and array.size and array.flags.c_contiguous and array.view(np.uint32).max() <= _ONE_BITS:
+        return array  # nothing above 1 or below 0, no NaN and no -0.0: one look at all in place of four
     if len(array) and not (array.min() >= 0 and array.max() <= 1):  # of NaN neither is true
         row, column = (int(i) for i in np.argwhere(~((array >= 0) & (array <= 1)))[0])
         raise InputError(f"probability of row {row}, head column {column} is {array[row, column]}; expected 0 to 1")

@@ -86,12 +86,49 @@ def test_parts_that_are_not_whole_are_made_again_and_a_journal_that_is_none_is_r
     (folder / "journal.jsonl").write_bytes(journal[:5] + b"\n" + journal)
     assert "journal.jsonl cannot be read" in error_of(capsys, *goes_on)
     (folder / "journal.jsonl").write_bytes(journal[:-4])  # as a kill may leave it: the last part counts for nothing
-    part = folder / "part-000001.csv"
-    part.write_bytes(part.read_bytes()[:-1])
+    lines = (folder / "rows.csv").read_bytes().splitlines(keepends=True)
+    assert len(lines) == 1 + 1_536
+    (folder / "rows.csv").write_bytes(b"".join(lines[: 1 + 1_024])[:-1])  # all of the first part and not of the second
     assert main(goes_on) == 0
     assert ": 512 rows are done already" in capsys.readouterr().out
     assert main([*unfinished[:3], f"output={tmp_path / 'z.csv'}", "on_error=skip", "part_rows=512"]) == 0
     assert (tmp_path / "y.csv").read_bytes() == (tmp_path / "z.csv").read_bytes()
+
+
+def test_a_run_that_is_killed_when_its_output_has_its_name_has_nothing_left_to_do(unfinished, tmp_path, capsys, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def kill(_):
+        raise Killed
+
+    goes_on = [*unfinished, "resume=true", "on_error=skip"]
+    with monkeypatch.context() as patch:
+        patch.setattr("ovr.runtime.batch.parts.Journal.discard", kill)
+        with pytest.raises(Killed):
+            main(goes_on)
+    whole = (tmp_path / "y.csv").read_bytes()
+    before = (tmp_path / "y.csv").stat()
+    capsys.readouterr()
+    assert main(goes_on) == 0
+    assert "1999 predictions in " in capsys.readouterr().out
+    after = (tmp_path / "y.csv").stat()
+    assert (tmp_path / "y.csv").read_bytes() == whole
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert not (tmp_path / "_y.csv.partial").exists()
+
+
+def test_parquet_begun_without_empty_rows_does_not_go_on_with_them(numbers, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("ovr.cli.scoring.CHUNK_ROWS", (16, 512))
+    x = np.ones((2_000, 6))
+    x[1_999, 3] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    arguments = command(numbers, tmp_path / "x.npy", tmp_path / "y.parquet", "part_rows=512")
+    error_of_late(capsys, *arguments)
+    error = error_of(capsys, *arguments, "resume=true", "on_error=empty")
+    assert "was begun with something else than this run has (empty_rows: False, now True); resume=true needs the same" in error
+    assert main([*arguments, "resume=true", "on_error=skip"]) == 0
+    np.testing.assert_array_equal(probs(tmp_path / "y.parquet"), EdgePredictor(numbers).predict_proba(x[:1_999]))
 
 
 def test_an_unfinished_run_is_begun_anew_on_purpose_and_two_do_not_write_one_output(unfinished, tmp_path, capsys):

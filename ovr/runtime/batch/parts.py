@@ -1,8 +1,9 @@
-"""What a run that may be killed leaves on the disk: parts of its output that appear whole, and a journal of them.
+"""What a run that may be killed leaves on the disk: its output as far as it goes, and a journal of the parts of it that are whole.
 
-Knows files, not what is in them. Beside `answers.csv` stands the folder `_answers.csv.partial` until all parts are joined: in it
-`journal.jsonl`, a line that says what is being made of what, then one a part, each written after its part has its name; and
-`part-000000.csv` and so on. A part that the journal does not tell of, or that is not whole, is made again.
+Knows files, not what is in them. Beside `answers.csv` stands the folder `_answers.csv.partial` until the output is complete: in it
+`journal.jsonl`, a line that says what is being made of what, then one a part; and files that grow by parts, each of which is on the
+disk before the journal tells of it: `rows.csv`, which becomes the output by a rename, `refused.jsonl`, and for Parquet `footers`.
+What a file holds beyond the last part that the journal tells of is cut off, and made again.
 """
 
 import fcntl
@@ -18,43 +19,41 @@ from typing import Any
 from ovr.core.files import canonical_json, fsync_directory, sha256_bytes, staged_file
 from ovr.errors import InputError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SAMPLES = 64  # blocks of a large file that its digest is of
 SAMPLE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part that is on the disk: the rows of the input that it is of, and its files' sizes."""
+    """A part that is on the disk: the rows of the input that it is of, and by how much each file grew."""
 
     num_rows: int
     num_refused: int
     size_bytes: int
     refused_bytes: int
     counts: Mapping[str, int]
+    footer_bytes: int = 0
 
 
-class StagedPart:
-    """A file that is being written in a locked folder, and has its name when it is on the disk."""
+class GrowingFile:
+    """A file in a locked folder that parts are added to; what it holds beyond `size_bytes`, of parts that count, is cut off."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._staging = path.with_name(f".{path.name}.tmp")
-        self.file = self._staging.open("wb")
+    def __init__(self, path: Path, size_bytes: int) -> None:
+        self.file = path.open("ab")
+        self.file.truncate(size_bytes)
+        self.file.seek(0, os.SEEK_END)
+        self.size_bytes = size_bytes
 
-    def commit(self) -> int:
-        """Give the file its name, and return its size."""
+    def end_part(self) -> int:
+        """Hand the rest of a part to the system, and return by how much the file grew."""
+        before, self.size_bytes = self.size_bytes, self.file.tell()
         self.file.flush()
-        os.fsync(self.file.fileno())
-        size_bytes = self.file.tell()
-        self.file.close()
-        os.replace(self._staging, self._path)
-        return size_bytes
+        return self.size_bytes - before
 
-    def abort(self) -> None:
-        """Remove the file."""
-        self.file.close()
-        self._staging.unlink(missing_ok=True)
+    def sync(self) -> None:
+        """Flush what the system has of the file to the disk."""
+        os.fsync(self.file.fileno())
 
 
 class Journal:
@@ -62,8 +61,12 @@ class Journal:
 
     def __init__(self, output: Path, folder: Path) -> None:
         self.output = output
-        self.folder = folder
         self.parts: list[Part] = []
+        self.folder = folder
+        self.rows = folder / f"rows{output.suffix}"
+        self.refused = folder / "refused.jsonl"
+        self.footers = folder / "footers"
+        self.is_complete = False  # whether the output has its name already
 
     @property
     def num_rows(self) -> int:
@@ -75,28 +78,26 @@ class Journal:
         """How many of these were refused."""
         return sum(part.num_refused for part in self.parts)
 
-    def part(self, number: int) -> Path:
-        """Return the place of a part."""
-        ending = (
-            ".arrow" if self.output.suffix == ".parquet" else self.output.suffix
-        )  # a Parquet file cannot be made of others as it is
-        return self.folder / f"part-{number:06d}{ending}"
-
-    def refused(self, number: int) -> Path:
-        """Return the place of the list of a part's refused rows, which is there if there are any."""
-        return self.folder / f"refused-{number:06d}.jsonl"
-
     def add(self, part: Part) -> None:
-        """Tell of the next part, whose files have their names already."""
-        with (self.folder / "journal.jsonl").open("ab") as file:
-            file.write(canonical_json(asdict(part)) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Tell of the next part, which is on the disk."""
+        self._tell(asdict(part))
         self.parts.append(part)
+
+    def complete(self) -> None:
+        """Let the output appear, all of which is on the disk, in place of what was there."""
+        self._tell({"complete_bytes": self.rows.stat().st_size})
+        os.replace(self.rows, self.output)
+        fsync_directory(self.output.parent)
 
     def discard(self) -> None:
         """Remove journal and parts."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _tell(self, line: Mapping[str, Any]) -> None:
+        with (self.folder / "journal.jsonl").open("ab") as file:
+            file.write(canonical_json(line) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def partial_folder(output: Path) -> Path:
@@ -130,7 +131,7 @@ def journal_of(
         except BlockingIOError:
             raise InputError(f"another process is writing {output}; wait for it, or choose another output") from None
         journal = Journal(output, folder)
-        before, journal.parts = _read(journal)
+        before, journal.parts, complete_bytes = _read(journal)
         if journal.parts and not resume:
             if not overwrite:
                 raise InputError(
@@ -140,11 +141,14 @@ def journal_of(
             journal.parts = []
         if journal.parts:
             _check_same(before if journal.num_refused else before | {"on_error": on_error}, head, output)
-            journal.parts = _whole_parts(journal)
+            journal.is_complete = _is_complete(journal, complete_bytes)
+            if not journal.is_complete:
+                journal.parts = _whole_parts(journal)
         for left in folder.glob(".*.tmp*"):
             left.unlink()
         with staged_file(folder / "journal.jsonl") as file:  # without the torn line that a kill may leave
-            for line in (head, *map(asdict, journal.parts)):
+            complete = [{"complete_bytes": complete_bytes}] if journal.is_complete else []
+            for line in (head, *map(asdict, journal.parts), *complete):
                 file.write(canonical_json(line) + b"\n")
         fsync_directory(folder.parent)
         try:
@@ -176,14 +180,15 @@ def identity(path: Path, *, files: Sequence[Path] | None = None) -> dict[str, An
     return {"size_bytes": stat.st_size, "changed_ns": stat.st_mtime_ns, "sha256": sha256_bytes(b"".join(data))}
 
 
-def _read(journal: Journal) -> tuple[dict[str, Any], list[Part]]:
-    """Return what the journal is about, and its parts; lines from the first torn one on count for nothing."""
+def _read(journal: Journal) -> tuple[dict[str, Any], list[Part], int | None]:
+    """Return what the journal is about, its parts, and the size of the output that was complete; a torn last line is none."""
     try:
         lines = (journal.folder / "journal.jsonl").read_bytes().split(b"\n")[:-1]
-        head, *parts = (json.loads(line) for line in lines)
-        return head, [Part(**part) for part in parts]
+        head, *told = (json.loads(line) for line in lines)
+        complete_bytes = told.pop()["complete_bytes"] if told and "complete_bytes" in told[-1] else None
+        return head, [Part(**part) for part in told], complete_bytes
     except FileNotFoundError:
-        return {}, []
+        return {}, [], None
     except (ValueError, TypeError) as error:
         raise InputError(
             f"{journal.folder}/journal.jsonl cannot be read ({error}); remove the folder to begin {journal.output} anew"
@@ -205,10 +210,19 @@ def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], output: Path)
         )
 
 
+def _is_complete(journal: Journal, complete_bytes: int | None) -> bool:
+    """Return whether the output has its name already: a run may be killed between that and the end."""
+    if complete_bytes is None or journal.rows.exists():
+        return False
+    return journal.output.is_file() and journal.output.stat().st_size == complete_bytes
+
+
 def _whole_parts(journal: Journal) -> list[Part]:
-    """Return the parts up to the first whose files have not the sizes that the journal tells, as after a loss of power."""
+    """Return the parts up to the first that a file is too short for, as after a loss of power."""
+    sizes = [path.stat().st_size if path.is_file() else 0 for path in (journal.rows, journal.refused, journal.footers)]
     for number, part in enumerate(journal.parts):
-        for path, size in ((journal.part(number), part.size_bytes), (journal.refused(number), part.refused_bytes)):
-            if size != (path.stat().st_size if path.is_file() else 0):
-                return journal.parts[:number]
+        for place, grown_bytes in enumerate((part.size_bytes, part.refused_bytes, part.footer_bytes)):
+            sizes[place] -= grown_bytes
+        if min(sizes) < 0:
+            return journal.parts[:number]
     return journal.parts
