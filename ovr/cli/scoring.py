@@ -21,6 +21,7 @@ from ovr.core.prediction import Prediction
 from ovr.decision.decide import decide
 from ovr.errors import ConfigError, InputError, ServingError
 from ovr.runtime.batch.answers import Answers, Rows
+from ovr.runtime.batch.buffers import Buffers
 from ovr.runtime.batch.cells import plain_cells
 from ovr.runtime.batch.chunks import Chunk
 from ovr.runtime.batch.shaping import ShapedRows, Shaping
@@ -78,6 +79,7 @@ class FromBundle:
     batch_size: int
     num_workers: int
     top_k: int | None = None
+    buffers: Buffers = field(default_factory=Buffers)
 
     @property
     def card(self) -> ModelCard:
@@ -99,7 +101,8 @@ class FromBundle:
 
     def answer(self, shaped: ShapedRows, prepared: Any) -> Any:
         """Return probabilities (B, K)."""
-        return self.predictor.predict_encoded(prepared, cohort=shaped.cohort, batch_size=self.batch_size)
+        prob_BK = self.buffers.empty((len(prepared), len(self.card.taxonomy)), np.float32)
+        return self.predictor.predict_encoded(prepared, cohort=shaped.cohort, batch_size=self.batch_size, out=prob_BK)
 
     def decided(self, answer: Any) -> Prediction:
         """See `Scorer`."""

@@ -182,9 +182,15 @@ class EdgePredictor:
         x = check_rows(rows, self.card.input) if encoded else self.encode(rows)
         return self._prob(x, self._cohort_numbers(rows, cohort, len(x)), batch_size, progress)
 
-    def predict_encoded(self, x: NDArray[np.float32], *, cohort: Any = None, batch_size: int = 256) -> NDArray[np.float32]:
-        """Return what `predict_proba` returns for rows as `encode` has just returned them, which are not looked at again."""
-        return self._prob(x, self._cohort_numbers(x, cohort, len(x)), batch_size, None)
+    def predict_encoded(
+        self, x: NDArray[np.float32], *, cohort: Any = None, batch_size: int = 256, out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Return what `predict_proba` returns for rows as `encode` has just returned them, which are not looked at again.
+
+        Args:
+            out: (B, K) float32 that is filled and returned; None makes an array.
+        """
+        return self._prob(x, self._cohort_numbers(x, cohort, len(x)), batch_size, None, out)
 
     def _prob(
         self,
@@ -192,8 +198,9 @@ class EdgePredictor:
         number_B1: NDArray[np.int64] | None,
         batch_size: int,
         progress: Callable[[int], Any] | None,
+        out: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
-        prob_BK = np.empty((len(x), len(self.card.taxonomy)), dtype=np.float32)
+        prob_BK = np.empty((len(x), len(self.card.taxonomy)), dtype=np.float32) if out is None else out
         for start in range(0, len(x), batch_size):
             part = x[start : start + batch_size]
             feed: dict[str, NDArray[Any]] = {self.card.input.name: part}

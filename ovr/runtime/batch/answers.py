@@ -21,9 +21,10 @@ from ovr.core.artifact import ModelCard
 from ovr.core.outcomes import OUTPUTS, PER_CLASS
 from ovr.core.prediction import Prediction
 from ovr.errors import ServingError
+from ovr.runtime.batch.buffers import Buffers
 
 FORMATS = (".csv", ".jsonl", ".ndjson", ".parquet")
-TRANSPOSED_ROWS = 256  # at a time
+TRANSPOSED_ROWS = 512  # at a time
 LEAST_PLAIN = 1e-6  # of numbers in CSV; below it they have an exponent
 
 
@@ -80,6 +81,10 @@ class Answers:
         return schema(self)
 
     @cached_property
+    def _buffers(self) -> Buffers:
+        return Buffers()
+
+    @cached_property
     def head(self) -> bytes:
         """What a file begins with: the header of CSV."""
         return _csv_line(self.names) if self.ending == ".csv" else b""
@@ -114,8 +119,15 @@ class Answers:
         columns: list[NDArray[Any]] = [np.take_along_axis(prob_BK, prediction.decision.top_BM[:, :1], axis=1)[:, 0]]
         columns += [OUTPUTS[output](prob_BK) for output in self.outputs if output not in PER_CLASS]
         for output in self._per_class:
-            columns += list(_transposed(prob_BK if output == "prob" else OUTPUTS[output](prob_BK)))
+            columns += list(self._transposed(prob_BK if output == "prob" else OUTPUTS[output](prob_BK)))
         return columns
+
+    def _transposed(self, value_BK: NDArray[Any]) -> NDArray[Any]:
+        """Return (K, B), contiguous: some rows at a time, which stay in the cache."""
+        value_KB = self._buffers.empty(value_BK.shape[::-1], value_BK.dtype)
+        for start in range(0, len(value_BK), TRANSPOSED_ROWS):
+            value_KB[:, start : start + TRANSPOSED_ROWS] = value_BK[start : start + TRANSPOSED_ROWS].T
+        return value_KB
 
     def decided(self, prediction: Prediction) -> tuple[NDArray[np.int64], list[tuple[int, ...]]]:
         """Return (for each row the place of its classes in the list (B,), the different sets of classes as columns)."""
@@ -174,14 +186,6 @@ class Answers:
                 line |= {"labels": labels, "names": [name[class_id] for class_id in labels], **record}
             lines.append(json.dumps(line, ensure_ascii=False).encode() + b"\n")
         return b"".join(lines)
-
-
-def _transposed(value_BK: NDArray[Any]) -> NDArray[Any]:
-    """Return (K, B), contiguous: some rows at a time, which stay in the cache."""
-    value_KB = np.empty(value_BK.shape[::-1], value_BK.dtype)
-    for start in range(0, len(value_BK), TRANSPOSED_ROWS):
-        value_KB[:, start : start + TRANSPOSED_ROWS] = value_BK[start : start + TRANSPOSED_ROWS].T
-    return value_KB
 
 
 def csv_lines(

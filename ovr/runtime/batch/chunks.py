@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovr.errors import InputError
+from ovr.runtime.batch.buffers import Buffers
 from ovr.runtime.record_files import MAX_CELL_CHARS, SPARSE, cell_delimiter, json_list, opened, xmc_rows
 from ovr.runtime.rows import read_npy
 
@@ -113,12 +114,13 @@ def _array_file(path: Path) -> RowFile:
     offset = path.stat().st_size - row_bytes * len(mapped)
 
     def read(start: int, size: int) -> Iterator[Chunk]:
+        buffers = Buffers()
         # Pages of a mapped file count as resident memory until the system takes them back, so rows are copied from the file.
         with readable(path), path.open("rb") as file:
             for first in range(start - start % size, len(mapped), size):
                 num_rows = min(size, len(mapped) - first)
                 if in_order:
-                    array = np.empty((num_rows, *mapped.shape[1:]), mapped.dtype)
+                    array = buffers.empty((num_rows, *mapped.shape[1:]), mapped.dtype)
                     file.seek(offset + first * row_bytes)
                     if row_bytes and file.readinto(array.reshape(-1).view(np.uint8).data) < array.nbytes:
                         raise InputError(f"{path} ends before row {len(mapped) - 1}; it was cut short")
