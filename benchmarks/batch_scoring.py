@@ -52,6 +52,7 @@ from ovr.model import Normalizer, OvrModel
 
 DIMENSIONS = 384
 CORES = len(os.sched_getaffinity(0))
+BAR = 0.9  # of a loop's rate that ours is to reach
 WORDS = tuple(f"word{n}" for n in range(5_000))
 
 
@@ -165,16 +166,17 @@ def by_turns(calls: Sequence[Callable[[], None]], repeats: int) -> list[Taken]:
 def rates(quick: bool) -> Iterator[Row]:
     repeats = 1 if quick else 3
     cases: list[tuple[str, int, int, Callable[[Path, int, int], tuple[Path, Path]], str]] = [
-        ("table, parquet to parquet", 10, 150_000, table, "parquet"),
-        ("table, parquet to parquet", 100, 100_000, table, "parquet"),
-        ("table, parquet to csv", 10, 150_000, table, "csv"),
-        ("embeddings, npy to parquet", 10, 250_000, lambda f, k, n: embeddings(f, k, n, "npy"), "parquet"),
-        ("embeddings, npy to parquet", 100, 150_000, lambda f, k, n: embeddings(f, k, n, "npy"), "parquet"),
-        ("embeddings, parquet to parquet", 100, 150_000, lambda f, k, n: embeddings(f, k, n, "parquet"), "parquet"),
-        ("texts, parquet to parquet", 10, 8_000, texts, "parquet"),
+        ("table, parquet to parquet", 10, 400_000, table, "parquet"),
+        ("texts, parquet to parquet", 10, 40_000, texts, "parquet"),
+        ("table, parquet to parquet", 100, 300_000, table, "parquet"),
+        ("table, parquet to parquet", 1000, 80_000, table, "parquet"),
+        ("table, parquet to csv", 10, 200_000, table, "csv"),
+        ("embeddings, npy to parquet", 10, 600_000, lambda f, k, n: embeddings(f, k, n, "npy"), "parquet"),
+        ("embeddings, npy to parquet", 100, 300_000, lambda f, k, n: embeddings(f, k, n, "npy"), "parquet"),
+        ("embeddings, parquet to parquet", 100, 200_000, lambda f, k, n: embeddings(f, k, n, "parquet"), "parquet"),
     ]
     if quick:
-        cases = [(what, num_heads, num_rows // 100, make, ending) for what, num_heads, num_rows, make, ending in cases[::6]]
+        cases = [(what, num_heads, num_rows // 200, make, ending) for what, num_heads, num_rows, make, ending in cases[:2]]
     for what, num_heads, num_rows, make, ending in cases:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -183,21 +185,23 @@ def rates(quick: bool) -> Iterator[Row]:
             rows = raw_rows(source)
             x = predictor.encode(rows)
             if ending == "parquet" and not what.startswith("texts"):
-                calls = [ours(bundle, source, folder / "y.parquet", 1), loop_over_file(bundle, source, folder / "z.parquet", 1)]
-                taken = by_turns(calls, repeats)
+                for cores in (1, CORES):
+                    loop = loop_over_file(bundle, source, folder / "z.parquet", cores)
+                    taken = by_turns([ours(bundle, source, folder / "y.parquet", cores), loop], repeats)
+                    yield rate(what, f"loop over the file, {cores} thread(s); workers={cores}", num_heads, num_rows, taken)
+                    if cores == 1:
+                        yield processors(what, num_heads, num_rows, taken)
                 check_same_answers(folder / "y.parquet", folder / "z.parquet")
-                yield rate(what, "loop over the file; workers=1", num_heads, num_rows, taken)
-                if num_heads == 10:
-                    yield bar(what, num_heads, num_rows, taken)
-            for cores, label in ((1, "bare loop, 1 thread; workers=1"), (CORES, f"bare loop, {CORES} threads; workers={CORES}")):
+            for cores in (1, CORES):
                 calls = [ours(bundle, source, folder / f"y.{ending}", cores), bare_loop(bundle, x, cores)]
+                label = f"bare loop, {cores} thread(s); workers={cores}"
                 yield rate(what, label, num_heads, num_rows, by_turns(calls, repeats))
             if what.startswith("texts"):
-                loop = bare_loop(bundle, x, 1)
+                run = bare_loop(bundle, x, 1)
 
-                def encoded_first(rows: Any = rows, predictor: EdgePredictor = predictor, loop: Callable[[], None] = loop) -> None:
+                def encoded_first(rows: Any = rows, predictor: EdgePredictor = predictor, run: Callable[[], None] = run) -> None:
                     predictor.encode(rows)
-                    loop()
+                    run()
 
                 calls = [ours(bundle, source, folder / f"y.{ending}", 1), encoded_first]
                 yield rate(what, "encode, then bare loop", num_heads, num_rows, by_turns(calls, repeats))
@@ -210,7 +214,7 @@ def rate(what: str, against: str, k: int, num_rows: int, taken: list[Taken]) -> 
         cpu_us = statistics.median(each.cpu_s) / num_rows * 1e6
         told.append(f"{name} {min(each.clock_s):.2f} to {max(each.clock_s):.2f} s, {cpu_us:.2f} us of processors a row")
     spread = "; ".join(told)
-    return Row(what, against, k, a, b, "rows/s", a / b, f"{num_rows} rows; {spread}")
+    return Row(what, against, k, a, b, "rows/s", a / b, f"{num_rows} rows; >= 0.9: {said(a / b >= BAR)}; {spread}")
 
 
 def check_same_answers(ours: Path, peer: Path) -> None:
@@ -224,10 +228,10 @@ def check_same_answers(ours: Path, peer: Path) -> None:
             assert a[name].to_pylist() == b[name].to_pylist(), name
 
 
-def bar(what: str, k: int, num_rows: int, taken: list[Taken]) -> Row:
-    """Return the processors' time of a row beside that of the loop over the file, of which ours is to have 90 % of the speed."""
+def processors(what: str, k: int, num_rows: int, taken: list[Taken]) -> Row:
+    """Return the processors' time of a row beside that of the loop over the file."""
     a, b = (statistics.median(each.cpu_s) / num_rows * 1e6 for each in taken)
-    return Row(f"{what}, processors", "loop over the file: >= 0.9", k, a, b, "us a row", b / a, said(b / a >= 0.9))
+    return Row(f"{what}, processors", "loop over the file: >= 0.9", k, a, b, "us a row", b / a, said(b / a >= BAR))
 
 
 def sizes(quick: bool) -> Iterator[Row]:
