@@ -61,7 +61,9 @@ def batch(rows: "Rows", answers: "Answers") -> Any:
             values = pa.array([[texts[k] for k in columns] for columns in sets], pa.list_(pa.string()))
             columns.append(values.take(pa.array(at_B)))
     columns.append(pa.array(rows.prediction.decision.abstained_B))
-    columns += [pa.array(column) for column in answers.numbers(rows.prediction)]
+    for value_CB in answers.numbers(rows.prediction):
+        values, num_rows = pa.array(value_CB.reshape(-1)), value_CB.shape[1]
+        columns += [values.slice(c * num_rows, num_rows) for c in range(len(value_CB))]
     if not rows.kept_B.all():
         place = pa.array(np.cumsum(rows.kept_B) - 1, mask=~rows.kept_B)
         columns = [column.take(place) for column in columns]

@@ -114,12 +114,11 @@ class Answers:
         return [*(["prob"] if self.probabilities else []), *(output for output in self.outputs if output in PER_CLASS)]
 
     def numbers(self, prediction: Prediction) -> list[NDArray[Any]]:
-        """Return the columns after `abstained`, each (B,): float32 probabilities, and float64 of `outputs`."""
+        """Return the columns after `abstained` as arrays of one or more (C, B): float32 probabilities, and float64 of `outputs`."""
         prob_BK = prediction.prob_BK
-        columns: list[NDArray[Any]] = [np.take_along_axis(prob_BK, prediction.decision.top_BM[:, :1], axis=1)[:, 0]]
-        columns += [OUTPUTS[output](prob_BK) for output in self.outputs if output not in PER_CLASS]
-        for output in self._per_class:
-            columns += list(self._transposed(prob_BK if output == "prob" else OUTPUTS[output](prob_BK)))
+        columns: list[NDArray[Any]] = [np.take_along_axis(prob_BK, prediction.decision.top_BM[:, :1], axis=1).T]
+        columns += [OUTPUTS[output](prob_BK)[None] for output in self.outputs if output not in PER_CLASS]
+        columns += [self._transposed(prob_BK if output == "prob" else OUTPUTS[output](prob_BK)) for output in self._per_class]
         return columns
 
     def _transposed(self, value_BK: NDArray[Any]) -> NDArray[Any]:
@@ -150,7 +149,8 @@ class Answers:
                 from ovr.runtime.batch.answer_tables import csv_lines as make
             else:
                 make = csv_lines
-            data, end_B = make(number_B, files, at_B, labels, abstained_B, self.numbers(rows.prediction))
+            columns = [column for value_CB in self.numbers(rows.prediction) for column in value_CB]
+            data, end_B = make(number_B, files, at_B, labels, abstained_B, columns)
         if rows.kept_B.all():
             return data
         kept = (data[start:end] for start, end in pairwise(end_B.tolist()))
