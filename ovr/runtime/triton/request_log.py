@@ -96,6 +96,11 @@ class RequestLog:
         """Whether requests that have a trace are noted, whether or not they are written."""
         return self._export is not None
 
+    @property
+    def notes_answers(self) -> bool:
+        """Whether any request that is answered may be noted: else its id does not matter."""
+        return self.exports or self._below > 0
+
     def writes(self, request_id: str, status: str) -> bool:
         """Return whether there is a line about a request."""
         if status != OK:
@@ -119,6 +124,7 @@ class RequestLog:
         while not self._stopped:
             self._wake.wait(INTERVAL_S)
             self._tell()
+        self._tell()  # what was noted while the others were told
 
     def _tell(self) -> None:
         traced = []

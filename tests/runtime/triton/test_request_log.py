@@ -1,6 +1,7 @@
 """What a line for a request says, and what becomes of lines that nobody takes. With a server: tests/triton/test_request_log.py."""
 
 import json
+import threading
 import time
 
 import numpy as np
@@ -70,6 +71,27 @@ def test_a_line_is_one_line_that_is_written_at_once_whatever_the_names_are():
     assert line.count(b"\n") == 1
     assert len(line) <= MAX_LINE_BYTES
     assert json.loads(line) == {**fields, "request_id": "\n" * 128, "classes": None, "unavailable": None, "head_versions": None}
+
+
+def test_what_is_noted_while_others_are_written_is_written_at_the_end():
+    lines, begun, go_on = [], threading.Event(), threading.Event()
+
+    def write(line):
+        begun.set()
+        go_on.wait(30)
+        lines.append(line)
+
+    log = RequestLog(IDS, RequestLogSettings(share=1.0), version=3, bundle_sha256="f" * 64, write=write)
+    log.note(noted(id="first"))
+    begun.wait(30)
+    log.note(noted(id="second"))
+    ending = threading.Thread(target=log.finalize)
+    ending.start()
+    while not log._stopped:
+        time.sleep(0.001)
+    go_on.set()
+    ending.join()
+    assert [json.loads(line)["request_id"] for line in lines] == ["first", "second"]
 
 
 def test_errors_are_written_and_of_the_rest_the_share_asked_for_by_id():
