@@ -6,7 +6,8 @@ from ovr.runtime.triton.class_counts import LATENCY_BOUNDS_E, POOLED, SCORE_BOUN
 IDS = ("a", "b", "c", "d")
 
 
-def answer(rng, num_rows, column_C=None, *, versions=(1, 1, 1, 1), latency_s=0.003):
+def answer(rng, *rows_R, column_C=None, versions=(1, 1, 1, 1), latency_s=0.003):
+    num_rows = sum(rows_R)
     versions = np.array(versions) if column_C is None else np.array(versions)[column_C]
     prob_BC = rng.random((num_rows, len(versions))).astype(np.float32)
     prob_BC[rng.random(prob_BC.shape) < 0.1] = np.nan
@@ -14,16 +15,16 @@ def answer(rng, num_rows, column_C=None, *, versions=(1, 1, 1, 1), latency_s=0.0
     label_BC = (prob_BC > 0.5) & ~abstained_B[:, None]
     top_B = np.where(np.isnan(prob_BC).all(axis=1), -1, np.nan_to_num(prob_BC, nan=-1).argmax(axis=1))
     version_BC = np.where(np.isnan(prob_BC), 0, versions)
-    return Answered(column_C, prob_BC, label_BC, abstained_B, top_B, version_BC, latency_s)
+    return Answered(column_C, prob_BC, label_BC, abstained_B, top_B, version_BC, rows_R, latency_s)
 
 
 def test_counts_are_those_of_a_loop_over_rows_and_classes(rng):
     counts = ClassCounts(IDS, is_critical=[False, False, False, True], max_classes=3)
     noted = [
-        answer(rng, 20),
-        answer(rng, 7, np.array([3, 0])),
-        answer(rng, 1, np.array([2]), latency_s=9.0),
-        answer(rng, 5, versions=(2, 1, 1, 1)),
+        answer(rng, 8, 1, 11),
+        answer(rng, 7, column_C=np.array([3, 0])),
+        answer(rng, 1, column_C=np.array([2]), latency_s=9.0),
+        answer(rng, 3, 2, versions=(2, 1, 1, 1)),
     ]
     for one in noted:
         counts.note(one)
@@ -33,7 +34,8 @@ def test_counts_are_those_of_a_loop_over_rows_and_classes(rng):
     expected: dict = {}
     for one in noted:
         columns = range(4) if one.column_C is None else one.column_C.tolist()
-        seen = set()
+        first_rows = set(np.cumsum([0, *one.rows_R[:-1]]).tolist())
+        seen: set = set()
         for row in range(len(one.prob_BC)):
             for c, column in enumerate(columns):
                 key = (POOLED, 0) if IDS[column] == "c" else (IDS[column], int(one.head_version_BC[row, c]))
@@ -45,8 +47,8 @@ def test_counts_are_those_of_a_loop_over_rows_and_classes(rng):
                 missing = bool(np.isnan(one.prob_BC[row, c]))
                 group["unavailable"] += int(missing)
                 group["scores"] += [] if missing else [one.prob_BC[row, c]]
-                if row == 0 and key not in seen:
-                    seen.add(key)
+                if row in first_rows and (row, key) not in seen:
+                    seen.add((row, key))
                     group["requests"] += 1
     for key, wanted in expected.items():
         got = groups[key]
@@ -72,7 +74,7 @@ def test_as_many_classes_as_are_allowed_have_groups_of_their_own_critical_ones_f
 
 def test_only_what_was_counted_is_told(rng):
     counts = ClassCounts(("a",), is_critical=[False], max_classes=1)
-    one = Answered(None, np.full((1, 1), np.nan, np.float32), *map(np.array, ([[False]], [False], [-1], [[0]])), 0.001)
+    one = Answered(None, np.full((1, 1), np.nan, np.float32), *map(np.array, ([[False]], [False], [-1], [[0]])), [1], 0.001)
     counts.note(one)
     (group,) = counts.count(counts.take()).values()
     told = list(group.increments())

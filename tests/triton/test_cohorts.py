@@ -10,12 +10,14 @@ from tritonclient.utils import InferenceServerException
 
 from ovr import Client, EdgePredictor
 from ovr.cli.main import main
+from ovr.core.class_metrics import ClassMetricsSettings
 from ovr.errors import ContractError, InputError, ServingError
 from ovr.serving.contract import measure_contract
 from ovr.serving.repository import publish
 from ovr.serving.server import start
 from tests.bundles import small_bundle
 from tests.cohorts import some_cohorts
+from tests.triton.processes import until
 
 pytestmark = pytest.mark.triton
 COHORT = ["F", "M", "nobody", None] * 10
@@ -25,7 +27,7 @@ COHORT = ["F", "M", "nobody", None] * 10
 def served(installed, tmp_path_factory):
     root = tmp_path_factory.mktemp("cohorts")
     bundle = small_bundle(root / "bundle", cohorts=some_cohorts(3))
-    publish(bundle, root / "repo", max_batch_size=16)
+    publish(bundle, root / "repo", max_batch_size=16, class_metrics=ClassMetricsSettings(interval_s=0.1))
     with start(root / "repo") as server:
         yield server, bundle
 
@@ -52,10 +54,14 @@ def test_rows_get_the_calibration_of_their_cohort(served, x, protocol):
         np.testing.assert_allclose(client.predict(x, cohort="M").prob_BK, edge.predict_proba(x, cohort="M"), atol=1e-6)
         with pytest.raises(InputError, match="got 1 cohorts for 40 rows"):
             client.predict(x, cohort=["F"])
-    with urllib.request.urlopen(server.metrics_url) as response:
-        lines = [line for line in response.read().decode().splitlines() if line.startswith("ovr_cohort_rows_total{")]
-    assert {line.partition('cohort="')[2].partition('"')[0] for line in lines} == {"known", "unknown", "missing"}
-    assert all(float(line.rpartition(" ")[2]) >= 10 for line in lines)
+
+    def counted():
+        with urllib.request.urlopen(server.metrics_url) as response:
+            lines = [line for line in response.read().decode().splitlines() if line.startswith("ovr_cohort_rows_total{")]
+        return {line.partition('cohort="')[2].partition('"')[0]: float(line.rpartition(" ")[2]) for line in lines}
+
+    until(lambda: min(counted().values()) >= 10)  # they are told every interval_s
+    assert set(counted()) == {"known", "unknown", "missing"}
 
 
 def test_the_scores_take_numbers_and_pool_those_that_there_are_not(served, x):

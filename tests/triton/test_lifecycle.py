@@ -14,6 +14,7 @@ import tritonclient.http as http_api
 from tritonclient.utils import InferenceServerException
 
 from ovr import Client
+from ovr.core.class_metrics import ClassMetricsSettings
 from ovr.errors import ServingError
 from ovr.serving.repository import publish
 from ovr.serving.server import SHM, start
@@ -172,8 +173,9 @@ def test_the_metrics_count_what_was_asked(repository, started, rng):
     assert 'nv_inference_count{model="ovr_scores",version="1"} 4' in text()
 
 
-def test_rows_that_do_not_fit_are_counted_apart(repository, started, rng):
-    server = started(repository)
+def test_rows_that_do_not_fit_are_counted_apart(tmp_path, started, rng):
+    publish(small_bundle(tmp_path / "bundle"), tmp_path / "repo", class_metrics=ClassMetricsSettings(interval_s=0.1))
+    server = started(tmp_path / "repo")
     with Client(server.http_url) as client:
         client.predict(rng.normal(size=(4, 6)))
     x = np.zeros((3, 6), np.float32)
@@ -185,11 +187,14 @@ def test_rows_that_do_not_fit_are_counted_apart(repository, started, rng):
         pytest.raises(InferenceServerException, match="row 1, column 0 holds nan"),
     ):
         connection.infer("ovr", [tensor])
-    with urllib.request.urlopen(server.metrics_url) as response:
-        lines = response.read().decode().splitlines()
-    counted = {line.partition('outcome="')[2].partition('"')[0]: line for line in lines if line.startswith("ovr_rows_total{")}
-    assert counted["passed"].endswith(" 6")
-    assert counted["refused"].endswith(" 1")
+
+    def counted():
+        with urllib.request.urlopen(server.metrics_url) as response:
+            lines = [line for line in response.read().decode().splitlines() if line.startswith("ovr_rows_total{")]
+        return {line.partition('outcome="')[2].partition('"')[0]: float(line.rpartition(" ")[2]) for line in lines}
+
+    until(lambda: sum(counted().values()) >= 7)  # they are told every interval_s
+    assert counted() == {"passed": 6, "refused": 1}
 
 
 def test_a_taken_port_is_said_before_the_server_is_started(repository, installed):

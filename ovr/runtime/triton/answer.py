@@ -1,4 +1,4 @@
-"""What the router answers one request, as arrays by the names of its outputs. Knows nothing of Triton's objects.
+"""What the router answers requests for the same, as arrays by the names of its outputs. Knows nothing of Triton's objects.
 
 B = batch, K = heads, C = classes asked for, M = top-k
 """
@@ -37,8 +37,10 @@ class Answers:
             if fallback == PRIOR:
                 self._prior_K[card.taxonomy.column(class_id)] = plan.prior[class_id]
 
-    def outputs(self, scored: Scored, asked: Asked, wanted: Collection[str], request_id: str = "") -> dict[str, NDArray[Any]]:
-        """Return the arrays of the outputs, those that take work only where they are wanted.
+    def outputs(self, scored: Scored, asked: Asked, wanted: Collection[str]) -> dict[str, NDArray[Any]]:
+        """Return the arrays of the outputs, in C order and row by row; those that take work only where they are wanted.
+
+        What a row gets depends on no other row, so that several requests may be answered at once. `request_id` is not among them.
 
         Raises:
             InputError: a row for which no class has a probability though heads answered: it overflows within the model.
@@ -47,7 +49,7 @@ class Answers:
         column_C = asked.column_C
         prob_BC, version_BC = scored.prob_BK, scored.head_version_BK
         if column_C is not None:
-            prob_BC, version_BC = prob_BC[:, column_C], version_BC[:, column_C]
+            prob_BC, version_BC = prob_BC.take(column_C, axis=1), version_BC.take(column_C, axis=1)  # in C order, unlike indexing
         missing_BC = np.isnan(prob_BC)
         available_BC = None
         if missing_BC.any():
@@ -58,7 +60,7 @@ class Answers:
         decision = decide(prob_BC, threshold_K=asked.threshold_C, policy=asked.policy, available_BK=available_BC)
         num_rows = len(prob_BC)
         outputs: dict[str, NDArray[Any]] = {
-            "prob": np.ascontiguousarray(prob_BC),
+            "prob": prob_BC,
             "label": decision.label_BK,
             "abstained": decision.abstained_B[:, None],
             "top": decision.top_BM,
@@ -69,17 +71,15 @@ class Answers:
             column_BM = top_BM if column_C is None else np.where(top_BM < 0, -1, column_C[top_BM])
             outputs["top_class"] = self._class_K[column_BM]
         if "head_version" in wanted:
-            outputs["head_version"] = version_BC.copy()
+            outputs["head_version"] = version_BC
         if "bundle_sha256" in wanted:
             outputs["bundle_sha256"] = np.full((num_rows, 1), self._bundle_sha256, dtype=np.object_)
-        if "request_id" in wanted:
-            outputs["request_id"] = np.full((num_rows, 1), request_id.encode(), dtype=np.object_)
         for name in OUTPUTS.keys() & wanted:
             outputs[name] = OUTPUTS[name](prob_BC).reshape(num_rows, -1)
         if available_BC is not None and asked.fill is not None:
             for name in ("prob", *(OUTPUTS.keys() & wanted)):
                 outputs[name] = np.nan_to_num(outputs[name], nan=asked.fill)
-        return outputs
+        return {name: np.ascontiguousarray(array) for name, array in outputs.items()}
 
     def _check(self, missing_BC: NDArray[np.bool_], column_C: NDArray[np.int64], answered_C: NDArray[np.bool_]) -> None:
         """Raise where what is missing leaves nothing to answer, or what must not be missing is."""

@@ -1,6 +1,6 @@
 """Counts of what was answered, by class and head version, between two readings. Knows nothing of Triton.
 
-B = rows of a request, N = of many, R = requests, C = classes of a request, E = upper bounds of a histogram
+B = rows of some requests, N = of all, R = requests, C = classes of a request, E = upper bounds of a histogram
 """
 
 from collections.abc import Iterator, Sequence
@@ -46,7 +46,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One request's answer: its own columns of the model (None: all) and, for each row, what came out."""
+    """The answers to requests for the same columns of the model (None: all) and, for each row, what came out."""
 
     column_C: NDArray[np.int64] | None
     prob_BC: NDArray[np.float32]  # what was scored; NaN where a class was unavailable
@@ -54,7 +54,8 @@ class Answered:
     abstained_B: NDArray[np.bool_]
     top_B: NDArray[np.int64]  # among the request's columns, -1: none. A row that was abstained on counts for this class
     head_version_BC: NDArray[np.int64]  # 0 where nothing answered
-    latency_s: float
+    rows_R: Sequence[int]  # of each request, which together are B
+    latency_s: float  # of each request: they were answered at the same time
 
 
 class ClassCounts:
@@ -102,8 +103,9 @@ class ClassCounts:
         )
         abstained_N, top_N = (np.concatenate([getattr(answered, name) for answered in noted]) for name in ("abstained_B", "top_B"))
         refused_N = np.where(abstained_N, top_N, -1)
-        first_R = np.cumsum([0, *(len(answered.prob_BC) for answered in noted[:-1])])
-        latency_R = np.array([answered.latency_s for answered in noted])
+        rows_R = [num_rows for answered in noted for num_rows in answered.rows_R]
+        first_R = np.cumsum([0, *rows_R[:-1]])
+        latency_R = np.repeat([answered.latency_s for answered in noted], [len(answered.rows_R) for answered in noted])
         is_own_C = self._is_own_K[column_C]
         for c in np.flatnonzero(is_own_C).tolist():
             version_N = version_NC[:, c]

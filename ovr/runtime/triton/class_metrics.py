@@ -4,6 +4,7 @@ A thread tells Triton every few seconds what has come together: one increment ta
 """
 
 import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -29,11 +30,13 @@ FAMILIES = {
 class ClassMetrics:
     """Counts the answers of one instance of the router."""
 
-    def __init__(self, card: ModelCard, settings: ClassMetricsSettings, labels: dict[str, str]) -> None:
-        """Begin; `labels` are those of every series."""
+    def __init__(
+        self, card: ModelCard, settings: ClassMetricsSettings, labels: dict[str, str], also: Sequence[Callable[[], None]] = ()
+    ) -> None:
+        """Begin; `labels` are those of every series, `also` is what else has something to tell, first."""
         critical = [spec.critical for spec in card.taxonomy]
         self._counts = ClassCounts(card.taxonomy.ids, is_critical=critical, max_classes=settings.max_classes)
-        self._labels = labels
+        self._labels, self._also = labels, also
         self._families = {
             key: pb_utils.MetricFamily(name=name, description=description, kind=pb_utils.MetricFamily.COUNTER)
             for key, (name, description) in FAMILIES.items()
@@ -63,8 +66,11 @@ class ClassMetrics:
             self._wake.wait(interval_s)
             self._wake.clear()
             self._tell()
+        self._tell()  # what was noted while the others were told
 
     def _tell(self) -> None:
+        for tell in self._also:
+            tell()
         with self._lock:
             noted = self._counts.take()
         for (class_id, head_version), counts in self._counts.count(noted).items():

@@ -35,22 +35,24 @@ class TritonPythonModel:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Run the requests that Triton batched together as one batch; if that fails, each by itself."""
-        feeds = [{name: _array(request, name) for name in self.input_names} for request in requests]
+        feeds = [[_array(request, name) for request in requests] for name in self.input_names]
         try:
-            together = {name: np.concatenate([feed[name] for feed in feeds]) for name in self.input_names}
-            outputs = self.session.run(self.output_names, together)
+            together = [arrays[0] if len(arrays) == 1 else np.concatenate(arrays) for arrays in feeds]
+            outputs = self.session.run(self.output_names, dict(zip(self.input_names, together, strict=True)))
         except Exception as error:
             if len(requests) > 1:
                 return [self.execute([request])[0] for request in requests]
             return [pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))]
-        ends = np.cumsum([len(feed[self.input_names[0]]) for feed in feeds])
-        return [
-            self._response(request, [array[end - len(feed[self.input_names[0]]) : end] for array in outputs])
-            for request, feed, end in zip(requests, feeds, ends, strict=True)
-        ]
+        responses, start = [], 0
+        for request, array in zip(requests, feeds[0], strict=True):
+            rows = slice(start, start + len(array))
+            start = rows.stop
+            responses.append(self._response(request, [output[rows] for output in outputs]))
+        return responses
 
     def _response(self, request: Any, arrays: Sequence[np.ndarray[Any, Any]]) -> Any:
-        wanted = set(request.requested_output_names())
+        # A model of one output is asked for that one.
+        wanted = self.output_names if len(arrays) == 1 else request.requested_output_names()
         tensors = [pb_utils.Tensor(name, array) for name, array in zip(self.output_names, arrays, strict=True) if name in wanted]
         return pb_utils.InferenceResponse(output_tensors=tensors)
 

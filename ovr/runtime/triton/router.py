@@ -19,23 +19,22 @@ import triton_python_backend_utils as pb_utils
 from ovr.core.artifact import ModelCard
 from ovr.core.cohorts import COHORT
 from ovr.core.faults import PLAN, HeadPlan
-from ovr.core.schema import check_rows
 from ovr.errors import InputError
-from ovr.input.encoder import encoder_from_json
-from ovr.input.records import IMAGE, from_bytes, wire_name
-from ovr.input.row_problems import row_problems
-from ovr.runtime.cohort_rows import cohort_names, split_cohorts
 from ovr.runtime.triton.answer import Answers, NotAnswered
 from ovr.runtime.triton.class_counts import Answered
 from ovr.runtime.triton.class_metrics import ClassMetrics
+from ovr.runtime.triton.encoding import Encoding
 from ovr.runtime.triton.heads import Scored
 from ovr.runtime.triton.needed import NotScored
 from ovr.runtime.triton.parameters import Asked, parameters_of
 from ovr.runtime.triton.request_log import OK, HeadVersions, Noted, RequestLog
+from ovr.runtime.triton.row_counts import RowCounts
 from ovr.runtime.triton.scores import FusedScores, HeadScores
 from ovr.runtime.triton.spans import exporter
+from ovr.runtime.triton.together import Call, alike, scored_of
 
 CODES = {"INVALID_ARGUMENT": "INVALID_ARG", "UNAVAILABLE": "UNAVAILABLE", "INTERNAL": "INTERNAL"}  # gRPC's names: Triton's
+REQUEST_ID = "request_id"  # an output
 
 
 class TritonPythonModel:
@@ -53,9 +52,26 @@ class TritonPythonModel:
         )
         self.answers = Answers(self.card, plan)
         self.parse = parameters_of(self.card)
-        self.encoder = encoder_from_json(self.card.input.encoder)
-        self.input_name = self.card.input.name if self.encoder is None else wire_name(self.encoder.kind)
-        self.class_metrics = ClassMetrics(self.card, plan.metrics, {"model": args["model_name"], "version": args["model_version"]})
+        self.encoding = Encoding(self.card)
+        labels = {"model": args["model_name"], "version": args["model_version"]}
+        self.row_counts = RowCounts(
+            "ovr_rows_total",
+            "Rows asked for: those that fit the input schema, and those that do not and for which a request is refused",
+            "outcome",
+            ("passed", "refused"),
+            labels,
+        )
+        self.cohort_counts = None
+        if self.card.cohorts is not None:
+            self.cohort_counts = RowCounts(
+                "ovr_cohort_rows_total",
+                "Rows answered of a cohort that the model knows, and pooled ones: of one that it does not, and of none",
+                "cohort",
+                ("known", "unknown", "missing"),
+                labels,
+            )
+        told = [counts.tell for counts in (self.row_counts, self.cohort_counts) if counts is not None]
+        self.class_metrics = ClassMetrics(self.card, plan.metrics, labels, told)
         self.request_log = RequestLog(
             self.card.taxonomy.ids,
             plan.request_log,
@@ -63,148 +79,153 @@ class TritonPythonModel:
             bundle_sha256=self.card.bundle_sha256,
             export=exporter(pb_utils.Logger.log_warn),
         )
-        self.rows_total = pb_utils.MetricFamily(  # must outlive its metrics
-            name="ovr_rows_total",
-            description="Rows asked for: those that fit the input schema, and those that do not and for which a request is refused",
-            kind=pb_utils.MetricFamily.COUNTER,
-        )
-        self.num_rows = {
-            outcome: self.rows_total.Metric(
-                labels={"model": args["model_name"], "version": args["model_version"], "outcome": outcome}
-            )
-            for outcome in ("passed", "refused")
-        }
-        self.num_cohort_rows: dict[str, Any] = {}
-        if self.card.cohorts is not None:
-            self.cohort_rows_total = pb_utils.MetricFamily(
-                name="ovr_cohort_rows_total",
-                description="Rows answered of a cohort that the model knows, and pooled ones: of one that it does not, and of none",
-                kind=pb_utils.MetricFamily.COUNTER,
-            )
-            self.num_cohort_rows = {
-                cohort: self.cohort_rows_total.Metric(
-                    labels={"model": args["model_name"], "version": args["model_version"], "cohort": cohort}
-                )
-                for cohort in ("known", "unknown", "missing")
-            }
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer each request, with its own parameters; a bad one gets an error of its own, the others are scored together."""
         began_s = time.perf_counter()
         responses: list[Any] = [None] * len(requests)
-        asked: dict[int, Asked] = {}
-        rows: list[np.ndarray[Any, Any]] = []
-        cohorts: list[str | None] = []  # of the rows that are scored, where the model has any
+        calls: list[Call] = []
         for index, request in enumerate(requests):
-            sent = pb_utils.get_input_tensor_by_name(request, self.input_name).as_numpy()
-            num_refused = 0
+            sent = pb_utils.get_input_tensor_by_name(request, self.encoding.input_name).as_numpy()
             try:
                 wishes = self.parse(request.parameters())
             except InputError as error:
                 responses[index] = self._refused(request, "INVALID_ARGUMENT", error, began_s, len(sent))
                 continue
-            try:
-                x, names = self._encoded(request, sent, wishes.cohort)
-                rows.append(x)
-                cohorts += names
-                asked[index] = wishes
-            except InputError as error:
-                responses[index] = self._refused(request, "INVALID_ARGUMENT", error, began_s, len(sent), wishes)
-                num_refused = len(self._problems(sent))
-            self.num_rows["passed"].increment(len(sent) - num_refused)
-            if num_refused:
-                self.num_rows["refused"].increment(num_refused)
-        if not rows:
-            return responses
-        try:
-            scored = self.scores.score(np.concatenate(rows), self._cohort_numbers(cohorts), self._columns(asked))
-        except NotScored as error:
-            for (index, wishes), x in zip(asked.items(), rows, strict=True):
-                responses[index] = self._refused(requests[index], "UNAVAILABLE", error, began_s, len(x), wishes)
+            call = Call(index, request, sent, wishes, tuple(request.requested_output_names()))
+            if self.card.cohorts is not None:
+                given = pb_utils.get_input_tensor_by_name(request, COHORT)
+                call.cohorts = None if given is None else given.as_numpy()
+            calls.append(call)
+        calls, x, cohorts = self._encoded(calls, responses, began_s)
+        if not calls:
             return responses
         start = 0
-        for (index, wishes), x in zip(asked.items(), rows, strict=True):
-            here = slice(start, start + len(x))
-            own = Scored(scored.prob_BK[here], scored.head_version_BK[here], scored.answered_K)
-            responses[index] = self._answer(requests[index], wishes, own, began_s)
-            start += len(x)
+        for call in calls:
+            call.start, start = start, start + call.num_rows
+        groups = alike(calls)
+        try:
+            scored = self.scores.score(x, self._cohort_numbers(cohorts), self._columns(groups))
+        except NotScored as error:
+            for call in calls:
+                responses[call.index] = self._refused(call.request, "UNAVAILABLE", error, began_s, call.num_rows, call.wishes)
+            return responses
+        for group in groups:
+            self._answer(group, scored, responses, began_s)
         return responses
 
     def finalize(self) -> None:
         """Let go of the counts before their family."""
-        self.num_rows.clear()
-        self.num_cohort_rows.clear()
         self.class_metrics.finalize()
+        self.row_counts.finalize()
+        if self.cohort_counts is not None:
+            self.cohort_counts.finalize()
         self.request_log.finalize()
         if isinstance(self.scores, HeadScores):
             self.scores.finalize()
 
     def _encoded(
-        self, request: Any, sent: np.ndarray[Any, Any], cohort: str | None
-    ) -> tuple[np.ndarray[Any, Any], list[str | None]]:
-        """Return the rows as the network takes them, and of a model with cohorts the cohort of each."""
-        x, cells = self._rows(sent)
-        if self.card.cohorts is None:
-            return x, []
-        given = pb_utils.get_input_tensor_by_name(request, COHORT)
-        if given is not None and cohort is not None:
-            raise InputError("cohort is given twice, as an input and as a parameter; expected one of them")
-        if given is not None:
-            return x, cohort_names(given.as_numpy()[:, 0], len(x))
-        return x, cohort_names(cells if cohort is None else cohort, len(x))
+        self, calls: list[Call], responses: list[Any], began_s: float
+    ) -> tuple[list[Call], np.ndarray[Any, Any], list[str | None]]:
+        """Return the calls that go on, their rows as the network takes them, and of a model with cohorts the cohort of each."""
+        x = self.encoding.of_all(calls) if len(calls) > 1 else None
+        if x is None:
+            return self._encoded_one_by_one(calls, responses, began_s)
+        self.row_counts.add({"passed": len(x)})
+        return calls, x, []
 
-    def _columns(self, asked: dict[int, Asked]) -> Sequence[int]:
-        """Return the columns that any of the requests asks for, rising."""
-        every = range(len(self.card.taxonomy))
+    def _encoded_one_by_one(
+        self, calls: list[Call], responses: list[Any], began_s: float
+    ) -> tuple[list[Call], np.ndarray[Any, Any], list[str | None]]:
+        fine: list[Call] = []
+        rows: list[np.ndarray[Any, Any]] = []
+        cohorts: list[str | None] = []
+        for call in calls:
+            num_refused = 0
+            try:
+                x, names = self.encoding.of(call)
+            except InputError as error:
+                responses[call.index] = self._refused(call.request, "INVALID_ARGUMENT", error, began_s, call.num_rows, call.wishes)
+                num_refused = self.encoding.num_refused(call)
+            else:
+                fine.append(call)
+                rows.append(x)
+                cohorts += names
+            self.row_counts.add({"passed": call.num_rows - num_refused, "refused": num_refused})
+        return fine, rows[0] if len(rows) == 1 else np.concatenate(rows or [np.zeros(0)]), cohorts
+
+    def _columns(self, groups: Sequence[Sequence[Call]]) -> Sequence[int]:
+        """Return the columns that any of the calls asks for, rising."""
         wanted: set[int] = set()
-        for wishes in asked.values():
-            if wishes.column_C is None:
-                return every
-            wanted.update(wishes.column_C.tolist())
+        for call, *_ in groups:
+            if call.wishes.column_C is None:
+                return range(len(self.card.taxonomy))
+            wanted.update(call.wishes.column_C.tolist())
         return sorted(wanted)
 
-    def _rows(self, sent: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], Any]:
-        """Return the rows as the network takes them, and the cells of the cohorts' column that they hold."""
-        rows = sent if self.encoder is None else from_bytes(sent, self.encoder.kind)
-        cells, rows = split_cohorts(rows, self.card, self.encoder)
-        return check_rows(rows, self.card.input) if self.encoder is None else self.encoder.encode(rows), cells
-
-    def _problems(self, sent: np.ndarray[Any, Any]) -> dict[int, str]:
-        """Return what is wrong with each row that is refused."""
-        dear = self.encoder is not None and self.encoder.kind == IMAGE
-        return row_problems(len(sent), lambda some: self._rows(sent[some]), one_by_one=dear)
-
     def _cohort_numbers(self, cohorts: Sequence[str | None]) -> np.ndarray[Any, Any] | None:
-        if self.card.cohorts is None:
+        if self.card.cohorts is None or self.cohort_counts is None:
             return None
-        for cohort, count in self.card.cohorts.count(cohorts).items():
-            self.num_cohort_rows[cohort].increment(count)
+        self.cohort_counts.add(self.card.cohorts.count(cohorts))
         return self.card.cohorts.numbers(cohorts)[:, None]
 
-    def _answer(self, request: Any, wishes: Asked, scored: Scored, began_s: float) -> Any:
-        wanted, request_id = request.requested_output_names(), _given_id(request) or _made_id()
+    def _answer(self, calls: list[Call], scored: Scored, responses: list[Any], began_s: float) -> None:
+        """Answer calls that ask for the same: all at once, or where that is an error each by itself."""
+        wishes, own = calls[0].wishes, scored_of(calls, scored)
         try:
-            outputs = self.answers.outputs(scored, wishes, wanted, request_id)
-        except NotAnswered as error:
-            return self._refused(request, "UNAVAILABLE", error, began_s, len(scored.prob_BK), wishes)
-        except InputError as error:  # a finite row can still overflow within the model
-            return self._refused(request, "INTERNAL", error, began_s, len(scored.prob_BK), wishes)
+            outputs = self.answers.outputs(own, wishes, calls[0].wanted)
+        except (NotAnswered, InputError) as error:
+            if len(calls) > 1:
+                for call in calls:
+                    self._answer([call], scored, responses, began_s)
+                return
+            # A finite row can still overflow within the model.
+            status = "UNAVAILABLE" if isinstance(error, NotAnswered) else "INTERNAL"
+            (call,) = calls
+            responses[call.index] = self._refused(call.request, status, error, began_s, call.num_rows, wishes)
+            return
         columns = slice(None) if wishes.column_C is None else wishes.column_C
-        version_BC, latency_s = scored.head_version_BK[:, columns], time.perf_counter() - began_s
+        version_BC, latency_s = own.head_version_BK[:, columns], time.perf_counter() - began_s
         self.class_metrics.note(
             Answered(
                 column_C=wishes.column_C,
-                prob_BC=scored.prob_BK[:, columns],
+                prob_BC=own.prob_BK[:, columns],
                 label_BC=outputs["label"],
                 abstained_B=outputs["abstained"][:, 0],
                 top_B=outputs["top"][:, 0],
                 head_version_BC=version_BC,
+                rows_R=[call.num_rows for call in calls],
                 latency_s=latency_s,
             )
         )
-        if self.request_log.exports or self.request_log.writes(request_id, OK):
-            self._note(request, request_id, OK, latency_s, len(version_BC), wishes, HeadVersions.of(version_BC))
-        return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor(name, outputs[name]) for name in wanted])
+        start = 0
+        for call in calls:
+            rows = slice(start, start + call.num_rows)
+            start = rows.stop
+            responses[call.index] = self._response(call, outputs, version_BC, rows, latency_s)
+
+    def _response(
+        self,
+        call: Call,
+        outputs: dict[str, np.ndarray[Any, Any]],
+        version_BC: np.ndarray[Any, Any],
+        rows: slice,
+        latency_s: float,
+    ) -> Any:
+        """Return the answer to one call, whose rows are these of the outputs."""
+        if self.request_log.notes_answers or REQUEST_ID in call.wanted:
+            request_id = _given_id(call.request) or _made_id()
+            if self.request_log.exports or self.request_log.writes(request_id, OK):
+                heads = HeadVersions.of(version_BC[rows])
+                self._note(call.request, request_id, OK, latency_s, call.num_rows, call.wishes, heads)
+        tensors = []
+        for name in call.wanted:
+            if name == REQUEST_ID:
+                array = np.full((call.num_rows, 1), request_id.encode(), dtype=np.object_)
+            else:
+                array = outputs[name][rows]
+            tensors.append(pb_utils.Tensor(name, array))
+        return pb_utils.InferenceResponse(output_tensors=tensors)
 
     def _refused(
         self, request: Any, status: str, error: Exception, began_s: float, num_rows: int, wishes: Asked | None = None

@@ -1,10 +1,13 @@
-"""The outputs of one request, where all classes were scored and where some were not."""
+"""The outputs of requests, where all classes were scored and where some were not."""
+
+import json
 
 import numpy as np
 import pytest
 
 from ovr.core.artifact import DecisionPolicy, ModelCard
 from ovr.core.faults import Faults, HeadPlan
+from ovr.core.outcomes import OUTPUTS
 from ovr.core.schema import InputSchema
 from ovr.core.taxonomy import Taxonomy
 from ovr.errors import InputError
@@ -14,12 +17,14 @@ from ovr.runtime.triton.parameters import parse
 
 IDS = ("a", "b", "c")
 NAN = np.nan
-ALL = ("prob", "label", "abstained", "top", "top_class", "head_version", "unavailable", "bundle_sha256", "prob_none")
+MANY = tuple(f"class {k}" for k in range(40))  # enough for sums whose order shows
+ALL = ("prob", "label", "abstained", "top", "top_class", "head_version", "unavailable", "bundle_sha256", *OUTPUTS)
 
 
-def outputs(prob_BK, parameters="", *, mode="multilabel", fallback_of=None, prior=None, abstain_below=0.0):
+def outputs(prob_BK, parameters="", *, mode="multilabel", fallback_of=None, prior=None, abstain_below=0.0, ids=IDS):
     policy = DecisionPolicy(mode=mode, top_k=2, abstain_below=abstain_below)
-    card = ModelCard(Taxonomy.from_ids(IDS), (7, 8, 9), (0.5,) * 3, policy, InputSchema((6,)), "b" * 64, "a" * 64)
+    versions, thresholds = tuple(range(7, 7 + len(ids))), (0.5,) * len(ids)
+    card = ModelCard(Taxonomy.from_ids(ids), versions, thresholds, policy, InputSchema((6,)), "b" * 64, "a" * 64)
     answers = Answers(card, HeadPlan(Faults(fallback_of=fallback_of or {}), prior or {}))
     scored = scored_at_once(np.array(prob_BK, np.float32), np.array(card.head_versions))
     return answers.outputs(scored, parse(parameters, card), ALL)
@@ -35,6 +40,20 @@ def test_the_columns_are_those_asked_for_and_decided_among():
     assert got["bundle_sha256"].tolist() == [[b"a" * 64]]
     assert got["unavailable"].tolist() == [[False, False]]
     assert got["prob_none"][0, 0] == pytest.approx(0.8 * 0.4)
+
+
+@pytest.mark.parametrize("parameters", ["", json.dumps({"classes": json.dumps(MANY[::-2])})])
+def test_a_row_gets_the_same_bytes_alone_and_among_others_whether_or_not_something_is_missing_there(rng, parameters):
+    prob_BK = rng.random((7, len(MANY))).astype(np.float32)
+    prob_BK[3, 5:9] = NAN  # of some classes only
+    together = outputs(prob_BK, parameters, ids=MANY)
+    for row in range(len(prob_BK)):
+        alone = outputs(prob_BK[[row]], parameters, ids=MANY)
+        assert alone.keys() == together.keys()
+        for name, array in together.items():
+            assert array.flags.c_contiguous
+            own, among = alone[name][0], array[row]
+            assert own.tolist() == among.tolist() if array.dtype == object else own.tobytes() == among.tobytes(), name
 
 
 @pytest.mark.parametrize("mode", ["argmax", "multilabel"])
