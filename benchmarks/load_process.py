@@ -10,12 +10,14 @@ import threading
 import time
 from array import array
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from benchmarks.load import MAX_TOLD, Job, Seen, Target
+from benchmarks.load_sockets import END, PAUSE_S, Client, ask_again_and_again
 
 OPEN_CONNECTIONS = 64  # of a load at a rate; requests in flight, of gRPC
 LIMIT_S = 60.0  # of a request
@@ -29,11 +31,19 @@ def serve() -> None:
         except EOFError:
             return
         try:
-            seen: Seen | Exception = _run_graph(job) if job.targets[0].graph else asyncio.run(_ask_all(job))
+            seen: Seen | Exception = _run(job)
         except Exception as error:  # told to who gave the job
             seen = RuntimeError(f"{type(error).__name__} {error}")
         pickle.dump(seen, sys.stdout.buffer)
         sys.stdout.buffer.flush()
+
+
+def _run(job: Job) -> Seen:
+    if job.targets[0].graph:
+        return _run_graph(job)
+    if job.num_clients and all(target.url.startswith("http:") for target in job.targets):
+        return _ask_over_sockets(job)
+    return asyncio.run(_ask_all(job))
 
 
 class _Http:
@@ -45,14 +55,7 @@ class _Http:
 
     async def ask(self, request: bytes) -> bool:
         """Return whether the watched output is true anywhere; raise where the answer is no 200."""
-        fields, body = await self.fetch(request)
-        if not self._target.watched:
-            return False
-        from tritonclient.http import InferenceServerClient
-
-        header = _number(fields, b"\r\ninference-header-content-length: ")
-        answer = InferenceServerClient.parse_response_body(body, header_length=header)
-        return bool(answer.as_numpy(self._target.watched).any())
+        return _is_watched(self._target, *await self.fetch(request))
 
     async def fetch(self, request: bytes) -> tuple[bytes, bytes]:
         """Return the head of the answer in small letters, and its body; raise where it is no 200."""
@@ -67,8 +70,7 @@ class _Http:
             writer.close()
             self._streams = None
             raise
-        if not fields.startswith(b"http/1.1 200"):
-            raise RuntimeError(f"{fields[:40]!r} {body[:200]!r}")
+        _check(fields, body)
         return fields, body
 
     async def close(self) -> None:
@@ -87,6 +89,22 @@ def first_answer(target: Target) -> bytes:
             await connection.close()
 
     return asyncio.run(fetch())
+
+
+def _check(fields: bytes, body: bytes) -> None:
+    if not fields.startswith(b"http/1.1 200"):
+        raise RuntimeError(f"{fields[:40]!r} {body[:200]!r}")
+
+
+def _is_watched(target: Target, fields: bytes, body: bytes) -> bool:
+    """Return whether the watched output of an answer, if there is one, is true anywhere."""
+    if not target.watched:
+        return False
+    from tritonclient.http import InferenceServerClient
+
+    header = _number(fields, b"\r\ninference-header-content-length: ")
+    answer = InferenceServerClient.parse_response_body(body, header_length=header)
+    return bool(answer.as_numpy(target.watched).any())
 
 
 def _number(fields: bytes, name: bytes) -> int:
@@ -130,16 +148,38 @@ class _Log:
             async with asyncio.timeout(LIMIT_S):
                 watched = await asked
         except Exception as error:  # whatever it is, the request failed
-            self.num_failed += 1
-            if len(self.told) < MAX_TOLD:
-                self.told.append(f"{type(error).__name__} {error}"[:300])
-            await asyncio.sleep(0.01)  # who is refused at once must not keep a processor busy
+            self.fail(error)
+            await asyncio.sleep(PAUSE_S)
             return
         self.latency_s.append(time.perf_counter() - since)
         self.num_watched += watched
 
+    def fail(self, error: Exception) -> None:
+        self.num_failed += 1
+        if len(self.told) < MAX_TOLD:
+            self.told.append(f"{type(error).__name__} {error}"[:300])
+
     def seen(self, seconds: float) -> Seen:
         return Seen(np.array(self.latency_s), seconds, self.num_failed, self.num_watched, self.told)
+
+
+def _ask_over_sockets(job: Job) -> Seen:
+    log = _Log()
+
+    def take(target: Target, answer: bytes) -> None:
+        head, _, body = answer.partition(END)
+        fields = head.lower() + END
+        _check(fields, body)
+        log.num_watched += _is_watched(target, fields, body)
+
+    targets = [job.targets[number % len(job.targets)] for number in range(job.num_clients)]
+    clients = [Client(target, turn, partial(take, target)) for turn, target in enumerate(targets)]
+    try:
+        log.latency_s, seconds = ask_again_and_again(clients, job.seconds, LIMIT_S, failed=log.fail)
+    finally:
+        for client in clients:
+            client.close()
+    return log.seen(seconds)
 
 
 async def _ask_all(job: Job) -> Seen:

@@ -1,5 +1,8 @@
 """Ours and the peers under load, in turn: 1, 8 and 64 clients that ask again as soon as they are answered, one row a request.
 
+What dynamic batching gives is measured with a small backbone, whose rows cost less than their way through HTTP, and with a larger
+one, and for the scores and the router apart.
+
 All servers are asked over HTTP by the same process on their own machine, which they share with it; tensors are binary, also for
 scikit-learn behind FastAPI; BentoML takes JSON. Clients ask the router for what a program needs (`prob`, `label`, `abstained`,
 `top`), the scores for `prob`. Each answers alone while the others wait. K = heads, D = values of a row
@@ -74,11 +77,9 @@ def measure(folder: Path, generator: Generator, *, quick: bool, peers: Path | No
     cases = [("digits", digits(), 10), *([] if quick else [("made", made(100), 100)])]
     for name, data, num_heads in cases:
         root = folder / f"load-{name}"
-        root.mkdir()
-        backbone = Mlp(data.x.shape[1:], hidden=[256], activation="relu", dropout=0.0)
-        bundle = export(root / "bundle", num_heads, backbone, data.x.shape[1:])
+        bundle = exported(root, num_heads, data, hidden=[256])
         with ExitStack() as stack:
-            targets = served(root, bundle, data.asked, stack)
+            targets = fused_served(root, bundle, data.asked, stack) | heads_served(root, bundle, data.asked, stack)
             if peers is not None:
                 targets[SKLEARN] = stack.enter_context(sklearn_behind_fastapi(peers, root, data.x, data.y, data.asked))
                 targets[BENTOML] = stack.enter_context(bentoml_scores(peers, root, Path(bundle.fused_onnx), data.asked))
@@ -90,29 +91,52 @@ def measure(folder: Path, generator: Generator, *, quick: bool, peers: Path | No
                 what = f"{name}, {num_clients} client{'s' * (num_clients > 1)}"
                 yield from compared(what, num_heads, seen)
                 yield from bars(what, num_heads, num_clients, most, seen)
+    if not quick:
+        yield from of_a_larger_backbone(folder / "load-larger", generator, seconds=seconds, turns=turns)
 
 
-def served(root: Path, bundle: ModelBundle, asked: np.ndarray, stack: ExitStack) -> dict[str, Target]:
-    """Start our servers and return what asks them, and the bare graph."""
+def of_a_larger_backbone(root: Path, generator: Generator, *, seconds: float, turns: int) -> Iterator[Row]:
+    """Yield what batching gives where the model, and not HTTP, takes most of the time of a request: 5 million weights."""
+    num_heads, data = 10, made(10)
+    bundle = exported(root, num_heads, data, hidden=[2048, 2048])
+    with ExitStack() as stack:
+        targets = fused_served(root, bundle, data.asked, stack)
+        seen = in_turn(generator, {BARE: targets[BARE]}, 1, seconds=seconds, turns=turns)
+        yield Row("larger, 1 client, in process, p50", "-", num_heads, seen[BARE].ms(0.5), None, "ms", None)
+        seen = in_turn(generator, targets, MOST_CLIENTS, seconds=seconds, turns=turns)
+        yield from bars(f"larger, {MOST_CLIENTS} clients", num_heads, MOST_CLIENTS, True, seen)
+
+
+def exported(root: Path, num_heads: int, data: Data, *, hidden: list[int]) -> ModelBundle:
+    """Make `root` and a bundle in it, of a dense backbone with these layers."""
+    root.mkdir()
+    shape = data.x.shape[1:]
+    return export(root / "bundle", num_heads, Mlp(shape, hidden=hidden, activation="relu", dropout=0.0), shape)
+
+
+def fused_served(root: Path, bundle: ModelBundle, asked: np.ndarray, stack: ExitStack) -> dict[str, Target]:
+    """Serve the fused graph, with dynamic batching and without, and return what asks for it, and the bare graph."""
     publish(bundle, root / "fused")
     without_batching(root / "fused", root / "alone")
-    publish(bundle, root / "per_head", layout="per_head")
-    add_separate_models(bundle, root / "per_head")
     name, graph = bundle.input.name, str(bundle.fused_onnx)
     targets = {BARE: Target("", (), graph=graph, rows=asked)}
-    for repository, scores, router in (
-        ("fused", SCORES, ROUTER),
-        ("alone", SCORES_ALONE, ROUTER_ALONE),
-        ("per_head", None, HEADS_ROUTER),
-    ):
+    for repository, scores, router in (("fused", SCORES, ROUTER), ("alone", SCORES_ALONE, ROUTER_ALONE)):
         url = stack.enter_context(start(root / repository, timeout_s=300)).http_url
         targets[router] = asked_of(url, "ovr", name, asked, ROUTED)
-        if scores is not None:
-            targets[scores] = asked_of(url, "ovr_scores", name, asked, ("prob",))
-        else:
-            targets[ENSEMBLE] = asked_of(url, "ovr_heads", name, asked)
-            targets[SEPARATE_MODELS] = asked_of(url, SEPARATE, name, asked)
+        targets[scores] = asked_of(url, "ovr_scores", name, asked, ("prob",))
     return targets
+
+
+def heads_served(root: Path, bundle: ModelBundle, asked: np.ndarray, stack: ExitStack) -> dict[str, Target]:
+    """Serve a model a head, and a full model a class beside them, and return what asks for them."""
+    publish(bundle, root / "per_head", layout="per_head")
+    add_separate_models(bundle, root / "per_head")
+    url, name = stack.enter_context(start(root / "per_head", timeout_s=300)).http_url, bundle.input.name
+    return {
+        HEADS_ROUTER: asked_of(url, "ovr", name, asked, ROUTED),
+        ENSEMBLE: asked_of(url, "ovr_heads", name, asked),
+        SEPARATE_MODELS: asked_of(url, SEPARATE, name, asked),
+    }
 
 
 def check(targets: Mapping[str, Target], expected_K: np.ndarray) -> None:
