@@ -173,6 +173,44 @@ def test_a_head_that_is_unloaded_is_left_out_and_comes_back(heads):
     heads.until(set())
 
 
+def num_of_all(heads):
+    """Return how many requests the ensemble has answered since it was loaded; 0 while it is not, as where a head is not."""
+    with suppress(InferenceServerException):
+        (stats,) = heads.connection.get_inference_statistics("ovr_heads").model_stats
+        return stats.inference_stats.success.count
+    return 0
+
+
+def test_all_heads_are_asked_by_one_call_until_one_of_them_fails(heads):
+    every = ",".join(IDS)
+    until(lambda: heads.unavailable(classes=every) == set() and num_of_all(heads))  # by now each has been called, and is well
+    expected, before = heads.ask(classes="kept,a,b,prior"), num_of_all(heads)
+    answer = heads.ask(classes="must,kept,a,b,prior")
+    assert num_of_all(heads) == before + 1
+    assert answer.as_numpy("prob")[:, 1:].tobytes() == expected.as_numpy("prob").tobytes()
+    assert answer.as_numpy("head_version").tolist() == [[2] * 5] * 3
+    control.unload_model(heads.server.http_url, "head_a")
+    for _ in range(3):
+        assert heads.unavailable(classes=every) == {"a"}
+    assert num_of_all(heads) == 0
+    control.load_model(heads.server.http_url, "head_a")
+    until(lambda: heads.unavailable(classes=every) == set() and num_of_all(heads))
+
+
+def test_a_head_that_is_slow_among_all_is_left_out_and_the_others_are_asked_without_it(heads):
+    heads.replace("head_prior")
+    every = ",".join(IDS)
+    until(lambda: heads.unavailable(classes=every) == set() and num_of_all(heads))
+    heads.tell("head_prior", "slow")
+    before = heads.num_calls("head_prior")
+    for _ in range(4):
+        assert heads.unavailable(classes=every) == {"prior"}
+    assert heads.num_calls("head_prior") <= before + 2  # with all and by itself, and then it is busy
+    heads.tell("head_prior", "0.25")
+    before = num_of_all(heads)
+    until(lambda: heads.unavailable(classes=every) == set() and num_of_all(heads) > before)
+
+
 def test_a_killed_head_is_left_out_until_it_is_loaded_again(heads):
     os.kill(heads.process_of("head_b"), signal.SIGKILL)
     assert heads.unavailable() == {"b"}

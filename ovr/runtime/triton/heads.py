@@ -77,6 +77,15 @@ class Heads:
             if class_id in plan.earlier:
                 self._earlier[column] = Head(model, plan.earlier[class_id], column, Breaker(plan.faults))
 
+    def are_well(self) -> bool:
+        """Return whether each head has been called before, does not work on another call, and was not found failing of late."""
+        return all(head.is_warm and head.breaker.state == "closed" and not head.is_busy() for head in self._heads)
+
+    def answered(self) -> None:
+        """Record that each head gave probabilities of all rows, asked by another way."""
+        for head in self._heads:
+            head.breaker.record(failed=False)
+
     def score(self, features_BD: F32, columns: Collection[int]) -> Scored:
         """Return what the heads of these columns say; the others' columns are left NaN.
 

@@ -71,6 +71,32 @@ def test_a_head_that_raises_is_left_out_and_then_alone():
     assert models.changes == [("head_b", "open")]
 
 
+def test_heads_are_well_once_each_was_called_and_while_none_is_failing_or_at_work():
+    models, asked, go_on = Models(faults={"breaker_pause_s": 1e-9}), threading.Event(), threading.Event()
+    assert not models.heads.are_well()
+    models.heads.score(FEATURES, [0, 1])
+    assert not models.heads.are_well()
+    models.heads.score(FEATURES, [2])
+    assert models.heads.are_well()
+    models.does["head_b", 8] = raises
+    models.heads.score(FEATURES, range(3))
+    models.heads.answered()  # by another way: the failures are no longer in a row
+    models.heads.score(FEATURES, range(3))
+    assert models.heads.are_well()
+    models.heads.score(FEATURES, range(3))
+    assert not models.heads.are_well()
+    del models.does["head_b", 8]
+    models.heads.score(FEATURES, range(3))
+    assert models.heads.are_well()
+    models.does["head_c", 9] = lambda: asked.set() or (go_on.wait(30) and np.full(4, 0.5, np.float32))
+    models.heads.score(FEATURES, range(3))
+    assert asked.wait(30)
+    assert not models.heads.are_well()
+    go_on.set()
+    models.heads._heads[2].last_call.result()
+    assert models.heads.are_well()
+
+
 def test_a_head_that_hangs_is_called_once_until_it_is_done():
     models, done = Models(faults={"breaker_pause_s": 1e-9}), threading.Event()
     models.does["head_a", 7] = lambda: done.wait() and np.full(4, 0.5, np.float32)
