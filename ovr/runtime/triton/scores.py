@@ -56,7 +56,7 @@ class HeadScores:
         self._head_version_K = np.array(card.head_versions, dtype=np.int64)
         self._all_heads = AllHeads(self._prob_of_all, pause_s=plan.faults.breaker_pause_s, tell=pb_utils.Logger.log_warn)
         self._head_timeout_s = plan.faults.head_timeout_ms / 1000
-        self._backbone_s = 0.0  # the longest that it took
+        self._backbone_s: float | None = None  # the longest that it took, but for its first call; None before that
         self._needed = Needed(BACKBONE, plan.faults.scores_timeout_ms / 1000, _asked)
         self._heads = Heads(card.taxonomy, card.head_versions, plan, call=_head_prob, on_fault=self._count, on_change=self._tell)
         self._faults_total = pb_utils.MetricFamily(  # must outlive its metrics
@@ -75,13 +75,13 @@ class HeadScores:
         """
         assert cohort_B1 is None  # `publish` refuses cohorts in this layout
         if len(columns) == len(self._outputs) and self._heads.are_well():
-            prob_BK = self._all_heads.ask(x, self._backbone_s + self._head_timeout_s)
+            prob_BK = self._all_heads.ask(x, (self._backbone_s or 0.0) + self._head_timeout_s)
             if prob_BK is not None:
                 self._heads.answered()
                 return scored_at_once(prob_BK, self._head_version_K)
         began_s = time.monotonic()
         features_BD = self._needed.ask(BACKBONE, self._backbone_version, {self._input: x}, "features")
-        self._backbone_s = max(self._backbone_s, time.monotonic() - began_s)
+        self._backbone_s = 0.0 if self._backbone_s is None else max(self._backbone_s, time.monotonic() - began_s)
         finite_B = np.isfinite(features_BD).all(axis=1)
         if finite_B.all():
             return self._heads.score(features_BD, columns)
