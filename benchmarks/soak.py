@@ -5,7 +5,8 @@ rate that 64 clients reached before, who ask again as soon as they are answered.
 is what is resident of the server's processes, Triton's and those of its models, in the middle of the load.
 
 `--minutes` (30) is for layout fused. Then, for `--kill-minutes` (10), layout per_head, of which the process of one head is killed
-each minute: a request is answered also where that class is marked unavailable. K = heads
+each minute: a request is answered also where that class is marked unavailable. There the peak is that of the seconds after a head
+was killed, in which the heads are asked one by one. K = heads
 """
 
 import argparse
@@ -48,6 +49,7 @@ class Times:
     soak: float
     kills: float
     peak: float = 10.0
+    peak_without: float = 4.0  # within the pause of the breakers
     warm: float = 60.0
     sample: float = 5.0
     kill_every: float = 60.0
@@ -68,7 +70,7 @@ def measure(quick: bool, minutes: float, kill_minutes: float) -> Iterator[Row]:
     embedded.install()
     times = Times(minutes * 60, kill_minutes * 60)
     if quick:
-        times = Times(2.0, 5.0, peak=0.5, warm=0.5, sample=0.1, kill_every=4.0)
+        times = Times(2.0, 5.0, peak=0.5, peak_without=0.5, warm=0.5, sample=0.1, kill_every=4.0)
     with tempfile.TemporaryDirectory() as name, Generator() as generator:
         folder = Path(name)
         backbone = Mlp((NUM_VALUES,), hidden=[256], activation="relu", dropout=0.0)
@@ -123,19 +125,22 @@ def under_load(repository: Path, bundle: ModelBundle, generator: Generator, time
     """Serve, find the peak, warm up, and return what came of the load."""
     with served(repository) as told:
         targets = asked(told, bundle)
-        generator.run(Job(targets, seconds=min(times.peak, 2.0), num_clients=NUM_CLIENTS))
-        loaded = Loaded(generator.run(Job(targets, seconds=times.peak, num_clients=NUM_CLIENTS)).rate)
-        generator.run(Job(targets, seconds=times.warm, rate=SHARE * loaded.peak))
-        server = int(status(told)["server"]["pid"])
+        server, rng = int(status(told)["server"]["pid"]), random.Random(0)
         supervisor = supervisor_of(server)
-        rng, began = random.Random(0), time.monotonic()
+        generator.run(Job(targets, seconds=min(times.peak, 2.0), num_clients=NUM_CLIENTS))
+        if kill:
+            kill_one(server, bundle, rng)
+        seconds_of_peak = times.peak_without if kill else times.peak
+        loaded = Loaded(generator.run(Job(targets, seconds=seconds_of_peak, num_clients=NUM_CLIENTS)).rate)
+        generator.run(Job(targets, seconds=times.warm, rate=SHARE * loaded.peak))
+        began = time.monotonic()
         generator.begin(Job(targets, seconds=seconds, rate=SHARE * loaded.peak))
         next_kill = began + times.kill_every / 2
         while (now := time.monotonic()) < began + seconds:
             loaded.bytes_at.append(sum(map(resident_bytes, (server, *find_stubs(server)))))
             loaded.supervisor_bytes_at.append(resident_bytes(supervisor))
             if kill and now >= next_kill:
-                os.kill(stub_of(server, head_model_name(rng.choice(bundle.taxonomy.ids))), signal.SIGKILL)
+                kill_one(server, bundle, rng)
                 loaded.num_killed += 1
                 next_kill += times.kill_every
             time.sleep(max(0.0, min(times.sample, began + seconds - time.monotonic())))
@@ -144,6 +149,11 @@ def under_load(repository: Path, bundle: ModelBundle, generator: Generator, time
     if after != server:
         raise SystemExit("the server had to be started again under the load")
     return loaded
+
+
+def kill_one(server: int, bundle: ModelBundle, rng: random.Random) -> None:
+    """Kill the process of one head."""
+    os.kill(stub_of(server, head_model_name(rng.choice(bundle.taxonomy.ids))), signal.SIGKILL)
 
 
 def asked(told: dict[str, str], bundle: ModelBundle) -> Sequence[Target]:
