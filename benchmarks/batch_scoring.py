@@ -36,6 +36,7 @@ from benchmarks.batch_loops import BATCH, bare_loop, loop_over_file
 from benchmarks.report import Row, main, said
 from ovr import EdgePredictor
 from ovr.backbone.bag import Bag
+from ovr.backbone.cnn import Cnn
 from ovr.backbone.identity import Identity
 from ovr.backbone.mlp import Mlp
 from ovr.cli.conf import conf_dir
@@ -118,6 +119,14 @@ def texts(folder: Path, num_heads: int, num_rows: int) -> tuple[Path, Path]:
     return bundle_of(folder / "bundle", backbone, schema, num_heads, encoder.encode(rows[:64])), folder / "rows.parquet"
 
 
+def images(folder: Path, num_heads: int, num_rows: int) -> tuple[Path, Path]:
+    """Return a bundle of the network of `experiment=fashion_mnist`, and a file of images of 28 x 28 pixels."""
+    x = np.random.default_rng(0).integers(0, 256, (num_rows, 28, 28)).astype(np.float32)
+    np.save(folder / "rows.npy", x)
+    backbone = Cnn((28, 28), channels=[32, 64], width=256, dropout=0.0)
+    return bundle_of(folder / "bundle", backbone, InputSchema((28, 28)), num_heads, x[:64]), folder / "rows.npy"
+
+
 def raw_rows(path: Path) -> Any:
     """Return all rows of a file as a user of `EdgePredictor` has them in memory."""
     if path.suffix == ".npy":
@@ -168,6 +177,7 @@ def rates(quick: bool) -> Iterator[Row]:
     cases: list[tuple[str, int, int, Callable[[Path, int, int], tuple[Path, Path]], str]] = [
         ("table, parquet to parquet", 10, 400_000, table, "parquet"),
         ("texts, parquet to parquet", 10, 40_000, texts, "parquet"),
+        ("images, npy to parquet", 10, 20_000, images, "parquet"),
         ("table, parquet to parquet", 100, 300_000, table, "parquet"),
         ("table, parquet to parquet", 1000, 80_000, table, "parquet"),
         ("table, parquet to csv", 10, 200_000, table, "csv"),
