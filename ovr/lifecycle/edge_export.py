@@ -10,7 +10,7 @@ K = heads
 import statistics
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from ovr.export.reduced import PRECISIONS
 from ovr.export.stored import parsed, stored_models
 from ovr.export.versions import check_versions, opset_of, ort_file, with_versions
 from ovr.lifecycle.edge_gate import GateRows, ReducedModel, check_reducible, kept_rows, reduce_model
+from ovr.lifecycle.edge_heads import MIN_KNOWN, Limits
 from ovr.lifecycle.logits import open_session
 from ovr.runtime.edge_files import EXPORT_CARD
 from ovr.runtime.reference import Reference, load_reference
@@ -47,7 +48,8 @@ class EdgeOptions:
 
     Args:
         class_ids: these heads only.
-        precision, margin, refit: see `reduce_model`.
+        precision, refit: see `reduce_model`.
+        margin, min_positives, min_negatives: see `Limits`.
         opset, ir_version: see `with_versions`.
         format: "onnx", or "ort" for ONNX Runtime's small builds.
     """
@@ -55,10 +57,17 @@ class EdgeOptions:
     class_ids: Collection[str] | None = None
     precision: str = "fp32"
     margin: float = 0.01
+    min_positives: int = MIN_KNOWN
+    min_negatives: int = MIN_KNOWN
     refit: bool = True
     opset: int | None = None
     ir_version: int | None = None
     format: str = "onnx"
+
+    @property
+    def limits(self) -> Limits:
+        """What a head of a reduced precision must keep to."""
+        return Limits(self.margin, self.min_positives, self.min_negatives)
 
 
 def check_options(bundle: ModelBundle, out: Path, options: EdgeOptions) -> list[int]:
@@ -81,7 +90,7 @@ def check_options(bundle: ModelBundle, out: Path, options: EdgeOptions) -> list[
             "or int8"
         )
     if options.precision != "fp32":
-        check_reducible(bundle, options.precision, options.margin)
+        check_reducible(bundle, options.precision, options.limits)
     if out.exists():
         raise ArtifactError(f"{out} exists already; choose another directory")
     if out.resolve().is_relative_to(bundle.path.resolve()):
@@ -140,7 +149,7 @@ def edge_files(
             columns,
             rows,
             precision=options.precision,
-            margin=options.margin,
+            limits=options.limits,
             refit=options.refit,
         )
         model = found.model
@@ -167,6 +176,17 @@ def edge_files(
                 f"in ONNX Runtime's format the model gives probabilities that differ by {difference:.1e}; expected the same; use "
                 "format=onnx"
             )
+    if found is not None:
+        fp32_bytes = len(full if options.format == "onnx" else ort_file(full))
+        if len(data) >= fp32_bytes:
+            counts = _precisions(found, len(columns))["num_heads"]
+            why = ", ".join([found.because.get("reason", ""), *map(repr, found.because.get("heads", ())[:5])])
+            raise ArtifactError(
+                f"in {options.precision} the model has {len(data)} bytes, and in fp32 no more than {fp32_bytes}: its backbone is "
+                f"{found.backbone}{f' ({why})' if why else ''}, and {counts.get('fp32', 0)} of {len(columns)} heads stay in "
+                "fp32, in a product of their own. Nothing was written; use precision=fp32, or what lets more pass: raw rows "
+                "(data=...), more rows, a larger margin"
+            )
     file = f"model.{options.format}"
     card = {
         "schema_version": SCHEMA_VERSION,
@@ -189,7 +209,7 @@ def edge_files(
     }
     if found is not None:
         assert rows is not None
-        settings = {"margin": options.margin, "refit": options.refit, "data": rows.record}
+        settings = {**asdict(options.limits), "refit": options.refit, "data": rows.record}
         card["gate"] = {**settings, "heads": _table(found, bundle, columns)}
     parts: dict[str, bytes | Path] = {file: data, EXPORT_CARD: canonical_json(card)}
     if card["same_bytes_as_fused_graph"] and (bundle.path / BUNDLE_SIGNATURE).is_file():
@@ -239,15 +259,24 @@ def _precisions(found: ReducedModel | None, num_heads: int) -> dict[str, Any]:
 
 
 def _table(found: ReducedModel, bundle: ModelBundle, columns: list[int]) -> list[dict[str, Any]]:
-    """Return a line a head: its precision, what it was in fp32, and what it is with and without its calibration fitted again."""
+    """Return a line a head: its precision, its rows, what it was in fp32, and what it is with and without its calibration refitted.
+
+    `with_refit` is measured on rows that the calibration was not fitted on, whether it was taken or not.
+    """
     states = {"fp32": found.full, "without_refit": found.without_refit, "final": found.final}
     changed_NK = found.final.label_NK != found.full.label_NK
     return [
         {
             "class_id": bundle.taxonomy.ids[column],
             "precision": found.head_precisions[k],
+            "num_positives": int(found.num_known_K2[k, 0]),
+            "num_negatives": int(found.num_known_K2[k, 1]),
+            "judged": bool(found.is_judged_K[k]),
             "refitted": found.refitted_K[k],
-            "ece_upper": {name: float(state.ece_upper_K[k]) for name, state in states.items()},
+            "ece_upper": {
+                **{name: float(state.ece_upper_K[k]) for name, state in states.items()},
+                "with_refit": None if np.isnan(found.refit_ece_upper_K[k]) else float(found.refit_ece_upper_K[k]),
+            },
             "average_precision": {
                 name: None if np.isnan(state.ap_K[k]) else float(state.ap_K[k]) for name, state in states.items()
             },
