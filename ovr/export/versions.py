@@ -10,6 +10,7 @@ from onnx import helper, version_converter
 
 from ovr.errors import ArtifactError, ConfigError
 from ovr.export.graph import IR_VERSION, OPSET
+from ovr.runtime.onnx_versions import release_for
 
 MIN_OPSET = 7  # the least that onnx converts to
 MIN_IR_VERSION = 4  # from there on weights are no inputs
@@ -37,8 +38,8 @@ def with_versions(model: onnx.ModelProto, opset: int | None, ir_version: int | N
             found = re.search(r"No Adapter .*|[^:]*$", str(error).strip())
             why = found[0].strip() if found else error
             raise ConfigError(
-                f"this model cannot be brought to opset {opset} ({why}); it needs opset {least} or a later one, and with it a "
-                "runtime that knows that"
+                f"this model cannot be brought to opset {opset} ({why}); it needs opset {least} or a later one, and with it "
+                f"onnxruntime {release_for(least, _ir_version_of(least))} or a later one"
             ) from None
         # The converter loses nothing that it knows; metadata are put back where it does not know them.
         del made.metadata_props[:]

@@ -98,7 +98,7 @@ class GatedHeads:
         self.weights = [(kind, weights) for _, kind, weights in stored_weights(bundle, columns)]
         known = [(is_class & mask_NK).sum(axis=0) for is_class in (target_NK, ~target_NK)]
         self.num_known_K2 = np.stack(known, axis=1).astype(np.int64)
-        self.is_judged_K: Bool = (self.num_known_K2 >= (limits.min_positives, limits.min_negatives)).all(axis=1)
+        self.is_judged_K: Bool = np.asarray((self.num_known_K2 >= (limits.min_positives, limits.min_negatives)).all(axis=1))
 
     def graph(self, calibrations: Sequence[Calibration] | None, apart: frozenset[int] = frozenset()) -> HeadsGraph:
         """Return the heads with these calibrations; None: with none, so that the logits are the plain ones."""

@@ -28,6 +28,7 @@ from ovr.input.table import TableEncoder
 from ovr.runtime.cohort_rows import check_takes_cohorts, cohort_names, split_cohorts
 from ovr.runtime.edge_files import checked_model, checked_ort, is_edge_export
 from ovr.runtime.frames import index_of, numbers_of
+from ovr.runtime.onnx_versions import too_old, versions_of
 
 CARD_KEY = "ovr.card"  # of the ONNX file's metadata
 OUTPUT = "prob"
@@ -81,12 +82,9 @@ class EdgePredictor:
         try:
             self._session = ort.InferenceSession(model_path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no common base of their own
-            is_old = "opset" in str(error) or "IR version" in str(error)
-            hint = (
-                f"; onnxruntime {ort.__version__} is too old for it: a newer one, or `ovr export target=edge opset=N ir_version=N`"
-            )
+            hint = None if path.suffix == ".ort" else too_old(*versions_of(model_path), runtime=ort.__version__, error=str(error))
             raise ArtifactError(
-                f"{model_path} cannot be opened as an ONNX model: {str(error).strip()}{hint if is_old else ''}"
+                f"{model_path} cannot be opened as an ONNX model: {f'{hint}; ' if hint else ''}{str(error).strip()}"
             ) from None
         self.card = self._read_card(model_path)
         self._encoder = encoder_from_json(self.card.input.encoder)
