@@ -135,7 +135,8 @@ def reduce_model(
     elif not reducible(backbone, precision):
         because = {"reason": "it has no weights that this makes smaller"}
     elif not gate.is_judged_K.all():
-        because = {"reason": "heads have too few rows to be judged on", **gate.listed(~gate.is_judged_K)}
+        few = f"fewer than {limits.min_positives} known rows of their class or {limits.min_negatives} of others"
+        because = {"reason": f"heads have {few} to be judged on", **gate.listed(~gate.is_judged_K)}
     else:
         small = reduced(backbone, precision, _some(rows.x))
         small_ND = _features(small, rows.x)

@@ -233,7 +233,8 @@ def test_the_backbone_is_reduced_where_rows_show_that_no_head_is_worse(trained, 
     target_NK[:, 3] = False  # a head that cannot be judged would not be known to be as good
     made = reduce_model(bundle, bundle.card, range(4), rows, precision=precision, limits=Limits(0.02), refit=True)
     assert made.backbone == "fp32"
-    assert made.because == {"reason": "heads have too few rows to be judged on", "num_heads": 1, "heads": [CLASS_IDS[3]]}
+    assert "fewer than 5 known rows of their class or 5 of others" in made.because["reason"]
+    assert (made.because["num_heads"], made.because["heads"]) == (1, [CLASS_IDS[3]])
     assert made.head_precisions[3] == "fp32"
 
 
