@@ -70,12 +70,13 @@ def test_an_asgi_server_gets_the_same(handler):
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("", "expected JSON"),
-        ("[1]", "expected JSON"),
-        ("[" * 100_000, "expected JSON"),
-        ('{"row": []}', "expected JSON"),
+        ("", 'expected {"rows": [...]}'),
+        ("[1]", 'expected {"rows": [...]}'),
+        ("[" * 100_000, 'expected {"rows": [...]}'),
+        ('{"row": []}', 'expected {"rows": [...]}'),
         ('{"rows": []}', "row"),
         ('{"rows": [[1, 2, 3]]}', "6"),
+        ('{"rows": [[1, 2, 3, 4, 5, 1%s]]}' % ("0" * 400), "dtype object"),
         ('{"rows": [[1, 2, 3, 4, 5, NaN]]}', "row 0"),
         ('{"rows": [[1, 2, 3, 4, 5, 6]], "cohort": "F"}', "cohort"),
     ],
@@ -86,10 +87,21 @@ def test_what_cannot_be_predicted_is_a_400_that_says_so(handler, body, said):
         assert said in json.loads(error)["error"]
 
 
+@pytest.mark.parametrize(
+    "event",
+    [{"body": "a", "isBase64Encoded": True}, {"body": "\u00e9", "isBase64Encoded": True}, {"body": "\ud800"}, {"body": None}, {}],
+)
+def test_a_body_that_is_no_base64_or_no_text_is_a_400(handler, event):
+    said = handler["lambda_handler"](event, None)
+    assert (said["statusCode"], json.loads(said["body"])) == (400, {"error": 'expected {"rows": [...]}'})
+
+
 def lambda_answer(handler, body):
     said = handler["lambda_handler"]({"body": body}, None)
     return said["statusCode"], said["body"]
 
 
 def test_a_body_that_is_too_large_is_not_read_on(handler):
-    assert asgi(handler["app"], b" " * (handler["answer"].__globals__["MAX_BYTES"] + 100_000), size=50_000)[0] == 413
+    body = b" " * (handler["answer"].__globals__["MAX_BYTES"] + 100_000)
+    assert asgi(handler["app"], body, size=50_000)[0] == 413
+    assert lambda_answer(handler, body.decode()) == (413, '{"error": "too large"}')
