@@ -4,13 +4,12 @@ import ctypes
 import errno
 import fcntl
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ovr.core.files import fsync_directory, fsync_tree, name_final, staging_name, sweep
+from ovr.core.files import fsync_directory, fsync_tree, name_final, remove_tree, staging_name, sweep
 from ovr.errors import ArtifactError
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's renameat2(2)
@@ -47,7 +46,7 @@ def replaced_directory(path: Path) -> Iterator[Path]:
             name_final(error, staging, path)
             raise
         finally:
-            shutil.rmtree(staging, ignore_errors=True)  # the new content where it did not come so far, else the old one
+            remove_tree(staging)  # the new content where it did not come so far, else the old one
     finally:
         os.close(descriptor)
 

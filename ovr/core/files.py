@@ -17,7 +17,7 @@ import shutil
 import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -168,7 +168,7 @@ def staged_directory(final: Path, *, beside: Path | None = None) -> Iterator[Pat
             raise ArtifactError(f"{final} appeared while it was being written; the other writer's version is kept") from None
         fsync_directory(final.parent)
     except BaseException as error:
-        shutil.rmtree(staging, ignore_errors=True)
+        remove_tree(staging)
         name_final(error, staging, final)
         raise
 
@@ -184,6 +184,18 @@ def discard(path: Path, *, beside: Path) -> None:
         return
     fsync_directory(path.parent)
     shutil.rmtree(staging)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory with all in it, also where modes of its directories forbid that; what cannot be removed stays."""
+    with suppress(OSError):
+        path.chmod(stat.S_IRWXU)
+    for directory, names, _ in os.walk(path):
+        for child in (Path(directory, name) for name in names):
+            if not child.is_symlink():
+                with suppress(OSError):
+                    child.chmod(stat.S_IRWXU)
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def place(staging: Path, parts: Mapping[str, bytes | Path]) -> None:
@@ -219,7 +231,7 @@ def _sweep(directory: Path, name: str) -> None:
         if match is None or _is_alive(int(match[1])):
             continue
         if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path, ignore_errors=True)
+            remove_tree(Path(entry.path))
         else:
             Path(entry.path).unlink(missing_ok=True)
 

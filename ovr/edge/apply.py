@@ -78,9 +78,9 @@ def _check_base(patch: Patch, digests: Mapping[str, str], directory: Path, what:
 def _write(file: BinaryIO, patch: Patch, files: Mapping[str, Path], staging: Path, directory: Path, what: str) -> None:
     for part in patch.parts:
         target = staging / part.name
-        if not target.parent.exists():
-            target.parent.mkdir()
-            take_after(target.parent, directory)
+        target.parent.mkdir(exist_ok=True)
         with files[part.name].open("rb") if part.name in files else BytesIO() as old, target.open("xb") as new:
             write_part(file, part, old, new.write, what)
         take_after(target, files.get(part.name, files[EXPORT_CARD]))
+    for folder in {(staging / part.name).parent for part in patch.parts} - {staging}:  # once all is in it: it may be read-only
+        take_after(folder, directory)

@@ -1,6 +1,7 @@
 """A patch on a device: applied whole or not at all, to its own base alone, and refused where a byte of it is another."""
 
 import base64
+import ctypes
 import hashlib
 import os
 import random
@@ -65,6 +66,40 @@ def test_a_directory_becomes_the_new_one_and_a_second_time_stays_it(files):
     assert not apply_patch(file, device).is_new
     assert (device / "model.onnx").stat() == before
     assert content(old) != content(new)
+
+
+def drop_rights_of_root():
+    """Let modes count for what this process then runs, as they do for everybody but root."""
+    for capability in (1, 2, 3):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER
+        ctypes.CDLL(None).prctl(24, capability)  # PR_CAPBSET_DROP
+
+
+def test_a_read_only_directory_is_replaced_and_nothing_of_it_stays(files):
+    old, new, file, device = files
+    back = patch(new, old, file.with_name("back"))
+    before = sorted(os.listdir(device.parent))
+    for applied, expected in ((file, new), (back, old)):  # the second is applied to one with a folder within
+        for path in (*device.rglob("*"), device):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        command = [sys.executable, "-m", "ovr.edge", "apply", str(applied), str(device)]
+        done = subprocess.run(command, capture_output=True, text=True, preexec_fn=drop_rights_of_root, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert content(device) == content(expected)
+        assert {path.stat().st_mode & 0o777 for path in (device, *device.rglob("*"))} == {0o555, 0o444}
+        assert sorted(os.listdir(device.parent)) == before
+
+
+def test_what_a_killed_one_left_of_a_read_only_directory_is_swept(tmp_path):
+    left, elsewhere = tmp_path / ".d.tmp", tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o750)
+    (left / "a" / "b").mkdir(parents=True)
+    (left / "a" / "link").symlink_to(elsewhere)
+    for path in (left / "a" / "b", left / "a", left):
+        path.chmod(0)
+    code = "import sys; from pathlib import Path; from ovr.core.files import remove_tree; remove_tree(Path(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", code, str(left)], preexec_fn=drop_rights_of_root, check=True)
+    assert os.listdir(tmp_path) == ["elsewhere"]
+    assert elsewhere.stat().st_mode & 0o777 == 0o750
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
