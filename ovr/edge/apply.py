@@ -38,7 +38,7 @@ def apply_patch(patch: Path, directory: Path, *, out: Path | None = None, truste
 
     Raises:
         ArtifactError: the patch is none, was changed or cut short, is not signed by a trusted key, or is for another base; the
-            directory is no edge export, or holds other files too; `out` exists; or the two cannot change places here.
+            directory is no edge export, or holds other files too; `out` exists or is within it; the two cannot change places here.
         ConfigError: a key cannot be used, or cryptography is not installed.
     """
     what = f"patch {patch}"
@@ -56,6 +56,8 @@ def apply_patch(patch: Path, directory: Path, *, out: Path | None = None, truste
             sweep(directory.resolve())  # of the old directory, by one that was killed before it had removed it
             return Applied(read, directory, is_new=False)
         _check_base(read, digests, directory, what)
+        if out is not None and out.resolve().is_relative_to(directory.resolve()):
+            raise ArtifactError(f"out={out} is within {directory}, which takes no other files; choose a place outside of it")
         made = replaced_directory(directory) if out is None else staged_directory(out)
         with made as staging:
             if sha256_file(directory / EXPORT_CARD) != read.base[EXPORT_CARD][0]:

@@ -68,6 +68,13 @@ def test_a_directory_becomes_the_new_one_and_a_second_time_stays_it(files):
     assert content(old) != content(new)
 
 
+def test_a_new_directory_is_not_made_within_the_base(files, tmp_path):
+    _, _, file, device = files
+    (tmp_path / "link").symlink_to(device)
+    for out in (device, device / "sub", device / "a" / "b", tmp_path / "link" / "sub"):
+        refused("is within .*device, which takes no other files; choose a place outside", file, device, out=out)
+
+
 def drop_rights_of_root():
     """Let modes count for what this process then runs, as they do for everybody but root."""
     for capability in (1, 2, 3):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER
