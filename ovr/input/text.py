@@ -1,14 +1,12 @@
 """Texts as hashed word and character n-grams: nothing is fitted, and no vocabulary is kept. Knows nothing of files or labels.
 
-B = batch, L = places of a row, F = words of all rows, U = different words, P = n-grams of all rows, E = tokens of all rows
+B = batch, L = places of a row, F = words of all rows, Q = their hashes, P = n-grams of all rows, E = tokens of all rows
 """
 
 import re
 import unicodedata
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -16,20 +14,18 @@ from numpy.typing import NDArray
 
 from ovr.core.schema import InputSchema
 from ovr.errors import ArtifactError
+from ovr.input.long_text import counted, ngrams_of
 from ovr.input.records import columns_of, records_of, without_no_columns
+from ovr.input.text_hashes import I64, PAIR, U64, hashes_of_runs, hashes_of_word, hashes_of_words, mixed
 
 if TYPE_CHECKING:
     from typing import Self
 
 F32 = NDArray[np.float32]
-I64 = NDArray[np.int64]
-U64 = NDArray[np.uint64]
 
 MAX_TOKENS = 1 << 24  # float32 holds whole numbers below it exactly
 MAX_NGRAM = 10
-BLOCK_CHARS = 1 << 18  # of texts at a time, so that memory does not grow with the number of rows
-CACHED_WORDS = 1 << 16
-CACHED_CHARS = 40  # of a word; longer ones are hashed anew each time
+BLOCK_CHARS = 1 << 18  # of texts at a time, so that memory does not grow with the number of rows; of a longer one, see `long_text`
 NORMAL_FORMS = ("none", "NFC", "NFKC")
 
 # Letters, digits and _, with what is written above or below them in scripts that have it (`\w` lacks it), and apostrophes within;
@@ -39,10 +35,6 @@ _MARKS = (
     "\u0900-\u0963\u0971-\u0df3\u0e31-\u0e4e\u0eb1-\u0ecd\u1ab0-\u1aff"
 )
 _WORD = re.compile(rf"\w[\w{_MARKS}]*(?:['\u2019]\w[\w{_MARKS}]*)*|[^\w\s]")
-
-# Odd 64-bit constants of splitmix64 (Steele et al. 2014) and of Weyl's sequence.
-_MIX_A, _MIX_B, _PAIR = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB), np.uint64(0x9E3779B97F4A7C15)
-_CHARS_SALT = 0x63686172  # of checksums of character n-grams, so that "the" as a word and within one are different tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +108,14 @@ class HashedText:
         """
         texts = self.records(rows)
         x = np.zeros((len(texts), self.max_tokens, 2), np.float32)
-        start = size = 0
-        for stop, text in enumerate(texts, start=1):
-            size += len(text)
-            if size >= BLOCK_CHARS or stop == len(texts):
-                row_E, place_E, token_E, weight_E = self._tokens(texts[start:stop])
-                x[start + row_E, place_E, 0] = token_E
-                x[start + row_E, place_E, 1] = weight_E
-                start, size = stop, 0
+        for block in _blocks(texts):
+            if block.stop == block.start + 1 and len(texts[block.start]) >= BLOCK_CHARS:
+                token_E, weight_E = self._tokens_of_long(texts[block.start])
+                x[block.start, : len(token_E)] = np.stack([token_E, weight_E], axis=1)
+                continue
+            row_E, place_E, token_E, weight_E = self._tokens(texts[block.start : block.stop])
+            x[block.start + row_E, place_E, 0] = token_E
+            x[block.start + row_E, place_E, 1] = weight_E
         return x
 
     def to_json(self) -> dict[str, Any]:
@@ -161,7 +153,7 @@ class HashedText:
             first.append(np.arange(max(0, len(words) - length + 1)))
             count.append(np.full(len(first[-1]), length))
         if self.chars is not None:
-            size_F = np.array([len(_hashes(word, *self.chars)) - 1 for word in words], np.int64)
+            size_F = np.array([len(hashes_of_word(word, *self.chars)) - 1 for word in words], np.int64)
             first.append(np.repeat(np.arange(len(words)), size_F))
             count.append(np.ones(len(first[-1]), np.int64))
         return Ngrams(text, tuple(spans), self._numbers(hash_P), np.concatenate(first), np.concatenate(count))
@@ -183,60 +175,52 @@ class HashedText:
         order_E, place_E = order_E[kept_E], place_E[kept_E]
         return row_E[order_E], place_E, number_E[order_E], weight_E[order_E]
 
+    def _tokens_of_long(self, text: str) -> tuple[I64, NDArray[np.float64]]:
+        """Return (number, weight) of the tokens of one text that are kept, which is not held n-gram by n-gram."""
+        words = (found[0] for found in _WORD.finditer(self._plain(text)))
+        number_E, count_E = counted((group, self._numbers(hash_P)) for group, hash_P in ngrams_of(words, self.words, self.chars))
+        return number_E[: self.max_tokens], 1 + np.log(count_E[: self.max_tokens])
+
     def _words(self, text: str) -> list[str]:
+        return _WORD.findall(self._plain(text))
+
+    def _plain(self, text: str) -> str:
         if self.normal_form != "none":
             text = unicodedata.normalize(self.normal_form, text)
-        return _WORD.findall(text.lower() if self.lowercase else text)
+        return text.lower() if self.lowercase else text
 
     def _ngrams(self, words_of_rows: Sequence[Sequence[str]]) -> tuple[I64, U64]:
         """Return row and hash of each n-gram, in the order that decides which are kept."""
-        number_of: dict[str, int] = {}
-        number_F = np.array([number_of.setdefault(word, len(number_of)) for words in words_of_rows for word in words], np.int64)
+        hash_Q, at_F, size_F = hashes_of_words([word for words in words_of_rows for word in words], self.chars)
         row_F = np.repeat(np.arange(len(words_of_rows)), [len(words) for words in words_of_rows])
-        shortest, longest = self.chars or (0, 0)
-        pieces = [(_cached_hashes if len(word) <= CACHED_CHARS else _hashes)(word, shortest, longest) for word in number_of]
-        size_U = np.array([len(piece) for piece in pieces], np.int64)
-        hash_Q = np.concatenate([np.zeros(0, np.uint64), *pieces])
-        at_F = (np.cumsum(size_U) - size_U)[number_F]  # where a word's own hash is; those of its characters follow
         rows, hashes = [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)]
         if self.words is not None:
             word_F = run_F = hash_Q[at_F]
             for length in range(1, self.words[1] + 1):
                 if length > 1:
-                    run_F = _mixed(run_F[:-1] * _PAIR + word_F[length - 1 :])
+                    run_F = mixed(run_F[:-1] * PAIR + word_F[length - 1 :])
                 if length >= self.words[0]:
                     end_F = length - 1 + np.arange(len(run_F))
                     within_F = row_F[: len(run_F)] == row_F[end_F]
                     rows.append(row_F[: len(run_F)][within_F])
                     hashes.append(run_F[within_F])
         if self.chars is not None:
-            size_F = size_U[number_F] - 1
-            within_P = np.arange(size_F.sum()) - np.repeat(np.cumsum(size_F) - size_F, size_F)
             rows.append(np.repeat(row_F, size_F))
-            hashes.append(hash_Q[np.repeat(at_F, size_F) + 1 + within_P])
+            hashes.append(hashes_of_runs(hash_Q, at_F, size_F))
         return np.concatenate(rows), np.concatenate(hashes)
 
 
-def _hashes(word: str, shortest: int, longest: int) -> U64:
-    """Return the hash of a word and then those of its runs of `shortest` to `longest` characters; with 0, of the word alone."""
-    checksums = [zlib.crc32(word.encode("utf-8", "surrogatepass"))]
-    if longest:
-        padded = f" {word} "
-        size = len(padded)
-        runs = [padded[at : at + n] for n in range(shortest, min(longest, size) + 1) for at in range(size - n + 1)] or [padded]
-        checksums += [zlib.crc32(run.encode("utf-8", "surrogatepass"), _CHARS_SALT) for run in runs]
-    return _mixed(np.array(checksums, np.uint64))
-
-
-_cached_hashes = lru_cache(maxsize=CACHED_WORDS)(_hashes)
-
-
-def _mixed(hash_P: U64) -> U64:
-    """Return hashes whose every bit depends on every bit of the given ones (the finaliser of splitmix64); 64 bits wrap."""
-    hash_P = hash_P + _PAIR
-    hash_P = (hash_P ^ (hash_P >> np.uint64(30))) * _MIX_A
-    hash_P = (hash_P ^ (hash_P >> np.uint64(27))) * _MIX_B
-    return hash_P ^ (hash_P >> np.uint64(31))
+def _blocks(texts: Sequence[str]) -> Iterator[range]:
+    """Yield the numbers of texts that are encoded together; one that is as large as a block alone is alone."""
+    start = size = 0
+    for number, text in enumerate(texts):
+        if start < number and len(text) >= BLOCK_CHARS:
+            yield range(start, number)
+            start, size = number, 0
+        size += len(text)
+        if size >= BLOCK_CHARS or number == len(texts) - 1:
+            yield range(start, number + 1)
+            start, size = number + 1, 0
 
 
 def _lengths(name: str, value: Any) -> tuple[int, int] | None:

@@ -1,6 +1,8 @@
 import json
+import random
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from collections import Counter
 
@@ -110,6 +112,34 @@ def test_texts_of_more_than_a_block_are_encoded_alike():
     np.testing.assert_allclose(
         make(words=[1, 1], chars=None).encode(texts)[:, 0, 1], [1 + np.log(len(t) // 5) for t in texts], 1e-6
     )
+
+
+@pytest.mark.parametrize(("words", "chars"), [((1, 2), (3, 5)), (None, (1, 10)), ((2, 4), None), ((3, 3), (2, 2))])
+@pytest.mark.parametrize("many_words", [1, 1000])
+def test_a_text_that_is_counted_in_pieces_has_the_same_tokens(monkeypatch, words, chars, many_words):
+    rnd = random.Random(0)
+    text = "".join(rnd.choices("aabcdé straße 日本 हि👍\ud800don't-?!  \u0301", k=150)) + "é" * 50 + " b " + "日" * 33 + "👍"
+    encoders = [HashedText(num_tokens, max_tokens, words, chars) for num_tokens in (7, BIG) for max_tokens in (12, 5000)]
+    whole = [encoder.encode([text]) for encoder in encoders]
+    monkeypatch.setattr("ovr.input.text.BLOCK_CHARS", 2)
+    monkeypatch.setattr("ovr.input.text_hashes.MANY_WORDS", many_words)
+    monkeypatch.setattr("ovr.input.text_hashes.PIECE_CHARS", 7)
+    for num_words, long_word, num_merged in ((1, 10, 1), (7, 30, 50), (1000, 30, 10_000)):
+        monkeypatch.setattr("ovr.input.long_text.PIECE_WORDS", num_words)
+        monkeypatch.setattr("ovr.input.long_text.LONG_WORD", long_word)
+        monkeypatch.setattr("ovr.input.long_text.MERGED_TOKENS", num_merged)
+        for encoder, expected in zip(encoders, whole, strict=True):
+            np.testing.assert_array_equal(encoder.encode(["", text, "a", ""])[1:2], expected)
+
+
+def test_memory_does_not_grow_with_a_text():
+    for text in ("a b " * 70_000, "a" * 300_000):
+        encoder = HashedText(1000, 12)
+        tracemalloc.start()
+        encoder.encode([text])
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 16e6
 
 
 def test_a_long_text_keeps_its_largest_weights_and_of_equal_ones_the_first():

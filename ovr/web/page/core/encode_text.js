@@ -76,29 +76,51 @@ export class HashedText {
   /** Return [number, count] of the tokens that are kept, in their order. */
   _tokens(text) {
     const counts = new Map(); // in the order of their first n-gram
-    for (const hash of this._ngrams(this.wordsOf(text))) {
-      const number = Number(((hash >> 32n) * BigInt(this.num_tokens)) >> 32n);
-      counts.set(number, (counts.get(number) ?? 0) + 1);
-    }
+    for (const number of this._numbers(this.wordsOf(text))) counts.set(number, (counts.get(number) ?? 0) + 1);
     return [...counts].sort((one, other) => other[1] - one[1]).slice(0, this.max_tokens); // a stable sort
   }
 
-  *_ngrams(words) {
+  /** Yield the number of each n-gram; each of those that are different is hashed once. */
+  *_numbers(words) {
+    const numTokens = BigInt(this.num_tokens);
+    const numberOf = (hash) => Number(((hash >> 32n) * numTokens) >> 32n);
     if (this.words !== null) {
-      const single = words.map((word) => mixed(BigInt(crc32(utf8(word)))));
-      let run = single;
+      const [single, hashes] = numbered(words, (word) => mixed(BigInt(crc32(utf8(word)))));
+      let [runs, hashesOfRuns] = [single, hashes]; // which of the different runs begins at each word
       for (let length = 1; length <= this.words[1]; length += 1) {
-        if (length > 1) run = run.slice(0, -1).map((hash, at) => mixed(wrapped(hash * PAIR + single[at + length - 1])));
-        if (length >= this.words[0]) yield* run;
+        if (length > 1) {
+          const pairs = runs.slice(0, -1).map((run, at) => run * hashes.length + single[at + length - 1]);
+          const before = hashesOfRuns;
+          const hashOf = (pair) =>
+            mixed(wrapped(before[Math.floor(pair / hashes.length)] * PAIR + hashes[pair % hashes.length]));
+          [runs, hashesOfRuns] = numbered(pairs, hashOf);
+        }
+        if (length < this.words[0]) continue;
+        const numbers = hashesOfRuns.map(numberOf);
+        for (const run of runs) yield numbers[run];
       }
     }
     if (this.chars === null) return;
     const known = new Map();
     for (const word of words) {
-      if (!known.has(word)) known.set(word, runsOf(word, this.chars));
+      if (!known.has(word)) known.set(word, runsOf(word, this.chars).map(numberOf));
       yield* known.get(word);
     }
   }
+}
+
+/** Return for each value which of the different ones it is, and what `make` makes of each of these. */
+function numbered(values, make) {
+  const known = new Map();
+  const made = [];
+  const numbers = values.map((value) => {
+    if (!known.has(value)) {
+      known.set(value, made.length);
+      made.push(make(value));
+    }
+    return known.get(value);
+  });
+  return [numbers, made];
 }
 
 function runsOf(word, [shortest, longest]) {
