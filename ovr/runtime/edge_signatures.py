@@ -12,12 +12,13 @@ from typing import Any
 
 from ovr.core.bundle import SIGNATURES
 from ovr.core.ecdsa import fingerprint, private_key, signature, signed_by
-from ovr.core.files import canonical_json, read_json, sha256_file, write_file
+from ovr.core.files import canonical_json, read_json, sha256_bytes, sha256_file, strict_json, write_file
 from ovr.errors import ArtifactError
 
 EXPORT_SIGNATURE = f"{SIGNATURES}/export.json"
 EXPORT_KIND, PATCH_KIND = "ovr edge export 1", "ovr edge patch 1"
 SCHEMA_VERSION = 1
+MAX_READS = 3  # of an export that is replaced while it is read
 
 
 def signatures_json(signatures: dict[str, str]) -> bytes:
@@ -75,6 +76,29 @@ def check_export_signature(directory: Path, card: Path, keys: Sequence[Path]) ->
     """Return the first of the public keys that signed the card of an export; see `check_signed`."""
     file = directory / EXPORT_SIGNATURE
     return check_signed(EXPORT_KIND, sha256_file(card), _signatures_in(file), keys, what=str(directory))
+
+
+def signed_model(file: Path, card: Path, keys: Sequence[Path]) -> bytes:
+    """Return the bytes of a model whose card one of the public keys signed, each read once: what is opened is what was signed.
+
+    Raises:
+        ArtifactError: no key signed the card, or the model is not the one that it names, such as one that took its place since.
+        ConfigError: a key cannot be used, or cryptography is not installed.
+    """
+    for attempt in range(1, MAX_READS + 1):
+        try:
+            said, data = card.read_bytes(), file.read_bytes()
+            signatures = _signatures_in(card.parent / EXPORT_SIGNATURE)
+            check_signed(EXPORT_KIND, sha256_bytes(said), signatures, keys, what=str(card.parent))
+            if strict_json(said)["model"]["sha256"] == sha256_bytes(data):
+                return data
+            problem = f"{file} was changed while it was opened: its digest is not the one in {card.name}; open it again"
+        except FileNotFoundError as error:
+            problem = f"{error.filename} was removed while it was opened; open it again"
+        except ArtifactError:
+            if attempt == MAX_READS:  # else a patch may have been applied meanwhile
+                raise
+    raise ArtifactError(problem)
 
 
 def _signatures_in(file: Path) -> dict[str, str]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ovr.core.artifact import ModelCard
 from ovr.core.bundle import open_bundle
 from ovr.core.cohorts import COHORT
-from ovr.core.onnx_file import EDGE_OPS, check_onnx_file
+from ovr.core.onnx_file import EDGE_OPS, check_onnx, check_onnx_file
 from ovr.core.prediction import Prediction
 from ovr.core.schema import check_rows
 from ovr.decision.decide import decide
@@ -26,7 +26,8 @@ from ovr.input.records import IMAGE
 from ovr.input.row_problems import row_problems
 from ovr.input.table import TableEncoder
 from ovr.runtime.cohort_rows import check_takes_cohorts, cohort_names, split_cohorts
-from ovr.runtime.edge_files import checked_model, checked_ort, is_edge_export
+from ovr.runtime.edge_files import EXPORT_CARD, checked_model, checked_ort, is_edge_export
+from ovr.runtime.edge_signatures import signed_model
 from ovr.runtime.frames import index_of, numbers_of
 from ovr.runtime.onnx_versions import too_old, versions_of
 
@@ -52,11 +53,13 @@ class EdgePredictor:
         Raises:
             ArtifactError: the path is missing, the bundle or the export is damaged, or the file is no fused ONNX model of ovr; no
                 trusted key signed the export.
-            ConfigError: `num_threads` is not a whole number of at least 0; keys are given for what is no edge export, or cannot be
-                used, or cryptography is not installed.
+            ConfigError: `path` is none, `num_threads` is not a whole number of at least 0; keys are given for what is no edge
+                export, or cannot be used, or cryptography is not installed.
         """
-        if not isinstance(num_threads, int) or num_threads < 0:
+        if not isinstance(num_threads, int) or isinstance(num_threads, bool) or num_threads < 0:
             raise ConfigError(f"num_threads is {num_threads!r}; expected a whole number of at least 0")
+        if not isinstance(path, str | PathLike):
+            raise ConfigError(f"path is {path!r}; expected that of a bundle directory, an edge export or a fused ONNX file")
         path = Path(path)
         if isinstance(trusted_keys, str | PathLike):
             raise ConfigError(f"trusted_keys is {str(trusted_keys)!r}; expected a list of files")
@@ -65,8 +68,11 @@ class EdgePredictor:
                 f"signatures are required of {path}, which is no directory of `ovr export target=edge`; those of bundles are "
                 "checked by `ovr verify` and `ovr predict require_signature=true`"
             )
+        signed = None  # the bytes that a trusted key signed
         if is_edge_export(path):
             path = checked_model(path, [Path(key) for key in trusted_keys])
+            if trusted_keys:
+                signed = signed_model(path, path.parent / EXPORT_CARD, [Path(key) for key in trusted_keys])
         elif path.suffix == ".ort" and path.is_file():
             checked_ort(path)
         bundle = open_bundle(path) if path.is_dir() else None
@@ -75,12 +81,17 @@ class EdgePredictor:
         options.intra_op_num_threads = num_threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        if not model_path.is_file():
+        if signed is None and not model_path.is_file():
             raise ArtifactError(f"{path} does not exist; expected a bundle directory, an edge export or a fused ONNX file")
         if bundle is None and path.suffix != ".ort":
-            check_onnx_file(model_path, allowed_ops=EDGE_OPS, what=str(model_path))
+            if signed is None:
+                check_onnx_file(model_path, allowed_ops=EDGE_OPS, what=str(model_path))
+            else:
+                check_onnx(signed, allowed_ops=EDGE_OPS, what=str(model_path))
         try:
-            self._session = ort.InferenceSession(model_path, options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(
+                model_path if signed is None else signed, options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # onnxruntime's exceptions have no common base of their own
             hint = None if path.suffix == ".ort" else too_old(*versions_of(model_path), runtime=ort.__version__, error=str(error))
             raise ArtifactError(
@@ -171,11 +182,11 @@ class EdgePredictor:
             progress: called with the number of rows done since the last call.
 
         Raises:
-            InputError: the rows do not fit the model's input schema, batch_size is below 1, or cohorts of another number than
-                rows, or for a model that has none.
+            InputError: the rows do not fit the model's input schema, batch_size is no whole number of at least 1, or cohorts of
+                another number than rows, or for a model that has none.
         """
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}; expected at least 1")
+        if not isinstance(batch_size, int | np.integer) or isinstance(batch_size, bool) or batch_size < 1:
+            raise InputError(f"batch_size is {batch_size!r}; expected a whole number of at least 1")
         check_takes_cohorts(self.card, cohort)
         x = check_rows(rows, self.card.input) if encoded else self.encode(rows)
         return self._prob(x, self._cohort_numbers(rows, cohort, len(x)), batch_size, progress)

@@ -73,8 +73,9 @@ def test_rows_that_do_not_fit_are_refused(bundle, x):
     predictor = EdgePredictor(bundle.path)
     with pytest.raises(InputError, match=r"rows have shape \(70, 6\); expected \(rows, 2, 3\)"):
         predictor.predict(x.reshape(70, 6))
-    with pytest.raises(InputError, match="batch_size is 0; expected at least 1"):
-        predictor.predict(x, batch_size=0)
+    for batch_size in (0, "a", 2.0, True):
+        with pytest.raises(InputError, match=r"batch_size is .*; expected a whole number of at least 1"):
+            predictor.predict(x, batch_size=batch_size)
 
 
 def test_rows_that_do_not_fit_are_counted_apart(bundle, x):
@@ -194,10 +195,16 @@ def test_the_package_knows_its_public_classes_only():
         ovr.Nothing  # noqa: B018
 
 
-@pytest.mark.parametrize("num_threads", [-1, "two"])
+@pytest.mark.parametrize("num_threads", [-1, "two", True])
 def test_a_number_of_threads_that_is_none_is_refused(bundle, num_threads):
     with pytest.raises(ConfigError, match=r"num_threads is .*; expected a whole number of at least 0"):
         EdgePredictor(bundle.path, num_threads=num_threads)
+
+
+@pytest.mark.parametrize("path", [None, 3])
+def test_what_is_no_path_is_refused(path):
+    with pytest.raises(ConfigError, match=r"path is .*; expected that of a bundle directory, an edge export or a fused ONNX file"):
+        EdgePredictor(path)
 
 
 def test_a_frame_keeps_its_index(tmp_path, rng):

@@ -16,7 +16,9 @@ from ovr.edge.apply import apply_patch
 from ovr.errors import ArtifactError, ConfigError
 from ovr.lifecycle.edge_diff import write_patch
 from ovr.lifecycle.edge_export import EdgeOptions, export_edge
+from ovr.runtime import predictor
 from ovr.runtime.edge_files import sign_export
+from ovr.runtime.edge_signatures import signed_model
 from tests.bundles import small_bundle
 from tests.cli.test_main import error_of
 from tests.edge.exports import content
@@ -88,6 +90,49 @@ def test_what_was_changed_since_it_was_signed_is_refused(device, exports, keys):
     (device / "notes.txt").write_text("")
     with pytest.raises(ArtifactError, match=r"holds notes.txt, which is no part"):
         sign_export(device, keys / "ann.pem", None)
+
+
+def test_what_takes_its_place_between_check_and_use_is_not_opened(device, exports, keys, monkeypatch):
+    sign_export(device, keys / "ann.pem", None)
+
+    check, replacements = predictor.checked_model, []
+
+    def swapped(directory, trusted_keys):
+        found = check(directory, trusted_keys)
+        shutil.copytree(replacements[-1], directory, dirs_exist_ok=True)
+        return found
+
+    monkeypatch.setattr(predictor, "checked_model", swapped)
+    model = exports.parent / "model"
+    model.mkdir(exist_ok=True)
+    shutil.copyfile(exports / "new" / "model.onnx", model / "model.onnx")
+    good = content(device)
+    for replacement, said in ((model, "was changed while it was opened"), (exports / "new", "is not signed by .*ann.pub")):
+        replacements.append(replacement)
+        with pytest.raises(ArtifactError, match=said):
+            EdgePredictor(device, trusted_keys=[keys / "ann.pub"])
+        for name, data in good.items():
+            (device / name).write_bytes(data)
+    replacements.append(shutil.copytree(exports / "new", device.parent / "signed"))  # as by a patch that is applied meanwhile
+    sign_export(replacements[-1], keys / "ann.pem", None)
+    opened = EdgePredictor(device, trusted_keys=[keys / "ann.pub"])
+    assert opened.card == EdgePredictor(exports / "new").card
+
+
+def test_a_signed_export_in_the_runtime_s_own_format_is_opened(keys, tmp_path):
+    bundle = small_bundle(tmp_path / "bundle")
+    export_edge(bundle, tmp_path / "ort", EdgeOptions(format="ort"))
+    sign_export(tmp_path / "ort", keys / "ann.pem", None)
+    x = np.ones((2, 6), np.float32)
+    signed = EdgePredictor(tmp_path / "ort", trusted_keys=[keys / "ann.pub"])
+    np.testing.assert_array_equal(signed.predict_proba(x), EdgePredictor(bundle.path).predict_proba(x))
+
+
+def test_what_is_removed_while_it_is_opened_is_told(device, keys):
+    sign_export(device, keys / "ann.pem", None)
+    (device / "model.onnx").unlink()
+    with pytest.raises(ArtifactError, match=r"model.onnx was removed while it was opened; open it again"):
+        signed_model(device / "model.onnx", device / "card.json", [keys / "ann.pub"])
 
 
 def test_a_patch_is_signed_and_a_foreign_one_is_refused(device, exports, keys, tmp_path, capsys):
