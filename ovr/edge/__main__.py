@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m ovr.edge",
         description="Predict the rows of a file. `python -m ovr.edge apply PATCH DIR` applies a patch instead; see its --help.",
     )
-    parser.add_argument("model", metavar="MODEL", help="a bundle, or a fused ONNX file as `ovr export` writes it")
+    parser.add_argument("model", metavar="MODEL", help="what `ovr export target=edge` wrote, a bundle, or a fused ONNX file")
     parser.add_argument("rows", metavar="ROWS", help=".csv, .tsv, .jsonl, .npy; of texts and columns also .json and .txt")
     parser.add_argument("--output", metavar="FILE", help="a new file instead of standard output")
     parser.add_argument("--format", choices=("csv", "jsonl"), default="csv", help="of the predictions (default: csv)")
@@ -101,6 +101,7 @@ def _predict_to(args: argparse.Namespace, output: Path) -> None:
 
 
 def _predict(args: argparse.Namespace, out: BinaryIO) -> None:
+    from ovr.input.records import IMAGE
     from ovr.runtime.batch.answers import Answers, Rows
     from ovr.runtime.batch.inputs import open_input
     from ovr.runtime.batch.shaping import Shaping
@@ -109,6 +110,8 @@ def _predict(args: argparse.Namespace, out: BinaryIO) -> None:
     predictor = EdgePredictor(args.model, num_threads=args.threads, trusted_keys=args.require_signature)
     kind = predictor.card.input.raw_kind
     header = args.header == "true"
+    if Path(args.rows).is_dir() and kind != IMAGE:
+        raise InputError(f"{args.rows} is a directory; expected a file of rows, such as {Path(args.rows) / 'rows.csv'}")
     file, images = open_input(Path(args.rows), kind, format=None, header=header, delimiter=None, path_column="path")
     shaping = Shaping(file, predictor.card, header=header, drop=tuple(args.drop), cohort=args.cohort)
     answers = Answers(f".{args.format}", predictor.card, with_files=images is not None)

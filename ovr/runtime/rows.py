@@ -21,6 +21,8 @@ from ovr.runtime.record_files import cell_delimiter, check_dropped, opened
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".npy": "npy"}
 
+HEADER_HINT = "; say header=true if it holds names"  # for the first line of a file that was said to have no header
+
 
 def read_rows(
     path: Path,
@@ -113,7 +115,7 @@ def _read_csv(
                 if blank_line or len(cells) != width:
                     line, got = (blank_line, 0) if blank_line else (reader.line_num, len(cells))
                     raise InputError(f"{path}, line {line} has {got} cells; expected {width}")
-                parsed.append(row_of_numbers([cells[cell] for cell in cell_D], path, reader.line_num, schema))
+                parsed.append(row_of_numbers([cells[cell] for cell in cell_D], schema, path, reader.line_num))
                 lines.append(reader.line_num)
         except csv.Error as error:
             raise InputError(f"{path}, line {reader.line_num} is not CSV: {error}") from None
@@ -147,14 +149,17 @@ def _check_names(where: str, names: Sequence[str], schema: InputSchema) -> None:
         )
 
 
-def row_of_numbers(cells: Sequence[str], path: Path, line: int, schema: InputSchema) -> NDArray[np.float64]:
+def row_of_numbers(
+    cells: Sequence[str], schema: InputSchema, path: Path | None = None, line: int | None = None
+) -> NDArray[np.float64]:
+    """Return the values of a flat row; errors name the cell, and where the row is if that is given."""
     try:
         return np.array(cells, dtype=np.float64)
     except ValueError:
         at = next(d for d, cell in enumerate(cells) if not _is_number(cell))
-        name = schema.column_name(at)
-        hint = "; say header=true if it holds names" if line == 1 else ""
-        raise InputError(f"{path}, line {line}, {name} holds {cells[at]!r}; expected a number{hint}") from None
+        where = "" if path is None else f"{path}, line {line}, "
+        hint = HEADER_HINT if line == 1 else ""
+        raise InputError(f"{where}{schema.column_name(at)} holds {cells[at]!r}; expected a number{hint}") from None
 
 
 def _is_number(text: str) -> bool:

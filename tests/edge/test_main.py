@@ -47,6 +47,7 @@ def test_a_fused_file_is_enough_and_standard_output_is_the_default(bundle, rows,
     [
         ("1,2,3\n", [], "say header=false"),
         ("1,2,3\n", ["--header=false"], "3 cells; expected 6"),
+        ("a,b,c,d,e,f\n1,2,3,4,5,6\n", ["--header=false"], "x.csv, line 1: column 0 holds 'a'; expected a number; say header=true"),
         ("a,b,c,d,e,f\n", [], "holds no rows; expected at least one"),
         ("a,b,c,d,e,f\n1,2,3,4,5,6\n1,2,x,4,5,6\n", [], "line 3"),
         ("a,b,c,d,e,f\n1,2,3,4,5,6\n", ["--cohort", "F"], "cohort"),
@@ -60,6 +61,11 @@ def test_what_cannot_be_predicted_is_said_and_leaves_no_file(bundle, tmp_path, c
     assert error.startswith("error: ")
     assert said in error
     assert not (tmp_path / "y.csv").exists()
+
+
+def test_a_directory_is_no_file_of_rows(bundle, tmp_path, capsys):
+    assert main([str(bundle), str(tmp_path)]) == 1
+    assert capsys.readouterr().err == f"error: {tmp_path} is a directory; expected a file of rows, such as {tmp_path}/rows.csv\n"
 
 
 def test_a_file_that_exists_or_has_no_folder_is_refused(bundle, rows, tmp_path, capsys):

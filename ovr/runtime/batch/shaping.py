@@ -23,7 +23,7 @@ from ovr.runtime.batch.cells import plain_cells
 from ovr.runtime.batch.chunks import Chunk, RowFile
 from ovr.runtime.cohort_rows import RECORDS, cohort_names
 from ovr.runtime.record_files import TextColumns, check_dropped, object_row, text_row
-from ovr.runtime.rows import cells_by_column, json_row, row_of_numbers
+from ovr.runtime.rows import HEADER_HINT, cells_by_column, json_row, row_of_numbers
 
 
 @dataclass(slots=True)
@@ -151,7 +151,10 @@ class Shaping:
                 try:
                     columns = [np.array(column, dtype=np.float64) for column in columns]
                 except ValueError:
-                    return _each(zip(*columns, strict=True), lambda cells: self._row_of_cells(cells))
+                    taken, bad = _each(zip(*columns, strict=True), self._row_of_cells)
+                    if 0 in bad and chunk.first == 0 and not self.header:
+                        bad[0] += HEADER_HINT
+                    return taken, bad
         with np.errstate(over="ignore"):
             x = np.empty((chunk.num_rows, len(columns)), np.float32)
             for d, column in enumerate(columns):
@@ -160,7 +163,7 @@ class Shaping:
 
     def _row_of_cells(self, cells: Sequence[str]) -> NDArray[np.float32]:
         schema = self.card.input
-        x: NDArray[np.float32] = check_rows(row_of_numbers(cells, self.file.path, 0, schema).reshape(1, *schema.shape), schema)[0]
+        x: NDArray[np.float32] = check_rows(row_of_numbers(cells, schema).reshape(1, *schema.shape), schema)[0]
         return x
 
     def _lists_of(self, cells: Any) -> tuple[Any, dict[int, str]]:
