@@ -45,7 +45,8 @@ def counted(ngrams: Iterable[tuple[int, I64]]) -> tuple[I64, I64]:
     Those that are there most often come first, of equal ones those of the lower group, and then those that came first.
     """
     kept = tuple(np.zeros(0, np.int64) for _ in range(3))  # number, place, count
-    waiting, num_waiting, num_of_group = [kept], 0, {}
+    waiting, num_waiting = [kept], 0
+    num_of_group: dict[int, int] = {}
     for group, number_P in ngrams:
         start = num_of_group.get(group, 0)
         num_of_group[group] = start + len(number_P)

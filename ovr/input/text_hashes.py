@@ -54,7 +54,8 @@ def hashes_of_words(words: Sequence[str], chars: tuple[int, int] | None) -> tupl
 def hashes_of_runs(hash_Q: U64, at_F: I64, size_F: I64) -> U64:
     """Return the hashes (P,) of the runs of characters of each word, of what `hashes_of_words` returned."""
     within_P = np.arange(size_F.sum()) - np.repeat(np.cumsum(size_F) - size_F, size_F)
-    return hash_Q[np.repeat(at_F, size_F) + 1 + within_P]
+    hash_P: U64 = hash_Q[np.repeat(at_F, size_F) + 1 + within_P]
+    return hash_P
 
 
 def runs_of_long_word(word: str, shortest: int, longest: int) -> Iterator[U64]:
@@ -90,12 +91,12 @@ def _hashes_of_many(words: Sequence[str], shortest: int, longest: int) -> tuple[
 
 def _checksums(character_L: U32, length: int) -> U32:
     """Return the checksums (L - length + 1,) of the UTF-8 bytes of each run of so many characters."""
-    size_L = 1 + sum((character_L >= least).astype(np.uint32) for least in (0x80, 0x800, 0x10000))
+    size_L = np.digitize(character_L, (0x80, 0x800, 0x10000)).astype(np.uint32) + np.uint32(1)
     lead_L = np.array([0, 0, 0xC0, 0xE0, 0xF0], np.uint32)[size_L]
     crc_P = np.full(len(character_L) - length + 1, ~np.uint32(_CHARS_SALT), np.uint32)
     bytes_L = []
     for number in range(int(size_L.max())):
-        bits_L = character_L >> (6 * np.maximum(size_L.astype(np.int64) - 1 - number, 0)).astype(np.uint32)
+        bits_L = character_L >> (np.uint32(6) * (np.maximum(size_L, number + 1) - np.uint32(number + 1)))
         bytes_L.append(lead_L | bits_L if number == 0 else 0x80 | (bits_L & 0x3F))
     for at in range(length):
         of_run = slice(at, at + len(crc_P))
