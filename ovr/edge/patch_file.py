@@ -277,4 +277,8 @@ def _sized(data: bytes) -> bytes:
 
 
 def _why(error: Exception) -> str:
-    return f"its header lacks {error}" if isinstance(error, KeyError) else str(error)
+    if isinstance(error, KeyError):
+        return f"its header lacks {error}"
+    if isinstance(error, TypeError | AttributeError):  # Python's own words tell nothing of the header
+        return "its header is of another shape than `ovr edge diff` writes"
+    return str(error)

@@ -194,6 +194,14 @@ def test_what_is_no_patch_is_refused(files, tmp_path):
     refused("is no patch that `ovr edge diff` wrote", file, device)
 
 
+@pytest.mark.parametrize(
+    "header", [b"[]", b'{"schema_version":1,"base":null,"new":{}}', b'{"schema_version":1,"base":{"card.json":7},"new":{}}']
+)
+def test_a_header_of_another_shape_is_told_in_its_own_words(files, header):
+    _, _, file, device = files
+    refused("applies: its header is of another shape than `ovr edge diff` writes$", forged(file, header=header), device)
+
+
 def test_a_patch_cut_short_anywhere_is_refused(files, tmp_path):
     _, _, file, device = files
     data = file.read_bytes()
