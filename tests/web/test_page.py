@@ -208,6 +208,31 @@ def test_the_keyboard_draws_takes_back_and_clears(folder, digits):
     assert digits.locator("#results.stale").count() == 1
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda page: page.keyboard.press("Delete"),
+        lambda page: page.keyboard.press("z"),
+        lambda page: page.get_by_role("button", name="Clear").dispatch_event("click"),  # by another finger
+        lambda page: page.get_by_role("button", name="Example 1", exact=True).dispatch_event("click"),
+        lambda page: page.keyboard.press(" "),
+    ],
+    ids=["Delete", "Z", "Clear", "an example", "the keyboard's pen"],
+)
+def test_a_stroke_that_is_ended_otherwise_goes_on_only_once_the_pointer_was_lifted(browser, digits, end):
+    digits.mouse.move(*place(digits, (0.5, 0.2)))
+    digits.mouse.down()
+    digits.mouse.move(*place(digits, (0.5, 0.4)))
+    end(digits)
+    ended = digits.evaluate(SHOWN)["row"]
+    digits.mouse.move(*place(digits, (0.8, 0.8)), steps=3)
+    assert digits.evaluate(SHOWN)["row"] == ended
+    digits.mouse.up()
+    draw(digits, [[(0.3, 0.5), (0.7, 0.5)]])
+    assert digits.evaluate(SHOWN)["row"] not in (None, ended)
+    assert browser.problems == []
+
+
 def test_examples_are_the_reference_rows_and_many_rows_go_through_the_model(folder, digits):
     x = np.load(folder / "bundles" / "digits" / "reference" / "x.npy")
     for button in digits.get_by_role("button", name="Example").all()[:3]:

@@ -90,8 +90,11 @@ export function picture(host, { settings, model, examples, more, changed }) {
     state.strokes.push([point]);
   }
 
+  // With no pointer: one that is still down draws again once it was lifted and put down.
+  const lifted = { pen: null, pointer: null };
+
   function reset() {
-    Object.assign(state, { strokes: [], pixels: null, pen: null });
+    Object.assign(state, { strokes: [], pixels: null, ...lifted });
     update();
   }
 
@@ -128,7 +131,7 @@ export function picture(host, { settings, model, examples, more, changed }) {
       state.cursor = state.cursor.map((value, axis) => Math.min(1, Math.max(0, value + move[axis] / STEPS)));
       if (state.pen) state.strokes.at(-1).push(state.cursor);
     } else if (event.key === " " || event.key === "Enter") {
-      state.pen = !state.pen;
+      Object.assign(state, { ...lifted, pen: !state.pen });
       if (state.pen) begin(state.cursor);
       told.textContent = state.pen ? "Pen down" : "Pen up";
     } else if (event.key === "Delete" || event.key === "Backspace") {
@@ -149,7 +152,7 @@ export function picture(host, { settings, model, examples, more, changed }) {
   });
   clear.addEventListener("click", reset);
   undo.addEventListener("click", () => {
-    Object.assign(state, { pixels: null, pen: null });
+    Object.assign(state, { pixels: null, ...lifted });
     state.strokes.pop();
     update();
   });
@@ -160,7 +163,7 @@ export function picture(host, { settings, model, examples, more, changed }) {
   });
 
   const take = (values) => {
-    Object.assign(state, { strokes: [], pixels: Float32Array.from(values), pen: null });
+    Object.assign(state, { strokes: [], pixels: Float32Array.from(values), ...lifted });
     update();
   };
   if (model.encoder) more.append(...fileInput((pixels) => model.encode([pixels]), take));
