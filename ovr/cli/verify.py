@@ -17,7 +17,7 @@ def run(cfg: DictConfig) -> None:
     """
     from ovr.core.bundle import open_bundle
     from ovr.export.derived import check_derived
-    from ovr.runtime.edge_files import EXPORT_CARD, checked_model, export_files, is_edge_export
+    from ovr.runtime.edge_files import EXPORT_CARD, check_whole, is_edge_export, is_page
     from ovr.runtime.edge_signatures import check_export_signature
     from ovr.serving.head_signatures import signers
     from ovr.serving.signed_repository import check_repository
@@ -33,9 +33,9 @@ def run(cfg: DictConfig) -> None:
     if is_edge_export(directory := Path(cfg.bundle)):
         if not trust.keys or trust.certificates or trust.sigstore_identity or trust.owner_keys or cfg.head_keys:
             raise ConfigError(f"{directory} is an edge export, whose signatures are of keys alone: give trusted_keys=[FILE]")
-        export_files(directory)
-        checked_model(directory)
-        print(f"{directory}: signed by {check_export_signature(directory, directory / EXPORT_CARD, trust.keys)}")
+        check_whole(directory)
+        signer = check_export_signature(directory, directory / EXPORT_CARD, trust.keys)
+        print(f"{directory}: {f'its model and {EXPORT_CARD}, not its page, are ' if is_page(directory) else ''}signed by {signer}")
         return
     bundle = open_bundle(Path(cfg.bundle))
     signer, owners = check_signatures(bundle, trust)

@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from ovr.core.bundle import ModelBundle
+from ovr.core.bundle import BUNDLE_SIGNATURE, ModelBundle
 from ovr.core.files import canonical_json, place, staged_directory
 from ovr.core.schema import InputSchema
 from ovr.errors import ConfigError
@@ -80,6 +80,7 @@ def export_web(
     """
     columns = check_page(bundle, out, options, num_examples)
     parts, card = edge_files(bundle, out, options, rows)
+    parts.pop(BUNDLE_SIGNATURE, None)  # it names every file of the bundle, and visitors could read it
     data = parts[card["model"]["file"]]
     assert isinstance(data, bytes)
     props = {entry.key: entry.value for entry in onnx.load_model_from_string(data).metadata_props}

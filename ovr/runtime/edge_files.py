@@ -3,6 +3,8 @@
 model.onnx or model.ort    the model, with the card in it
 card.json                  what it was made of, and the digest of its file
 signatures/                bundle.sig, of a signed bundle whose fused graph the model is; export.json (see `edge_signatures`)
+
+Of `ovr export target=web` the same, but for bundle.sig, among the files of a page.
 """
 
 import os
@@ -18,6 +20,7 @@ from ovr.runtime.edge_signatures import EXPORT_SIGNATURE, add_export_signature, 
 EXPORT_CARD = "card.json"
 MODELS = ("model.onnx", "model.ort")
 FILES = (*MODELS, EXPORT_CARD, BUNDLE_SIGNATURE, EXPORT_SIGNATURE)  # that such a directory may hold
+PAGE = "page.json"  # that a page alone has
 MAX_SWAPS = 3  # of the directory while it is read
 
 
@@ -26,12 +29,22 @@ def is_edge_export(path: Path) -> bool:
     return path.is_dir() and (path / EXPORT_CARD).is_file() and any((path / name).is_file() for name in MODELS)
 
 
+def is_page(path: Path) -> bool:
+    """Return whether it is a directory with a model of an edge export among the files of a page."""
+    return is_edge_export(path) and (path / PAGE).is_file()
+
+
 def export_files(directory: Path) -> dict[str, Path]:
     """Return the files of an edge export by their names in it.
 
     Raises:
-        ArtifactError: it is none, or something else lies there too.
+        ArtifactError: it is none, is a page, or something else lies there too.
     """
+    if is_page(directory):
+        raise ArtifactError(
+            f"{directory} is a page that `ovr export target=web` wrote, and patches are of directories of target=edge alone; "
+            "export the page again and put it in the old one's place"
+        )
     if not is_edge_export(directory):
         raise ArtifactError(f"{directory} is no directory that `ovr export target=edge` wrote; expected {EXPORT_CARD} and a model")
     files = {name: directory / name for name in FILES if (directory / name).is_file()}
@@ -64,15 +77,25 @@ def checked_model(directory: Path, trusted_keys: Sequence[Path] = ()) -> Path:
     return _checked(directory, card, trusted_keys)
 
 
-def sign_export(directory: Path, key: Path, password: bytes | None) -> Path:
-    """Sign an edge export with a private EC key and return the file with the signature, which comes beside those of other keys.
+def check_whole(directory: Path) -> None:
+    """Raise unless it is an edge export and nothing else, or a page, whose own files are no part of that; and its model is whole.
 
     Raises:
         ArtifactError: it is no edge export, something else lies there, or its model was changed.
+    """
+    if not is_page(directory):
+        export_files(directory)
+    checked_model(directory)
+
+
+def sign_export(directory: Path, key: Path, password: bytes | None) -> Path:
+    """Sign an edge export, or that in a page, with a private EC key and return the file with the signature, beside those of others.
+
+    Raises:
+        ArtifactError: what `check_whole` refuses.
         ConfigError: the key cannot be used, or cryptography is not installed.
     """
-    export_files(directory)
-    checked_model(directory)
+    check_whole(directory)
     return add_export_signature(directory, directory / EXPORT_CARD, key, password)
 
 
