@@ -1,5 +1,6 @@
 """`ovr export`: a bundle as standalone ONNX files, as one small directory for a device, or as a page for browsers."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def _edge(cfg: DictConfig) -> None:
         card = export_edge(bundle, out, options, rows)
     print("\n".join(_told(card)))
     if web:
-        print(f"page in {out}; look at it: python -m http.server 8000 --bind 127.0.0.1 --directory {out}")
+        print(f"page in {out}; look at it: python -m http.server 8000 --bind 127.0.0.1 --directory {shlex.quote(str(out))}")
 
 
 def _told(card: dict[str, Any]) -> list[str]:

@@ -57,6 +57,9 @@ def folder(tmp_path_factory):
     shutil.copytree(folder / "digits", folder / "mixed")
     card = (folder / "mixed" / "model_card.json").read_text()
     (folder / "mixed" / "model_card.json").write_text(card.replace('"abstain_below":0.5', '"abstain_below":0.1'))
+    shutil.copytree(folder / "digits", folder / "other")
+    page = (folder / "other" / "page.json").read_text()
+    (folder / "other" / "page.json").write_text(page.replace('"kind":"picture"', '"kind":"constructor"'))
     return folder
 
 
@@ -93,7 +96,7 @@ def open_page(browser):
         if name not in pages:
             page = browser.new_context(**settings).new_page()
             page.route("**/*", only_here)
-            if name not in ("changed", "mixed", "file"):
+            if name not in ("changed", "mixed", "other", "file"):
                 page.on("console", lambda message: browser.problems.append(message.text))
                 page.on("pageerror", lambda error: browser.problems.append(str(error)))
             page.goto(url or f"{browser.base}/{name.partition(' ')[0]}/")
@@ -378,12 +381,19 @@ def test_it_tells_what_the_model_is_and_every_control_has_a_name(folder, digits,
     [
         ("changed", "model.onnx was changed or cut short: its digest is not the one in card.json"),
         ("mixed", "the model card is not the one in model.onnx"),
+        ("other", "page.json names the input constructor; expected one of numbers, picture, table, text"),
     ],
 )
 def test_a_model_or_a_card_that_was_changed_is_refused(open_page, name, said):
     page = open_page(name, wait="#failure:not([hidden])")
     assert said in page.locator("#failure").inner_text()
     assert not page.locator("main").is_visible()
+
+
+def test_a_class_s_name_does_not_turn_the_words_around_it(digits):
+    isolated = "async name => (await import('./results.js')).isolated(name)"
+    assert digits.evaluate(isolated, "a cat") == "a cat"
+    assert digits.evaluate(isolated, "a\u202etac") == "\u2068a\u202etac\u2069"
 
 
 def test_opened_as_a_file_it_says_how_to_serve_it(folder, open_page):

@@ -7,7 +7,7 @@ import { numbers } from "./inputs/numbers.js";
 import { picture } from "./inputs/picture.js";
 import { table } from "./inputs/table.js";
 import { text } from "./inputs/text.js";
-import { Results, element, plain } from "./results.js";
+import { Results, element, isolated, plain } from "./results.js";
 
 const INPUTS = { numbers, picture, table, text };
 const TITLES = { numbers: "Enter numbers", picture: "Draw", table: "Enter a row", text: "Enter a text" };
@@ -38,7 +38,7 @@ function titleOf(names) {
 /** Put in what is known of the model, and where it came from. */
 function describe(model, exported) {
   const { card, classNames, policy } = model;
-  const title = titleOf(classNames);
+  const title = titleOf(classNames.map(isolated));
   find("title").textContent = document.title = title;
   const how =
     policy.mode === "multilabel" ? "decides on every class that reaches its threshold" : "decides on the most probable class";
@@ -137,6 +137,9 @@ async function start() {
   const model = await load(ort, await bytesOf(exported.model.file), exported, card);
   describe(model, exported);
   const { classNames: names, classIds, thresholds, policy } = model;
+  if (!Object.hasOwn(INPUTS, settings.input.kind)) {
+    throw new Error(`page.json names the input ${settings.input.kind}; expected one of ${Object.keys(INPUTS).join(", ")}`);
+  }
   const classes = classIds.map((id, k) => ({ id, name: names[k], threshold: thresholds[k] }));
   const results = new Results({ classes, mode: policy.mode, abstainBelow: policy.abstain_below });
   const live = new Live(model, results, () => null);

@@ -27,7 +27,7 @@ export function shown(probability) {
  * `outcome` has `probability` (Float32Array, K), `decided` (columns), `abstained`, and `best`, the column of the highest.
  */
 export function decisionOf(card, outcome) {
-  const name = (column) => card.classes[column].name;
+  const name = (column) => isolated(card.classes[column].name);
   if (outcome.abstained) {
     const highest = `the highest probability, ${shown(outcome.probability[outcome.best])} of ${name(outcome.best)}`;
     return `No class: ${highest}, is below ${plain(card.abstainBelow)}, so the model abstains.`;
@@ -38,6 +38,12 @@ export function decisionOf(card, outcome) {
   const more = outcome.decided.length - named.length;
   return `Decided: ${named.join(", ")}${more > 0 ? ` and ${more} more` : ""}.`;
 }
+
+/* Letters written from the right, and controls of direction. */
+const TURNS = /[\u0590-\u08ff\u200e\u200f\u202a-\u202e\u2066-\u2069\ufb1d-\ufdff\ufe70-\ufefc\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u;
+
+/** Return a name that cannot turn the direction of the words around it: within Unicode's isolates where it could. */
+export const isolated = (name) => (TURNS.test(name) ? `\u2068${name}\u2069` : name);
 
 /** Return a number with no more digits than it needs. */
 export const plain = (number) => String(Number(number.toPrecision(6)));
