@@ -34,8 +34,8 @@ def run(cfg: DictConfig) -> None:
         if not trust.keys or trust.certificates or trust.sigstore_identity or trust.owner_keys or cfg.head_keys:
             raise ConfigError(f"{directory} is an edge export, whose signatures are of keys alone: give trusted_keys=[FILE]")
         check_whole(directory)
-        signer = check_export_signature(directory, directory / EXPORT_CARD, trust.keys)
-        print(f"{directory}: {f'its model and {EXPORT_CARD}, not its page, are ' if is_page(directory) else ''}signed by {signer}")
+        key = check_export_signature(directory, directory / EXPORT_CARD, trust.keys)
+        print(f"{directory}: {f'its model and {EXPORT_CARD}, not its page, are ' if is_page(directory) else ''}signed by {key}")
         return
     bundle = open_bundle(Path(cfg.bundle))
     signer, owners = check_signatures(bundle, trust)
