@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from ovr.cli.labelled_rows import class_ids, read_rows
 from ovr.cli.tables import table
+from ovr.core.files import read_json
 from ovr.errors import ConfigError
 
 TARGETS = ("onnx", "edge", "web")
@@ -88,6 +89,8 @@ def _edge(cfg: DictConfig) -> None:
         card = export_edge(bundle, out, options, rows)
     print("\n".join(_told(card)))
     if web:
+        if num_examples := len(read_json(out / "page.json")["examples"]):
+            print(f"{num_examples} reference rows of the bundle are published with the page, to be tried (examples=0: none)")
         print(f"page in {out}; look at it: python -m http.server 8000 --bind 127.0.0.1 --directory {shlex.quote(str(out))}")
 
 

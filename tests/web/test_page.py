@@ -393,7 +393,8 @@ def test_a_model_or_a_card_that_was_changed_is_refused(open_page, name, said):
 def test_a_class_s_name_does_not_turn_the_words_around_it(digits):
     isolated = "async name => (await import('./results.js')).isolated(name)"
     assert digits.evaluate(isolated, "a cat") == "a cat"
-    assert digits.evaluate(isolated, "a\u202etac") == "\u2068a\u202etac\u2069"
+    assert digits.evaluate(isolated, "a\u2069\u202etac") == "atac"
+    assert digits.evaluate(isolated, "\u05d7\u05ea\u05d5\u05dc") == "\u2068\u05d7\u05ea\u05d5\u05dc\u2069"
 
 
 def test_opened_as_a_file_it_says_how_to_serve_it(folder, open_page):

@@ -39,11 +39,14 @@ export function decisionOf(card, outcome) {
   return `Decided: ${named.join(", ")}${more > 0 ? ` and ${more} more` : ""}.`;
 }
 
-/* Letters written from the right, and controls of direction. */
-const TURNS = /[\u0590-\u08ff\u200e\u200f\u202a-\u202e\u2066-\u2069\ufb1d-\ufdff\ufe70-\ufefc\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u;
+const CONTROLS = /[\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069]/g; // of the direction of writing
+const FROM_THE_RIGHT = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u;
 
-/** Return a name that cannot turn the direction of the words around it: within Unicode's isolates where it could. */
-export const isolated = (name) => (TURNS.test(name) ? `\u2068${name}\u2069` : name);
+/** Return a name that cannot turn the direction of other words: without controls, isolated where it is written from the right. */
+export function isolated(name) {
+  const plain = name.replace(CONTROLS, "");
+  return FROM_THE_RIGHT.test(plain) ? `\u2068${plain}\u2069` : plain;
+}
 
 /** Return a number with no more digits than it needs. */
 export const plain = (number) => String(Number(number.toPrecision(6)));

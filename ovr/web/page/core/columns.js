@@ -20,6 +20,10 @@ function finding(column, reason, policy, rows, cells, expected) {
   return rows.length ? [{ column, reason, refused: policy === ERROR, rows, value: cells[rows[0]], expected }] : [];
 }
 
+function unreadable(column, read, cells, expected) {
+  return finding(column, UNREADABLE, ERROR, rowsWhere(read, (value) => value === BAD), cells, expected);
+}
+
 function checkPolicies(column, policies) {
   for (const [name, policy] of Object.entries(policies)) {
     const known = name === "out_of_range" ? [ALLOW, ERROR, CLIP] : [ALLOW, ERROR];
@@ -52,14 +56,7 @@ export class NumericColumn {
 
   encode(cells, marks, write) {
     const read = cells.map((cell) => readNumber(cell, marks, this.decimal));
-    let found = finding(
-      this.name,
-      UNREADABLE,
-      ERROR,
-      rowsWhere(read, (value) => value === BAD),
-      cells,
-      "a finite number",
-    );
+    let found = unreadable(this.name, read, cells, "a finite number");
     if (!this.flag || this.missing === ERROR) {
       const expected = this.flag ? "a number" : "a number, as in every training row";
       found = [...found, ...finding(this.name, IS_MISSING, this.missing, rowsWhere(read, Number.isNaN), cells, expected)];
@@ -114,14 +111,7 @@ export class CategoryColumn {
     const isUnknown = (place, row) => place === -1 && !this._rare.has(texts[row]);
     const seen = [...this.categories, ...this.rare];
     const shown = seen.slice(0, 5).map(repr).join(", ") + (seen.length > 5 ? `, ... (${seen.length})` : "");
-    let found = finding(
-      this.name,
-      UNREADABLE,
-      ERROR,
-      rowsWhere(texts, (text) => text === BAD),
-      cells,
-      "a text",
-    );
+    let found = unreadable(this.name, texts, cells, "a text");
     if (!this.missing_place || this.missing === ERROR) {
       const rows = rowsWhere(texts, (text) => text === null);
       found = [...found, ...finding(this.name, IS_MISSING, this.missing, rows, cells, "a text, as in every training row")];
@@ -158,14 +148,7 @@ export class DateColumn {
     const expected = this.formats.length
       ? `a time of the form ${this.formats.join(" or ")}`
       : "a time of ISO 8601, such as 2024-01-31";
-    let found = finding(
-      this.name,
-      UNREADABLE,
-      ERROR,
-      rowsWhere(read, (value) => value === BAD),
-      cells,
-      expected,
-    );
+    let found = unreadable(this.name, read, cells, expected);
     if (!this.flag || this.missing === ERROR) {
       const rows = rowsWhere(read, Number.isNaN);
       found = [...found, ...finding(this.name, IS_MISSING, this.missing, rows, cells, "a time, as in every training row")];
