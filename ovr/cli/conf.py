@@ -12,7 +12,7 @@ COMMANDS = {
     "decide": "a bundle with thresholds and policy chosen again, on the rows that it keeps or on new ones",
     "evaluate": "the figures of a bundle on labelled rows: metrics.json, report.html, tables/",
     "compare": "two bundles on the same rows, class by class: better, same or worse, by paired tests",
-    "export": "a bundle as standalone ONNX files: backbone, one a head, fused; or one small directory for a device",
+    "export": "a bundle as standalone ONNX files: backbone, one a head, fused; one small directory for a device; or a page",
     "edge diff": "a small patch that makes one edge export another, byte for byte, on the device",
     "edge apply": "an edge export made another by such a patch, at once",
     "publish": "a bundle into a Triton model repository, and into a running server",

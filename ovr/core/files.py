@@ -136,6 +136,19 @@ def staged_file(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def check_new(path: Path) -> None:
+    """Refuse a path where `staged_directory` cannot make a directory.
+
+    Raises:
+        ArtifactError: there is something, or a file where one of its parents should be.
+    """
+    if os.path.lexists(path):
+        raise ArtifactError(f"{path} exists already and is never overwritten; choose another place or remove it")
+    above = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    if not above.is_dir():
+        raise ArtifactError(f"{path} cannot be made: {above} is no directory; choose another place")
+
+
 @contextmanager
 def staged_directory(final: Path, *, beside: Path | None = None) -> Iterator[Path]:
     """Yield an empty directory that becomes `final` when the block ends, and vanishes when it raises.
@@ -145,10 +158,9 @@ def staged_directory(final: Path, *, beside: Path | None = None) -> Iterator[Pat
         beside: the directory to stage in, on the same file system as `final`; by default the parent of `final`.
 
     Raises:
-        ArtifactError: `final` exists, before the block or by the time that it ends.
+        ArtifactError: `final` exists, before the block or by the time that it ends, or would lie below a file.
     """
-    if os.path.lexists(final):
-        raise ArtifactError(f"{final} exists already and is never overwritten; choose another place or remove it")
+    check_new(final)
     parent = final.parent if beside is None else beside
     parent.mkdir(parents=True, exist_ok=True)
     final.parent.mkdir(parents=True, exist_ok=True)

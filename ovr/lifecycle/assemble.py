@@ -23,7 +23,7 @@ from ovr.core.bundle import FUSED_ONNX, MANIFEST, SIGNATURES, ModelBundle, head_
 from ovr.core.bundle_writer import write_bundle
 from ovr.core.calibrations import Calibrations
 from ovr.core.commit import git_state
-from ovr.core.files import canonical_json
+from ovr.core.files import canonical_json, check_new
 from ovr.core.ledger import successor
 from ovr.core.shards import npy_bytes
 from ovr.core.taxonomy import ClassSpec, Taxonomy
@@ -194,8 +194,7 @@ def told(bundle: ModelBundle, entry: Mapping[str, Any], *, num_changed: int) -> 
 
 def check_out(bundle: ModelBundle, out: Path) -> None:
     """Raise ArtifactError where a new bundle must not be written, before any work."""
-    if out.exists():
-        raise ArtifactError(f"{out} exists already and is never overwritten; choose another place or remove it")
+    check_new(out)
     if out.resolve().is_relative_to(bundle.path.resolve()):
         raise ArtifactError(f"{out} lies within the bundle {bundle.path}, which is never changed; choose another place")
 

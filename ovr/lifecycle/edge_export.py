@@ -9,6 +9,7 @@ K = heads
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from ovr.export.fused import fused_model
 from ovr.export.reduced import PRECISIONS
 from ovr.export.stored import parsed, stored_models
 from ovr.export.versions import check_versions, opset_of, ort_file, with_versions
+from ovr.lifecycle.assemble import check_out
 from ovr.lifecycle.edge_gate import GateRows, ReducedModel, check_reducible, kept_rows, reduce_model
 from ovr.lifecycle.edge_heads import MIN_KNOWN, Limits
 from ovr.lifecycle.logits import open_session
@@ -76,7 +78,7 @@ def check_options(bundle: ModelBundle, out: Path, options: EdgeOptions) -> list[
     Raises:
         ConfigError: an option that there is not, or that does not go with another or with this bundle.
         TaxonomyError: class ids that the bundle does not have, each with those that are near.
-        ArtifactError: `out` exists or lies within the bundle; the bundle has no fused graph, and no classes are named.
+        ArtifactError: `out` exists, cannot be made or lies within the bundle; the bundle has no fused graph, and no classes are named.
     """
     for name, value, known in (("precision", options.precision, PRECISIONS), ("format", options.format, FORMATS)):
         if value not in known:
@@ -91,10 +93,7 @@ def check_options(bundle: ModelBundle, out: Path, options: EdgeOptions) -> list[
         )
     if options.precision != "fp32":
         check_reducible(bundle, options.precision, options.limits)
-    if out.exists():
-        raise ArtifactError(f"{out} exists already; choose another directory")
-    if out.resolve().is_relative_to(bundle.path.resolve()):
-        raise ArtifactError(f"{out} lies within the bundle {bundle.path}, which is never changed; choose another place")
+    check_out(bundle, out)
     if options.class_ids is None:
         if not bundle.has_fused:
             raise ArtifactError(
@@ -104,9 +103,11 @@ def check_options(bundle: ModelBundle, out: Path, options: EdgeOptions) -> list[
         return [*range(len(bundle.heads))]
     if not options.class_ids:
         raise ConfigError("classes is an empty list; name the class ids of the heads to export, or leave it out to export all")
+    if twice := [class_id for class_id, times in Counter(options.class_ids).items() if times > 1]:
+        raise ConfigError(f"classes names {', '.join(map(repr, twice[:5]))} more than once; name each class once")
     if unknown := bundle.taxonomy.unknown(options.class_ids):
         raise TaxonomyError(f"classes names what the bundle of {len(bundle.taxonomy)} classes does not have: {unknown}")
-    return sorted({bundle.taxonomy.column(class_id) for class_id in options.class_ids})
+    return sorted(bundle.taxonomy.column(class_id) for class_id in options.class_ids)
 
 
 def export_edge(bundle: ModelBundle, out: Path, options: EdgeOptions, rows: GateRows | None = None) -> dict[str, Any]:

@@ -317,6 +317,7 @@ def test_options_that_cannot_be_are_refused_and_nothing_is_written(bundle, tmp_p
     for options, kind, said in (
         ({"class_ids": ["trian"]}, TaxonomyError, r"does not have: 'trian' \(nearest: train\)"),
         ({"class_ids": []}, ConfigError, "classes is an empty list"),
+        ({"class_ids": ["train", "cat", "train"]}, ConfigError, "classes names 'train' more than once"),
         ({"precision": "int4"}, ConfigError, "precision is 'int4'; expected one of fp32, fp16, int8"),
         ({"format": "tflite"}, ConfigError, "format is 'tflite'; expected one of onnx, ort"),
         ({"opset": 99}, ConfigError, "opset is 99; expected a whole number from 7 to 18"),

@@ -193,7 +193,7 @@ def test_only_the_graph_with_cohorts_is_changed_and_computes_the_same(asked):
         ("another card", "the model card is not the one in model.onnx"),
         ("no card", "model.onnx has no ovr.card in its metadata"),
         ("cut short", "the model is no ONNX file: it is cut short"),
-        ("not opened", "model.onnx cannot be opened as an ONNX model: an opset of tomorrow"),
+        ("not opened", "model.onnx, of opset 18 and IR version 10, cannot be opened by this onnxruntime-web: an opset of tomorrow"),
         ("cohort not taken", "cohort is given, but this model has one calibration for all rows"),
         ("cohorts of other rows", "got 1 cohorts for 4 rows"),
         ("threshold", "threshold -1; expected a finite number of at least 0"),

@@ -57,7 +57,10 @@ export async function load(ort, modelBytes, exportCard, modelCard, sessionOption
   try {
     session = await ort.InferenceSession.create(graph, sessionOptions);
   } catch (error) {
-    throw new ArtifactError(`${exportCard.model.file} cannot be opened as an ONNX model: ${error?.message ?? error}`);
+    const { file, opset, ir_version: irVersion } = exportCard.model;
+    throw new ArtifactError(
+      `${file}, of opset ${opset} and IR version ${irVersion}, cannot be opened by this onnxruntime-web: ${error?.message ?? error}`,
+    );
   }
   return new Model(ort, session, modelCard, read, schema, encoder);
 }
