@@ -78,7 +78,8 @@ def check_options(bundle: ModelBundle, out: Path, options: EdgeOptions) -> list[
     Raises:
         ConfigError: an option that there is not, or that does not go with another or with this bundle.
         TaxonomyError: class ids that the bundle does not have, each with those that are near.
-        ArtifactError: `out` exists, cannot be made or lies within the bundle; the bundle has no fused graph, and no classes are named.
+        ArtifactError: `out` exists, cannot be made or lies within the bundle; the bundle has no fused graph, and no classes are
+            named.
     """
     for name, value, known in (("precision", options.precision, PRECISIONS), ("format", options.format, FORMATS)):
         if value not in known:
