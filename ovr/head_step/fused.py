@@ -28,7 +28,7 @@ from ovr.optimizer.adamw import AdamW
 
 CHUNK_BYTES = 3 << 26  # of a chunk's gradients and marks: long enough that kernels' ends do not count, small beside the weights
 ALIGNED = 8  # entries of bfloat16 that the GPU's copy engine takes at a time
-NUM_GRAPHS = 4
+NUM_GRAPHS = 8  # a whole batch and the last one, each with and without loss, with and without unknown targets
 MIN_CAPACITY = 1 << 10
 POSITIVE, UNKNOWN = 1, 2
 
@@ -139,9 +139,10 @@ class FusedStep:
         if self.graphs and key in self._captured:
             graph = self._captured[key]
             if graph is None:
-                graph = self._captured[key] = torch.cuda.CUDAGraph()
+                graph = torch.cuda.CUDAGraph()
                 with torch.cuda.graph(graph):
                     self._run(batch, state, *shape[1:])
+                self._captured[key] = graph
             self._captured.move_to_end(key)
             graph.replay()
         else:  # the first time also loads the kernels, which a capture cannot
@@ -318,7 +319,7 @@ def _accumulate_of(device: torch.device) -> Callable[[Tensor, Tensor, Tensor], N
     low = torch.zeros(16, 16, dtype=torch.bfloat16, device=device)
     try:
         _add_at_once(total, low, low)
-    except RuntimeError:  # some versions of torch want the sum in the factors' dtype
+    except (RuntimeError, TypeError):  # some versions of torch want the sum in the factors' dtype, or know no other
         return _add_after
     return _add_at_once
 

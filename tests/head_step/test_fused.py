@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 from functools import partial
+from itertools import product
 
 import pytest
 import torch
@@ -276,6 +277,24 @@ def test_replayed_steps_read_what_each_step_brings(monkeypatch):
         assert len(fused._captured) <= NUM_GRAPHS
     for ours, theirs in zip(*results, strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_every_kind_of_step_of_a_run_is_captured_when_it_comes_again(monkeypatch):
+    _, step = make_step(kernels=twins)
+    fused = step.fused[""]
+    fused.graphs = True
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorded)
+    monkeypatch.setattr(torch.cuda, "graph", partial(recording, step=fused))
+    Recorded.made = 0
+    generator = torch.Generator().manual_seed(1)
+    target_BK = (torch.rand(B, K, generator=generator) < 0.1).float()
+    for _ in range(2):  # the second epoch
+        # A short last batch, rows with and without unknown targets, loss_every above 1.
+        for num_rows, known, with_loss in product((B, 17), (2, 0.9), (True, False)):
+            mask_BK = torch.rand(B, K, generator=generator) < known
+            targets = SparseTargets.from_dense(target_BK[:num_rows], mask_BK[:num_rows])
+            step(torch.randn(num_rows, D, generator=generator), targets, num_rows=num_rows, with_loss=with_loss)
+    assert Recorded.made == 8
 
 
 def test_longer_lists_and_larger_batches_get_larger_buffers():
