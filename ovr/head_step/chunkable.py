@@ -5,7 +5,7 @@ B = batch, K = heads, C = heads of a chunk, P = positives of a chunk
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -96,6 +96,12 @@ def make_optimizer(make: MakeOptimizer, parameters: list[nn.Parameter]) -> torch
     return optimizer
 
 
+def scalar_device(group: Mapping[str, Any], device: torch.device) -> torch.device:
+    """Return where an optimizer of weights on `device`, with the settings of `group`, wants its number of steps: as torch has it,
+    beside the weights if its kernel reads it, else on the CPU."""
+    return device if group.get("fused") or group.get("capturable") else torch.device("cpu")
+
+
 class StateTable:
     """The optimizer's state of one weight of all heads, lent to the optimizer a chunk at a time."""
 
@@ -135,10 +141,14 @@ class StateTable:
         """Return the state itself, not a copy."""
         return {"tensors": self.tensors, "scalars": self.scalars, "made": self.made}
 
-    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
-        """Take a copy of the state that `state_dict` gave, on `device`."""
+    def load_state_dict(self, state: dict[str, Any], device: torch.device, *, scalar_device: torch.device) -> None:
+        """Take a copy of the state that `state_dict` gave, on `device`, and what is common to all heads on `scalar_device`."""
         self.tensors = {name: value.to(device, copy=True) for name, value in state["tensors"].items()}
-        self.scalars, self.made = dict(state["scalars"]), state["made"]
+        self.scalars = {
+            name: value.to(scalar_device, copy=True) if isinstance(value, Tensor) else value
+            for name, value in state["scalars"].items()
+        }
+        self.made = state["made"]
 
 
 def _has_rows(value: Any) -> bool:

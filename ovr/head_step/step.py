@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ovr.errors import ConfigError, OvrError
 from ovr.head.bank import clip_by_head
 from ovr.head.linear import Linear
-from ovr.head_step.chunkable import MakeOptimizer, StateTable, check_loss, loss_and_grad, loss_of, make_optimizer
+from ovr.head_step.chunkable import MakeOptimizer, StateTable, check_loss, loss_and_grad, loss_of, make_optimizer, scalar_device
 from ovr.head_step.fused import FusedStep, Kernels, check_kernels
 from ovr.head_step.groups import Chunk, Group, fitting_heads, groups_of
 from ovr.head_step.rounding import round_stochastically
@@ -155,15 +155,23 @@ class HeadStep:
             "settings": {key: value for key, value in self.optimizer.param_groups[0].items() if key != "params"},
             "states": {name: table.state_dict() for name, table in tables.items()},
             "generator": self.generator.get_state(),
+            "generator_device": self.generator.device.type,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the state that `state_dict` gave of the same heads and optimizer. Tensors are copied."""
-        self.optimizer.param_groups[0].update(state["settings"])
-        self.generator.set_state(state["generator"])
+        """Take the state that `state_dict` gave of the same heads and optimizer, on any device. Tensors are copied.
+
+        Kinds of devices draw from generators that have nothing in common: from another kind's, the own one goes on as it is.
+        """
+        settings = self.optimizer.param_groups[0]
+        settings.update(state["settings"])
+        device = self.generator.device
+        if state["generator_device"] == device.type:
+            self.generator.set_state(state["generator"])
+        common = scalar_device(settings, device)
         for group in self.groups:
             for name, table in group.tables.items():
-                table.load_state_dict(state["states"][group.prefix + name], group.shells[name].device)
+                table.load_state_dict(state["states"][group.prefix + name], device, scalar_device=common)
 
     @torch.no_grad()
     def _run(self, z_BD: Tensor, targets: SparseTargets, *, num_rows: int, with_loss: bool, update: bool) -> StepResult:

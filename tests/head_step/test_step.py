@@ -13,7 +13,7 @@ from ovr.errors import ConfigError
 from ovr.head.bank import HeadBank, clip_head_gradients
 from ovr.head.linear import Linear
 from ovr.head.mlp import Mlp
-from ovr.head_step.chunkable import OPTIMIZERS
+from ovr.head_step.chunkable import OPTIMIZERS, StateTable, scalar_device
 from ovr.head_step.step import HeadStep, NonFiniteStep
 from ovr.head_step.targets import SparseTargets
 from ovr.loss.asymmetric import Asymmetric
@@ -181,6 +181,46 @@ def test_a_saved_state_goes_on_with_another_chunk_size(name):
     torch.testing.assert_close(second.state_dict(), whole.state_dict())
     torch.testing.assert_close(first.weight_KD, first.weight_KD)
     assert not torch.equal(first.weight_KD, whole.weight_KD)
+
+
+@pytest.mark.parametrize(
+    ("make", "place"),
+    [
+        (partial(torch.optim.AdamW, lr=0.1), "meta"),  # fused, as `make_optimizer` has it: its kernel reads the number of steps
+        (partial(torch.optim.AdamW, lr=0.1, foreach=True), "cpu"),
+        (partial(torch.optim.AdamW, lr=0.1, foreach=True, capturable=True), "meta"),
+        (partial(torch.optim.NAdam, lr=0.1), "cpu"),
+    ],
+)
+def test_a_loaded_state_lies_where_the_optimizer_wants_it(make, place):
+    """`meta` stands for a GPU, where torch refuses a step whose number lies in the wrong place."""
+    z_BD, target_BK, mask_BK = batch()
+    step = HeadStep(make_heads(), LOSSES["bce"](), partial(make, capturable=False) if place == "meta" else make)
+    step(z_BD, SparseTargets.from_dense(target_BK, mask_BK), num_rows=B)
+    state, meta = step.state_dict()["states"]["weight_KD"], torch.device("meta")
+    table, group = StateTable(K, {}), {**step.optimizer.param_groups[0], **make.keywords}
+    table.load_state_dict(state, meta, scalar_device=scalar_device(group, meta))
+    assert {value.device.type for value in table.tensors.values()} == {"meta"}
+    assert {value.device.type for value in table.scalars.values()} == {place}
+    assert table.scalars["step"] is not state["scalars"]["step"]
+
+
+def test_a_state_of_another_kind_of_device_is_gone_on_from():
+    """The generators of a CPU and of a GPU have states of different sizes."""
+    z_BD, target_BK, mask_BK = batch()
+    heads = make_heads()
+    heads.weight_KD.data = heads.weight_KD.data.bfloat16()
+    step, targets = HeadStep(heads, LOSSES["bce"](), optimizers()["AdamW"], seed=1), SparseTargets.from_dense(target_BK, mask_BK)
+    step(z_BD, targets, num_rows=B)
+    other = HeadStep(heads, LOSSES["bce"](), optimizers()["AdamW"], seed=2)
+    own = other.generator.get_state()
+    other.load_state_dict({**step.state_dict(), "generator": torch.zeros(16, dtype=torch.uint8), "generator_device": "cuda"})
+    assert torch.equal(other.generator.get_state(), own)
+    other(z_BD, targets, num_rows=B)
+    assert float(other.state_dict()["states"]["weight_KD"]["scalars"]["step"]) == 2
+    assert heads.weight_KD.float().isfinite().all()
+    other.load_state_dict(step.state_dict())
+    assert torch.equal(other.generator.get_state(), step.generator.get_state())
 
 
 def test_each_head_is_clipped_by_its_own_norm():
