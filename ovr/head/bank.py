@@ -58,7 +58,7 @@ class HeadBank(nn.Module):
             if name.startswith("frozen"):
                 _parameters_to_buffers(group)
             self.groups[name] = group
-        self.register_buffer("position_K", _position(self.columns), persistent=False)
+        self.register_buffer("position_K", _position(self.columns, next(iter(self.state_dict().values())).device), persistent=False)
 
     def forward(self, z_BD: Tensor, columns: slice = EVERY) -> Tensor:
         """Return logits (B, C) of features (B, D) in column order, of the heads in `columns` (start and stop only)."""
@@ -127,7 +127,8 @@ def some_heads(heads: Any, column_C: NDArray[np.int64]) -> Any:
         if len(here_G):
             groups[name], part.columns[name] = some_heads(heads.groups[name], here_G), place_C[here_G]
     part.groups = nn.ModuleDict(groups)
-    part.register_buffer("position_K", _position(part.columns), persistent=False)
+    device = next(iter(heads.state_dict().values())).device
+    part.register_buffer("position_K", _position(part.columns, device), persistent=False)
     return part
 
 
@@ -168,11 +169,11 @@ def clip_by_head(parameters: Iterable[nn.Parameter], *, num_heads: int, max_norm
         grad.mul_(factor_K[:, None])
 
 
-def _position(columns: Mapping[str, NDArray[np.int64]]) -> Tensor | None:
-    """Return where among the groups, one after the other, each column is; None where they are in order already."""
+def _position(columns: Mapping[str, NDArray[np.int64]], device: torch.device) -> Tensor | None:
+    """Return where among the groups, one after the other, each column is, on `device`; None where they are in order already."""
     position_K = np.argsort(np.concatenate(list(columns.values())))
     in_order = bool((position_K == np.arange(len(position_K))).all())
-    return None if in_order else torch.from_numpy(position_K)
+    return None if in_order else torch.from_numpy(position_K).to(device)
 
 
 def _rows(value: Tensor, column_G: Tensor, num_heads: int) -> Tensor:

@@ -105,6 +105,14 @@ def test_groups_change_neither_the_starting_weights_nor_the_logits(kind, frozen,
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_some_heads_of_a_bank_lie_where_the_bank_does(kind):
+    part = some_heads(bank(kind, frozen=[0, 2], to_backbone=[1]).to("meta"), np.array([0, 1, 4]))
+    places = dict([*part.named_parameters(), *part.named_buffers()])
+    assert "position_K" in places
+    assert {value.device.type for value in places.values()} == {"meta"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=20, deadline=None)
 @given(frozen=columns, to_backbone=columns)
 def test_gradients_are_those_of_heads_alone(kind, frozen, to_backbone):
