@@ -143,16 +143,19 @@ class OvrModule(lightning.LightningModule):
     ) -> None:
         """Clip by norm the backbone and each head on its own: clipped together, one head's large gradient would shrink the others'.
 
-        What Lightning refuses or must unscale first (FSDP, a GradScaler) and clipping by value are left to it.
+        Clipping by value and what Lightning refuses (FSDP) are left to it. Under a GradScaler (16-mixed) gradients come unscaled,
+        but for those of optimizers that unscale in their own kernel: these are clipped to a norm that is scaled like them.
         """
         plugin = self.trainer.precision_plugin
-        by_value = gradient_clip_algorithm not in (None, "norm")
-        if by_value or isinstance(plugin, FSDPPrecision) or getattr(plugin, "scaler", None) is not None:
+        if gradient_clip_algorithm not in (None, "norm") or isinstance(plugin, FSDPPrecision):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val:
+            scaler = getattr(plugin, "scaler", None)
+            is_scaled = scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
+            max_norm = gradient_clip_val * (scaler.get_scale() if is_scaled else 1.0)
             # A list: torch warns of an empty generator, which a backbone without weights gives.
-            torch.nn.utils.clip_grad_norm_(list(self.model.backbone.parameters()), gradient_clip_val)
-            clip_head_gradients(self.model.head, num_heads=self.plan.num_heads, max_norm=gradient_clip_val)
+            torch.nn.utils.clip_grad_norm_(list(self.model.backbone.parameters()), max_norm)
+            clip_head_gradients(self.model.head, num_heads=self.plan.num_heads, max_norm=max_norm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note which weights are whose, and the settings that the run is configured with.

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 
 from ovr.core.bundle import open_bundle
 from ovr.errors import ArtifactError, ConfigError
@@ -122,17 +123,24 @@ def test_all_heads_frozen_trains_the_backbone_under_them(train, first):
     assert open_bundle(before / "bundle").backbone_sha256 != open_bundle(after / "bundle").backbone_sha256
 
 
+# One step of plain SGD with lr 1: what moved is the clipped gradient.
+CLIPPED = ["optimizer=sgd", "optimizer.lr=1", "optimizer.momentum=0", "optimizer.nesterov=false", "optimizer.weight_decay=0"]
+CLIPPED += ["batch_size=1000", "scheduler=constant", "seed=3", "trainer.gradient_clip_val=0.001"]
+
+
+def moved_weights(recipe, splits, run_dir):
+    """Return what the first step of the run in `run_dir` added to each weight."""
+    after = weights(run_dir)
+    torch.manual_seed(3)
+    return {name: (after[f"model.{name}"] - value).double() for name, value in build_model(recipe, splits).state_dict().items()}
+
+
 @pytest.mark.parametrize("algorithm", ["norm", "value"])
 @pytest.mark.parametrize("head", ["linear", "mlp"])
 def test_each_head_and_the_backbone_are_clipped_on_their_own(tmp_path, train, table, head, algorithm):
-    """One step of plain SGD with lr 1: what moved is the clipped gradient."""
-    settings = [f"head={head}", "optimizer=sgd", "optimizer.lr=1", "optimizer.momentum=0", "optimizer.nesterov=false"]
-    settings += ["optimizer.weight_decay=0", "batch_size=1000", "scheduler=constant", "seed=3"]
-    settings += ["trainer.gradient_clip_val=0.001", f"+trainer.gradient_clip_algorithm={algorithm}"]
-    after = weights(train("run", *settings, stop_at=1))
+    settings = [f"head={head}", *CLIPPED, f"+trainer.gradient_clip_algorithm={algorithm}"]
     recipe, splits = compose_recipe(tmp_path, "data=table", "data.target=label", *QUICK, f"data.path={table}", *settings)
-    torch.manual_seed(3)
-    step = {name: (after[f"model.{name}"] - value).double() for name, value in build_model(recipe, splits).state_dict().items()}
+    step = moved_weights(recipe, splits, train("run", *settings, stop_at=1))
     by_head = [value.reshape(3, -1) for name, value in step.items() if name.startswith("head.")]
     backbone = torch.cat([value.flatten() for name, value in step.items() if name.startswith("backbone.")])
     if algorithm == "value":
@@ -140,6 +148,24 @@ def test_each_head_and_the_backbone_are_clipped_on_their_own(tmp_path, train, ta
     else:
         assert torch.cat(by_head, dim=1).norm(dim=1).tolist() == pytest.approx([0.001] * 3, rel=1e-2)
         assert float(backbone.norm()) == pytest.approx(0.001, rel=1e-2)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_scaled_gradients_are_clipped_head_by_head_too(tmp_path, table, fused):
+    """trainer.precision=16-mixed, whose scaler Lightning gives to GPUs alone; a fused optimizer's gradients are still scaled."""
+    settings = [*CLIPPED, f"+optimizer.fused={fused}", f"data.path={table}"]
+    recipe, splits = compose_recipe(tmp_path, "data=table", "data.target=label", *QUICK, *settings)
+
+    def trainer(*, plugins, **how):
+        scaled = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=256.0))
+        return recipe.trainer(plugins=[*plugins, scaled], precision=None, **how)
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        run_training(replace(recipe, trainer=trainer, callbacks=[*recipe.callbacks, StopAt(1)]), splits, tmp_path)
+    step = moved_weights(recipe, splits, tmp_path)
+    by_head = torch.cat([value.reshape(3, -1) for name, value in step.items() if name.startswith("head.")], dim=1)
+    backbone = torch.cat([value.flatten() for name, value in step.items() if name.startswith("backbone.")])
+    assert [*by_head.norm(dim=1).tolist(), float(backbone.norm())] == pytest.approx([0.001] * 4, rel=1e-2)
 
 
 @pytest.mark.parametrize("backbone_grad", ["none", "['..',x/y]"])
