@@ -94,14 +94,15 @@ class Fit:
         return sum(self.on_device().values())
 
 
-def check_memory(fit: Fit) -> None:
+def check_memory(fit: Fit, gpu: torch.device | None = None) -> None:
     """Raise ConfigError if the fit takes more memory than there is, with the figures and what would fit.
 
-    Where the system does not tell how much there is, nothing is checked.
+    Where the system does not tell how much there is, nothing is checked. `gpu` is that of this process, for a fit on one: until
+    it begins, torch has the first in use.
     """
     memory = available_memory()
     if fit.device == "cuda":
-        free, _ = torch.cuda.mem_get_info()
+        free, _ = torch.cuda.mem_get_info(gpu)
         _check(fit, fit.on_device(), free, "on the GPU", lambda other: other.total() <= _usable(free))
         if memory is not None:
             _check(fit, {"weights while they are drawn": fit.drawn()}, *memory, lambda other: other.drawn() <= _usable(memory[0]))

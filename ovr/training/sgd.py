@@ -117,7 +117,7 @@ class Sgd:
         return self.cache_features and has_frozen_part(model.backbone)
 
     def _fit(self, recipe: Recipe, splits: Splits, run_dir: Path, resume: bool, chunked: bool) -> tuple[float, str] | None:
-        """Fit, and return the best score and the kind of device; None on every rank but the first."""
+        """Fit, and return the best score and the device of this process; None on every rank but the first."""
         # Lightning tells of devices and tips at INFO; a run's story is told by ovr.
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         if recipe.seed is not None:
@@ -138,10 +138,11 @@ class Sgd:
                 f"that are trained in chunks, and these {plan.num_heads} are trained at once; add solver.head_step=chunked"
             )
         check_memory(
-            memory_of(recipe, splits, plan, trainer, chunked=chunked, chunk_heads=self.chunk_heads, in_bfloat16=in_bfloat16)
+            memory_of(recipe, splits, plan, trainer, chunked=chunked, chunk_heads=self.chunk_heads, in_bfloat16=in_bfloat16),
+            trainer.strategy.root_device,
         )
         model = _start(recipe, splits, plan, resume)
-        device: str = trainer.strategy.root_device.type
+        device = str(trainer.strategy.root_device)
         if self._on_features(model):
             x_train, x_val = (
                 rows_on_features(model, rows.x, cache_dir=self.cache_dir, device=device) for rows in (splits.train, splits.val)

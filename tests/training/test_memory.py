@@ -109,6 +109,15 @@ def test_processes_of_one_machine_share_its_memory_and_each_draws_all_heads():
     assert gpu.on_device()["weights of the heads"] == alone.on_device()["weights of the heads"] // 2
 
 
+def test_a_process_asks_its_own_gpu_what_is_free(monkeypatch):
+    free = {torch.device("cuda", 0): 1 << 40, torch.device("cuda", 1): GIB // 2}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[device], free[device]))
+    available(monkeypatch, 1 << 40)
+    check_memory(fit(device="cuda"), torch.device("cuda", 0))
+    with pytest.raises(ConfigError, match=r"0\.50 GiB are there on the GPU"):
+        check_memory(fit(device="cuda"), torch.device("cuda", 1))
+
+
 def test_the_available_memory_is_known_here_and_within_that_of_the_machine():
     size_bytes, source = memory.available_memory()
     total = int(re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())[1]) * 1024
