@@ -5,11 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import open_dict
-
-from ovr.cli.main import conf_dir
-from ovr.cli.train import prepare
 
 QUICK = ["backbone.hidden=[8]", "trainer.max_epochs=4", "batch_size=16", "~callback.progress"]
 
@@ -32,6 +27,13 @@ def write_table():
 
 def compose_recipe(run_dir: Path, *overrides: str):
     """Return the recipe and splits of `ovr train` with these overrides."""
+    # Here, as a GPU machine may lack Hydra, and some tests of this folder need nothing of it.
+    from hydra import compose, initialize_config_dir
+    from omegaconf import open_dict
+
+    from ovr.cli.main import conf_dir
+    from ovr.cli.train import prepare
+
     with initialize_config_dir(str(conf_dir()), version_base=None):
         cfg = compose("train", overrides=list(overrides))
     with open_dict(cfg):
