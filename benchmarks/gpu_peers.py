@@ -33,7 +33,7 @@ class Dense:
                 logit_BK = linear(z_BD, weight_KD)
             return binary_cross_entropy_with_logits(logit_BK.float(), target_BK, reduction="sum") / len(z_BD)
 
-        self.loss: Callable[[Tensor, Tensor, Tensor], Tensor] = torch.compile(loss) if compiled else loss
+        self.loss: Callable[[Tensor, Tensor, Tensor], Tensor] = torch.compile(loss, dynamic=False) if compiled else loss
 
     def step(self, z_BD: Tensor, targets: SparseTargets) -> Tensor:
         if self.target_BK.shape[0] != len(z_BD):

@@ -16,11 +16,13 @@ from ovr.head_step.tiles import Optimizer, Settings, Tiles
 
 NUM_FEATURES = 768
 SHAPES = [(1024, 65_536), (8192, 8192)]  # rows, heads of a chunk
+SHARED_BYTES = 227 << 10  # of a multiprocessor of Hopper: more than the tiles in flight take need not be compiled to be refused
 CHOICES = [
     Tiles(heads, rows, depth, warps, stages)
     for (heads, rows, warps), depth, stages in product(
         [(128, 128, 4), (128, 128, 8), (128, 256, 8), (256, 128, 8), (64, 256, 4)], [64, 128], [2, 3, 4]
     )
+    if 2 * stages * depth * (heads + rows) <= SHARED_BYTES
 ]
 
 
@@ -43,6 +45,7 @@ def measure(quick: bool) -> Iterator[Row]:
                     ours_s = gpu.seconds(call, repeats=repeats)
                 except Exception as error:  # the compiler's own kinds: too much shared memory, too many registers
                     refused[what] = type(error).__name__
+                    torch.cuda.synchronize()  # a launch that has broken the device ends the run here
                     continue
                 note = f"{bare[name] / ours_s:.0%} of cuBLAS's rate"
                 yield Row(what, f"bare product, B = {num_rows}", num_heads, ours_s, bare[name], "s", bare[name] / ours_s, note)

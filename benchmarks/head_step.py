@@ -231,6 +231,7 @@ def steps(problem: Problem, *, compiled: bool) -> dict[str, Step]:
         "ELMO bf16": elmo(problem, **low),
         "GEMMs fp32": bare_gemms(problem, size=problem.k),
         "GEMMs fp32, chunked": bare_gemms(problem, size=problem.chunk_heads()),
+        "GEMMs bf16": bare_gemms(problem, size=problem.k, **low),
         "GEMMs bf16, chunked": bare_gemms(problem, size=problem.chunk_heads(), **low),
     }
     on_theirs = problem.heads()
@@ -260,6 +261,7 @@ PAIRS = (  # what, against, ours, the peer's, note
         "SGD with momentum, weights in fp32, neither with loss",
     ),
     ("head step bf16", "ELMO scheme", "bf16 weights", "ELMO bf16", "SGD, weights in bf16, neither with loss"),
+    ("head step bf16", "bare GEMMs", "bf16 SGD", "GEMMs bf16", "SGD, weights in fp32"),
     ("head step bf16", "bare GEMMs in chunks", "bf16 SGD", "GEMMs bf16, chunked", "SGD, weights in fp32"),
     ("head step bf16, no loss", "dense", "bf16 SGD, no loss", "dense SGD", "SGD, the peer with loss, in fp32"),
 )

@@ -84,8 +84,11 @@ def cpu_seconds(call: Callable[[], Any]) -> float:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures were measured on: processor, cores, Python, versions."""
-    names = ("numpy", "scipy", "torch", "onnx", "onnxruntime", "scikit-learn", "netcal", "torch-uncertainty", "tritonclient")
+    """Return what the figures were measured on: processor, cores, GPU if torch has been imported and sees one, Python, versions."""
+    names = (
+        "numpy", "scipy", "torch", "triton", "lightning", "onnx", "onnxruntime", "scikit-learn", "netcal", "torch-uncertainty",
+        "tritonclient",
+    )  # fmt: skip
     versions = {}
     for name in names:
         try:
@@ -96,6 +99,7 @@ def machine() -> dict[str, Any]:
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "threads": os.environ["OMP_NUM_THREADS"],
+        **_gpu(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "versions": versions,
@@ -125,6 +129,19 @@ def main(measure: Callable[[bool], Iterable[Row]], description: str) -> None:
 
 def _cell(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _gpu() -> dict[str, Any]:
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return {}
+    gpu = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return {
+        "gpu": gpu.name,
+        "gpu memory": f"{gpu.total_memory / 2**30:.0f} GiB",
+        "compute capability": f"{gpu.major}.{gpu.minor}",
+        "cuda": torch.version.cuda,
+    }
 
 
 def _cpu_name() -> str:

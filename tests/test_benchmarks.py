@@ -3,9 +3,11 @@
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ from benchmarks import (
     reference,
 )
 from benchmarks.gpu_peers import Dense, Elmo, Renee
-from benchmarks.report import Row, cpu_seconds, interleaved, timed
+from benchmarks.report import Row, cpu_seconds, interleaved, machine, timed
 from ovr.metric.calibration import ece_equal_mass
 from ovr.metric.ranking import rank_figures
 
@@ -171,7 +173,7 @@ def test_the_benchmark_of_convex_heads_runs_and_compares_equally_good_optima(tmp
         ("heads", {("linear heads", "module loop"), ("mlp heads", "separate trainings")}),
         pytest.param(
             "head_step",
-            {("head step fp32", "bare GEMMs"), ("head step bf16", "ELMO scheme"), ("peak memory above weights", "dense")},
+            {("head step bf16", "bare GEMMs"), ("head step bf16", "ELMO scheme"), ("peak memory above weights", "dense")},
             marks=pytest.mark.exhaustive,
         ),
         pytest.param("lightning_loop", {("Lightning loop", "bare loop")}, marks=pytest.mark.exhaustive),
@@ -228,6 +230,16 @@ def test_a_gpu_benchmark_says_in_one_line_that_there_is_no_device(name):
     assert result.stderr.count("\n") == 1
 
 
+def test_figures_from_a_gpu_say_which_it_was(monkeypatch):
+    assert ("gpu" in machine()) == torch.cuda.is_available()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    cards = [SimpleNamespace(name=name, total_memory=80 << 30, major=9, minor=0) for name in ("one", "NVIDIA H100")]
+    monkeypatch.setattr(torch.cuda, "get_device_properties", cards.__getitem__)
+    assert {"gpu": "NVIDIA H100", "gpu memory": "80 GiB", "compute capability": "9.0"}.items() <= machine().items()
+    assert machine()["cuda"] == torch.version.cuda
+
+
 def test_every_benchmark_can_be_imported():
     names = [file.stem for file in sorted((ROOT / "benchmarks").glob("*.py")) if not file.stem.startswith(("gpu_", "__"))]
     for name in names:
@@ -236,20 +248,33 @@ def test_every_benchmark_can_be_imported():
 
 
 def test_the_make_targets_run_every_gpu_benchmark_and_no_other_one():
-    makefile = (ROOT / "Makefile").read_text()
-    (line,) = (line for line in makefile.splitlines() if line.lstrip().startswith("for name in gpu_"))
-    assert sorted(line.split(" in ")[1].split(";")[0].split()) == GPU_SCRIPTS
+    for target, names in (("gpu-bench", GPU_SCRIPTS), *((name.replace("_", "-"), [name]) for name in GPU_SCRIPTS)):
+        dry = subprocess.run(["make", "-n", target, "GPU_PY=py"], capture_output=True, text=True, cwd=ROOT, check=True)
+        assert sorted(re.findall(r"^py -m benchmarks\.(\w+) --json benchmarks/results/\1\.json", dry.stdout, re.MULTILINE)) == names
     dry = subprocess.run(["make", "-n", "bench"], capture_output=True, text=True, cwd=ROOT, check=False)
     assert all(f"benchmarks/{name}.py" in dry.stdout for name in ("calibration", "serving", "supervision", "swap"))
     assert not any(f"benchmarks/{name}" in dry.stdout for name in ("gpu_", "load", "peer_", "report", "soak", "swap_clients"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-@pytest.mark.parametrize("target", ["gpu-bench", "gpu-test"])
+@pytest.mark.parametrize("target", ["gpu-bench", "gpu-test", "gpu-tiles"])
 def test_the_gpu_targets_refuse_without_a_device(target):
     result = subprocess.run(["make", target, f"GPU_PY={sys.executable}"], capture_output=True, text=True, cwd=ROOT, check=False)
     assert result.returncode != 0
     assert f"error: make {target} needs a CUDA device; torch {torch.__version__} sees none" in result.stderr
+
+
+def test_the_gpu_tests_can_be_collected_on_a_bare_gpu_machine(tmp_path):
+    """Without Hydra and what exports, and with no plug-in of pytest."""
+    for name in ("hydra", "omegaconf", "onnxscript", "onnx", "lightning", "hypothesis"):
+        (tmp_path / f"{name}.py").write_text("raise ModuleNotFoundError(__name__)\n")
+    dry = ["make", "-n", "gpu-test", f"GPU_PY={sys.executable}", "ARGS=--collect-only -q"]
+    command = subprocess.run(dry, capture_output=True, text=True, cwd=ROOT, check=True).stdout.splitlines()[-1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    found = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    assert found.returncode == 0, found.stdout
+    files = ("gpu/test_checks", "gpu/test_head_step", "gpu/test_training", "head_step/test_fused", "training/test_temperatures")
+    assert all(f"tests/{file}.py::" in found.stdout for file in files)
 
 
 def test_the_peers_of_the_head_step_make_the_same_step():
