@@ -200,50 +200,72 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from benchmarks import gpu_rounding
 from ovr.head_step import kernels
-from ovr.head_step.tiles import Tiles
-
-def compiled(kernel, types, constants):
-    names = kernel.arg_names
-    signature = {name: types.get(name, "constexpr") for name in names}
-    places = {(names.index(name),): value for name, value in constants.items()}
-    aligned = [name for name in names if signature[name].startswith("*") or name in ("B", "C", "D")]
-    attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in aligned}
-    tiles = Tiles()
-    source = ASTSource(kernel, signature, places, attributes)
-    options = {"num_warps": tiles.warps, "num_stages": tiles.stages}
-    made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-    assert "wgmma.mma_async" in made.asm["ptx"], "not on Hopper's matrix units"
-    assert "cp.async.bulk.tensor" in made.asm["ptx"], "not by Hopper's copy engine"
-    assert 2 * made.metadata.shared <= 227 * 1024, "two tiles do not fit a multiprocessor"
+from ovr.head_step.tiles import Optimizer, Tiles
+from ovr.training import temperature_kernel
 
 tiles = Tiles()
-ints = dict.fromkeys(("code_stride", "flag_stride", "sums_stride", "num_sums", "first", "B", "C", "D"), "i32")
+
+
+def compiled(kernel, types, constants, *, warps=4, product=False):
+    # None among the types is an argument that is not given.
+    constants = {**constants, **{name: None for name, kind in types.items() if kind is None}}
+    names = kernel.arg_names
+    signature = {name: "constexpr" if name in constants else types[name] for name in names}
+    places = {(names.index(name),): value for name, value in constants.items()}
+    aligned = [name for name in names if signature[name].startswith("*") or name in ("B", "C", "D", "N")]
+    attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in aligned}
+    options = {"num_warps": warps, "num_stages": tiles.stages}
+    made = triton.compile(ASTSource(kernel, signature, places, attributes), target=GPUTarget("cuda", 90, 32), options=options)
+    if product:
+        assert "wgmma.mma_async" in made.asm["ptx"], "not on Hopper's matrix units"
+        assert "cp.async.bulk.tensor" in made.asm["ptx"], "not by Hopper's copy engine"
+        assert 2 * made.metadata.shared <= 227 * 1024, "two tiles do not fit a multiprocessor"
+
+
+ints = dict.fromkeys(("code_stride", "flag_stride", "sums_stride", "num_sums", "chunk", "first", "code", "B", "C", "D"), "i32")
+longs = dict.fromkeys(("row_ptr", "column_ptr", "bounds_ptr", "counter_ptr"), "*i64")
 floats = dict.fromkeys(("shift_ptr", "pos_weight_ptr", "bias_grad_ptr", "loss_ptr", "scalar_ptr"), "*fp32")
-common = {"weight_ptr": "*bf16", "bias_ptr": "*bf16", "code_ptr": "*i8", "flag_ptr": "*i32", "counter_ptr": "*i64",
-          "bad_ptr": "*i8", "any_bad_ptr": "*i8", **ints, **floats}
-only = lambda kernel, types: {name: kind for name, kind in types.items() if name in kernel.arg_names}
+bytes = dict.fromkeys(("code_ptr", "bad_ptr", "any_bad_ptr"), "*i8")
+common = {"weight_ptr": "*bf16", "bias_ptr": "*bf16", "flag_ptr": "*i32", **ints, **longs, **floats, **bytes}
 block = lambda a, b: f"tensordesc<bf16[{a},{b}]>"
-one, two = kernels._differentiate, kernels._update
-for with_loss in (False, True):
-    types = {**only(one, common), "weight": block(tiles.heads, tiles.depth), "z": block(tiles.rows, tiles.depth),
-             "grad": block(tiles.heads, tiles.rows // 4)}
-    constants = {"BLOCK_C": tiles.heads, "BLOCK_B": tiles.rows, "BLOCK_D": tiles.depth, "WITH_LOSS": with_loss,
-                 "INTERPRETED": False}
-    if not with_loss:
-        types.pop("loss_ptr")
-        constants["loss_ptr"] = None
-    compiled(one, types, constants)
-types = {**only(two, common), "grad": block(tiles.heads, tiles.depth), "z": block(tiles.depth, tiles.rows)}
-constants = {"OPTIMIZER": 0, "NESTEROV": False, "MOMENTUM": False, "BLOCK_C": tiles.heads, "BLOCK_D": tiles.rows,
-             "BLOCK_B": tiles.depth, "INTERPRETED": False, "moment_ptr": None, "bias_moment_ptr": None, "square_ptr": None,
-             "bias_square_ptr": None}
-compiled(two, types, constants)
+
+compiled(kernels._mark, common, {"TILE_C": tiles.heads, "TILE_B": tiles.rows, "BLOCK": 256})
+
+blocks = {"weight": block(tiles.heads, tiles.depth), "z": block(tiles.rows, tiles.depth)}
+blocks["grad"] = block(tiles.heads, tiles.rows // 4)
+sizes = {"BLOCK_C": tiles.heads, "BLOCK_B": tiles.rows, "BLOCK_D": tiles.depth, "INTERPRETED": False}
+for types in ({**common, "loss_ptr": None}, common):
+    constants = {**sizes, "WITH_LOSS": types["loss_ptr"] is not None}
+    compiled(kernels._differentiate, {**types, **blocks}, constants, warps=tiles.warps, product=True)
+
+blocks = {"grad": block(tiles.heads, tiles.depth), "z": block(tiles.depth, tiles.rows)}
+sizes = {"BLOCK_C": tiles.heads, "BLOCK_D": tiles.rows, "BLOCK_B": tiles.depth, "INTERPRETED": False}
+first, second = ("moment_ptr", "bias_moment_ptr"), ("square_ptr", "bias_square_ptr")
+for optimizer, nesterov, moments, weights in (
+    (Optimizer.SGD, False, (), "*bf16"),
+    (Optimizer.SGD, True, first, "*bf16"),
+    (Optimizer.ADAMW, False, first + second, "*fp32"),
+):
+    constants = {**sizes, "OPTIMIZER": optimizer.value, "NESTEROV": nesterov, "MOMENTUM": bool(moments)}
+    given = {name: "*fp32" if name in moments else None for name in first + second}
+    types = {**common, **blocks, **given, "weight_ptr": weights, "bias_ptr": weights}
+    compiled(kernels._update, types, constants, warps=tiles.warps, product=True)
+
+types = dict.fromkeys(("setting_ptr", "scale_ptr", "before_ptr", "after_ptr"), "*fp64")
+types |= dict.fromkeys(("num_rows_ptr", "num_positives_ptr"), "*i64")
+types |= {"away_ptr": "*fp32", "stride": "i32", "N": "i32", "status_ptr": "*i8"}
+for start in (1, 19):
+    compiled(temperature_kernel._fit, types, {"START": start, "BLOCK": temperature_kernel._BLOCK}, warps=8)
+
+types = {"weight_ptr": "*bf16", "grad_ptr": "*bf16", "lr": "fp32", "seed": "i32", "size": "i32"}
+compiled(gpu_rounding._update, types, {"SIZE": gpu_rounding.BLOCK})
 """
 
 
 @pytest.mark.slow
-def test_the_kernels_compile_for_hopper_without_a_gpu(tmp_path):
+def test_every_kernel_compiles_for_hopper_without_a_gpu(tmp_path):
     file = tmp_path / "compile_kernels.py"
     file.write_text(COMPILE)
     root = str(Path(__file__).parents[2])
