@@ -150,7 +150,7 @@ class OvrModule(lightning.LightningModule):
         if gradient_clip_algorithm not in (None, "norm") or isinstance(plugin, FSDPPrecision):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val:
-            scaler = getattr(plugin, "scaler", None)
+            scaler: Any = getattr(plugin, "scaler", None)
             is_scaled = scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
             max_norm = gradient_clip_val * (scaler.get_scale() if is_scaled else 1.0)
             # A list: torch warns of an empty generator, which a backbone without weights gives.
