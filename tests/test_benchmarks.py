@@ -257,7 +257,7 @@ def test_the_make_targets_run_every_gpu_benchmark_and_no_other_one():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-@pytest.mark.parametrize("target", ["gpu-bench", "gpu-test", "gpu-tiles"])
+@pytest.mark.parametrize("target", ["gpu-bench", "gpu-test"])
 def test_the_gpu_targets_refuse_without_a_device(target):
     result = subprocess.run(["make", target, f"GPU_PY={sys.executable}"], capture_output=True, text=True, cwd=ROOT, check=False)
     assert result.returncode != 0
