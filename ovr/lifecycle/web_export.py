@@ -9,7 +9,6 @@
 N = rows, C = channels, H = height, W = width
 """
 
-import json
 import re
 from collections.abc import Mapping
 from importlib.resources import files
@@ -28,12 +27,13 @@ from ovr.lifecycle.edge_export import EdgeOptions, check_options, edge_files
 from ovr.lifecycle.edge_gate import GateRows
 from ovr.runtime.predictor import CARD_KEY
 from ovr.runtime.reference import load_reference
+from ovr.web.support import unsupported
 
 SCHEMA_VERSION = 1
 MAX_EXAMPLES = 50
 MAX_EXAMPLE_VALUES = 1 << 16  # of all examples together: a page.json of some 300 KB
 TEXTS = ("text", "tokens", "joined")
-TOKENIZERS = ("WordPiece", "BPE")
+MAX_REASONS = 3  # that one message names
 PIXEL = re.compile(r"pixel_(\d+)_(\d+)")  # the columns of pictures that are flat rows, such as `data=digits`
 
 
@@ -42,15 +42,14 @@ def check_page(bundle: ModelBundle, out: Path, options: EdgeOptions, num_example
 
     Raises:
         ConfigError, TaxonomyError, ArtifactError: what `check_options` refuses.
-        ConfigError: the format is not ONNX, a number of examples that cannot be, or rows that a page has no form for.
+        ConfigError: the format is not ONNX, a number of examples that cannot be, rows that a page has no form for, or an encoder
+            that its predictor in JavaScript does not have.
     """
-    for encoder in _encoders(bundle.input.encoder):
-        if encoder["kind"] == "sparse":
-            raise ConfigError("the model takes rows of values by feature number, which a page has no form for; use target=edge")
-        if encoder["kind"] == "tokens" and (found := json.loads(encoder["tokenizer"])["model"]["type"]) not in TOKENIZERS:
-            raise ConfigError(
-                f"the model's tokenizer is of the kind {found!r}; a page has {' and '.join(TOKENIZERS)}; use target=edge"
-            )
+    if bundle.input.raw_kind == "sparse":
+        raise ConfigError("the model takes rows of values by feature number, which a page has no form for; use target=edge")
+    if found := unsupported(bundle.input.encoder):
+        more = [f"and {len(found) - MAX_REASONS} more"] if len(found) > MAX_REASONS else []
+        raise ConfigError(f"a page cannot run this model: {'; '.join([*found[:MAX_REASONS], *more])}; use target=edge")
     if type(num_examples) is not int or not 0 <= num_examples <= MAX_EXAMPLES:
         raise ConfigError(f"examples is {num_examples!r}; expected a whole number from 0 to {MAX_EXAMPLES}")
     if options.format != "onnx":
@@ -97,11 +96,6 @@ def export_web(
         place(staging, parts)
         place(staging, {"model_card.json": props[CARD_KEY].encode(), "page.json": canonical_json(page)})
     return card
-
-
-def _encoders(encoder: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Return an encoder and those that it is made of."""
-    return [] if encoder is None else [encoder, *(part for _, part in encoder.get("parts", ()))]
 
 
 def _page_files() -> dict[str, bytes]:

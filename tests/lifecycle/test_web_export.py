@@ -13,8 +13,10 @@ from ovr.cli.main import main
 from ovr.core.files import sha256_bytes
 from ovr.core.schema import InputSchema
 from ovr.errors import ArtifactError, ConfigError
+from ovr.input.columns import DateColumn
 from ovr.input.image import ImageEncoder
 from ovr.input.sparse import SparseRows
+from ovr.input.table import TableEncoder
 from ovr.lifecycle.edge_export import EdgeOptions
 from ovr.lifecycle.web_export import check_page, export_web, ink_of
 from ovr.web import runtime
@@ -123,11 +125,14 @@ def test_what_a_page_cannot_show_is_refused(tmp_path):
     for examples in (-1, 51, 2.5, True):
         with pytest.raises(ConfigError, match=f"examples is {examples}; expected a whole number from 0 to 50"):
             check_page(bundle, tmp_path / "out", EdgeOptions(), examples)
+    dates = [DateColumn(f"d{n}", ("year",), 0.0, 0.0, 1.0, 0.0, 1.0, True, ("%d", "%Y %U")) for n in range(5)]
+    weeks = TableEncoder(tuple(dates)).to_json()
     tokens, words = {"kind": "tokens", "tokenizer": json.dumps({"model": {"type": "Unigram"}})}, {"kind": "text"}
     for encoder, said in (
         (SparseRows(9, 3).to_json(), "values by feature number"),
-        (tokens, "the model's tokenizer is of the kind 'Unigram'; a page has WordPiece and BPE"),
-        ({"kind": "joined", "parts": [["words", words], ["tokens", tokens]]}, "of the kind 'Unigram'"),
+        (tokens, "cannot run this model: the tokenizer's model is of type 'Unigram', .*; it has WordPiece, BPE; use target=edge"),
+        ({"kind": "joined", "parts": [["words", words], ["tokens", tokens]]}, "the tokenizer's model is of type 'Unigram'"),
+        (weeks, "column 'd0' has times of the form '%Y %U', .*; column 'd2' has .*; and 2 more; use target=edge"),
     ):
         refused = SimpleNamespace(input=InputSchema((3, 2), encoder=encoder))
         with pytest.raises(ConfigError, match=said):
