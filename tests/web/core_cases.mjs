@@ -14,6 +14,7 @@ const { sha256, sha256Bytes } = await import(new URL("sha256.js", core));
 const { repr, general, floatOf } = await import(new URL("python_words.js", core));
 const outcomes = await import(new URL("outcomes.js", core));
 const { cohortNames, cohortNumbers } = await import(new URL("cohorts.js", core));
+const { TimeFormat } = await import(new URL("strptime.js", core));
 const { ImageEncoder } = await import(new URL("encode_image.js", core));
 
 const base64 = (floats) => Buffer.from(floats.buffer, floats.byteOffset, floats.byteLength).toString("base64");
@@ -95,6 +96,10 @@ const RUN = {
   },
   repr: ({ values }) => values.map(repr),
   general: ({ values }) => values.map(general),
+  written({ format, seconds }) {
+    const known = new TimeFormat(format);
+    return seconds.map((second) => [known.written(second), known.seconds(known.written(second))]);
+  },
   float: ({ texts }) => texts.map((text) => String(floatOf(text))),
 };
 

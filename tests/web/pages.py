@@ -5,6 +5,7 @@ import http.server
 import shutil
 import threading
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from ovr.core.shards import npy_bytes
 from ovr.core.taxonomy import Taxonomy
 from ovr.export.fused import fused_model
 from ovr.export.head import head_metadata, head_model
+from ovr.input.columns import CategoryColumn, DateColumn
 from ovr.input.image import ImageEncoder
 from ovr.input.table import TableEncoder
 from ovr.input.table_fit import ColumnSettings, TableSettings, fit_table
@@ -99,6 +101,26 @@ def table_bundle(path: Path) -> ModelBundle:
     encoder = table_encoder()
     policy = DecisionPolicy(mode="multilabel")
     return small_bundle(path, ("granted", "refused"), shape=encoder.tensor.shape, encoder=encoder.to_json(), policy=policy)
+
+
+def times_bundle(path: Path) -> ModelBundle:
+    """Write random heads on times, by format and to the second, and a text that must be known and that none is known of."""
+    ends = [datetime(year, 2, 3, 16, 5, 6, tzinfo=timezone.utc).timestamp() for year in (2019, 2024)]
+    columns = []
+    for name, unit, formats in (("due", 86400, ("%d.%m.%Y",)), ("seen", 60, ("%m/%d/%y %I:%M %p", "%Y")), ("at", 1, ())):
+        low, high = (end - end % unit for end in ends)
+        parts, fill = ("year", "month sin"), (low + high) / 2
+        columns.append(DateColumn(name, parts, fill, 2021.0, 1.0, low, high, False, formats, out_of_range="error"))
+    city = CategoryColumn("city", (), (), False, False, "hashed", num_buckets=4, missing="error")
+    encoder = TableEncoder((*columns, city))
+    return small_bundle(path, shape=encoder.tensor.shape, encoder=encoder.to_json())
+
+
+def people_bundle(path: Path) -> ModelBundle:
+    """Write random heads on the table that docs/web_core.md asks of."""
+    cells = {"age": [float(age) for age in range(20, 50)], "sex": ["F", "M"] * 15}
+    encoder = fit_table(cells.items(), settings=TableSettings(min_count=1), columns={})[0]
+    return small_bundle(path, ("granted", "refused"), shape=encoder.tensor.shape, encoder=encoder.to_json())
 
 
 def text_bundle(path: Path) -> ModelBundle:

@@ -9,6 +9,7 @@ import math
 import random
 import unicodedata
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -148,6 +149,8 @@ FLOATS = [
 FLOATS += ["1,5", "--1", "+.5e-3", "1e", "\x1c5", "𝟗𝟖", "1 2", "", *(odd_rows.text(RNG, 4) for _ in range(200))]
 BYTES = [RNG.randbytes(size) for size in (0, 1, 55, 56, 63, 64, 65, 1000)]
 DATE = TableEncoder((DateColumn("d", ("year",), 0.0, 0.0, 1.0, 0.0, 1.0, True, ("%G-%V",)),))
+FORMATS = ("%d.%m.%Y", "%m/%d/%y %I:%M %p", "%Y-%j %H:%M:%S.%f", "%A, %d %B %Y", "%a %b %d %Y 100%% %z")
+SECONDS = [0.0, -1.0, 951782400.5, *(float(RNG.randrange(-(10**9), 3 * 10**9)) + RNG.randrange(4) / 4 for _ in range(40))]
 REFUSED = {
     "date": DATE.to_json(),
     "kind": {"kind": "sound"},
@@ -170,6 +173,7 @@ def answers(tmp_path_factory):
             ({"kind": "general", "values": GENERAL}, [f"{value:g}" for value in GENERAL]),
             ({"kind": "float", "texts": FLOATS}, [float_of(text) for text in FLOATS]),
         ],
+        "written": [({"kind": "written", "format": form, "seconds": SECONDS}, form) for form in FORMATS],
         "sha256": [({"kind": "sha256", "bytes": base64.b64encode(b).decode()}, hashlib.sha256(b).hexdigest()) for b in BYTES],
         "refused": [(encode_case(InputSchema((4, 2), encoder=encoder), []), name) for name, encoder in REFUSED.items()],
         "forms": [
@@ -289,6 +293,15 @@ def test_values_are_written_and_numbers_read_as_in_python(answers):
     for text, want, said in zip(FLOATS, read.want, read.said, strict=True):
         got = None if said == "null" else float(said.replace("Infinity", "inf"))
         assert got == want or (got != got and want != want), text
+
+
+def test_times_are_written_as_strftime_does_and_read_back(answers):
+    for answer in answers["written"]:
+        for second, (text, read) in zip(SECONDS, answer.said, strict=True):
+            moment = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(seconds=second)
+            assert text == moment.strftime(answer.want)
+            back = datetime.strptime(text, answer.want).replace(tzinfo=timezone.utc)
+            assert read == (back - datetime(1970, 1, 1, tzinfo=timezone.utc)).total_seconds()
 
 
 def test_a_digest_is_the_same_with_and_without_the_browsers_own(answers):

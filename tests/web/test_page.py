@@ -2,20 +2,39 @@
 nothing elsewhere."""
 
 import functools
+import importlib
 import io
+import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ovr import EdgePredictor
+from ovr.cli.main import main
 from ovr.core.bundle import open_bundle
 from ovr.errors import ArtifactError
 from ovr.lifecycle.edge_export import EdgeOptions
 from ovr.lifecycle.web_export import export_web
 from ovr.web.runtime import runtime_files
-from tests.web.pages import CHROMIUM, FLAGS, LINES, Server, digits_bundle, image_bundle, table_bundle, text_bundle, wide_bundle
+from tests.conftest import logging_restored
+from tests.web.pages import (
+    CHROMIUM,
+    FLAGS,
+    LINES,
+    Server,
+    digits_bundle,
+    image_bundle,
+    people_bundle,
+    table_bundle,
+    text_bundle,
+    times_bundle,
+    wide_bundle,
+)
 
+ROOT = Path(__file__).parents[2]
 CLOSE = 1e-5
 PHONE = {"width": 360, "height": 740}
 DIGITS = {  # as strokes of points across the paper
@@ -35,15 +54,20 @@ SHOWN = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A page of each kind of input, one whose model was changed and one whose card was."""
+    """A page of each kind of input, and pages whose model, card or page.json was changed."""
+    if CHROMIUM is None:
+        pytest.skip("pages are looked at in Chromium, which is not on PATH: apt-get install chromium")
+    pytest.importorskip("playwright.sync_api", reason="Chromium is driven by playwright: pip install playwright")
     try:
         runtime = runtime_files()
     except ArtifactError as error:
-        pytest.skip(f"no onnxruntime-web: {error}")
+        pytest.skip(f"pages need onnxruntime-web, which npm fetches once: install npm ({error})")
     folder = tmp_path_factory.mktemp("pages")
     for name, make in (
         ("digits", digits_bundle),
         ("table", table_bundle),
+        ("times", times_bundle),
+        ("people", people_bundle),
         ("text", text_bundle),
         ("wide", wide_bundle),
         ("image", image_bundle),
@@ -57,18 +81,17 @@ def folder(tmp_path_factory):
     shutil.copytree(folder / "digits", folder / "mixed")
     card = (folder / "mixed" / "model_card.json").read_text()
     (folder / "mixed" / "model_card.json").write_text(card.replace('"abstain_below":0.5', '"abstain_below":0.1'))
-    shutil.copytree(folder / "digits", folder / "other")
-    page = (folder / "other" / "page.json").read_text()
-    (folder / "other" / "page.json").write_text(page.replace('"kind":"picture"', '"kind":"constructor"'))
+    for name, kind in (("other", "constructor"), ("unfit", "table")):
+        shutil.copytree(folder / "digits", folder / name)
+        page = (folder / name / "page.json").read_text()
+        (folder / name / "page.json").write_text(page.replace('"kind":"picture"', f'"kind":"{kind}"'))
     return folder
 
 
 @pytest.fixture(scope="module")
 def browser(folder):
     """A browser that reaches the pages alone, with all that it asked for and complained of."""
-    if CHROMIUM is None:
-        pytest.skip("no chromium on PATH: apt-get install chromium")
-    playwright = pytest.importorskip("playwright.sync_api")
+    playwright = importlib.import_module("playwright.sync_api")
     server = Server(folder)
     try:
         with playwright.sync_playwright() as run:
@@ -96,7 +119,7 @@ def open_page(browser):
         if name not in pages:
             page = browser.new_context(**settings).new_page()
             page.route("**/*", only_here)
-            if name not in ("changed", "mixed", "other", "file"):
+            if name not in ("changed", "mixed", "other", "unfit", "file"):
                 page.on("console", lambda message: browser.problems.append(message.text))
                 page.on("pageerror", lambda error: browser.problems.append(str(error)))
             page.goto(url or f"{browser.base}/{name.partition(' ')[0]}/")
@@ -105,6 +128,15 @@ def open_page(browser):
         return pages[name]
 
     return opened
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The digits' network, trained for a moment."""
+    run = tmp_path_factory.mktemp("trained") / "run"
+    with logging_restored():
+        assert main(["train", "data=digits", "trainer.max_epochs=3", "report=false", f"hydra.run.dir={run}"]) == 0
+    return open_bundle(run / "bundle")
 
 
 @pytest.fixture
@@ -306,6 +338,41 @@ def test_a_form_has_a_field_a_column_and_says_beside_it_what_is_wrong(folder, op
     assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
 
 
+def test_buttons_fill_times_by_their_formats_and_leave_a_field_that_they_have_no_value_for(folder, open_page):
+    page = open_page("times")
+    city = page.get_by_label("city")
+    assert page.locator(".field", has=city).locator(".wrong").inner_text() == "expected a text, as in every training row"
+    typical = {"due": "04.08.2021", "seen": "08/04/21 04:05 PM", "at": "2021-08-04T16:05:06"}
+    assert page.evaluate(SHOWN)["row"] == {**typical, "city": None}
+    city.fill("Köln")
+    for button in ("Random values",) * 3 + ("Typical values",):
+        page.get_by_role("button", name=button).click()
+        shown = page.evaluate(SHOWN)
+        assert shown["row"]["city"] == "Köln"
+        compare(folder, "times", shown)
+    assert shown["row"] == {**typical, "city": "Köln"}
+    page.get_by_label("due").fill("2021-08-03")
+    due = page.locator(".field", has=page.get_by_label("due"))
+    assert due.locator(".hint").inner_text() == "%d.%m.%Y; 03.02.2019 to 03.02.2024"
+    assert due.locator(".wrong").inner_text() == "expected a time of the form %d.%m.%Y"
+
+
+def test_the_example_of_the_docs_runs_beside_a_page(browser, folder, open_page):
+    (example,) = re.findall(r"```js\n(.*?)```", (ROOT / "docs" / "web_core.md").read_text(encoding="utf-8"), re.DOTALL)
+    found = "window.found = { problems, decisions, abstained, prob: probabilities.map(row => [...row]) };"
+    (folder / "people" / "example.js").write_text(f"{example}\n{found}", encoding="utf-8")
+    html = '<!doctype html><link rel="icon" href="data:,"><script type="module" src="example.js"></script><p>Example'
+    (folder / "people" / "example.html").write_text(html)
+    page = open_page("example", wait="p", url=f"{browser.base}/people/example.html")
+    page.wait_for_function("window.found")
+    said = page.evaluate("found")
+    assert said["problems"] == page.evaluate(re.search(r"check\(.*?; // (.*)", example)[1])
+    expected = predictor(folder / "people").predict([{"age": "35", "sex": "F"}])
+    np.testing.assert_allclose(said["prob"], expected.prob_BK, rtol=0, atol=CLOSE)
+    assert said["decisions"] == [list(ids) for ids in expected.labels()]
+    assert said["abstained"] == expected.decision.abstained_B.tolist()
+
+
 def test_texts_are_typed(folder, open_page):
     page = open_page("text")
     assert page.evaluate(SHOWN)["row"] is None
@@ -382,12 +449,13 @@ def test_it_tells_what_the_model_is_and_every_control_has_a_name(folder, digits,
         ("changed", "model.onnx was changed or cut short: its digest is not the one in card.json"),
         ("mixed", "the model card is not the one in model.onnx"),
         ("other", "page.json names the input constructor; expected one of numbers, picture, table, text"),
+        ("unfit", "This page cannot be used: "),  # its form cannot be built: the model has no columns
     ],
 )
 def test_a_model_or_a_card_that_was_changed_is_refused(open_page, name, said):
     page = open_page(name, wait="#failure:not([hidden])")
     assert said in page.locator("#failure").inner_text()
-    assert not page.locator("main").is_visible()
+    assert not page.locator("#start, main, footer").filter(visible=True).count()
 
 
 def test_a_class_s_name_does_not_turn_the_words_around_it(digits):
@@ -402,6 +470,19 @@ def test_opened_as_a_file_it_says_how_to_serve_it(folder, open_page):
     assert page.locator("#state").inner_text().startswith("This page was opened as a file")
     assert "python -m http.server" in page.locator("#start").inner_text()
     assert not page.locator("main").is_visible()
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_network_in_fewer_bits_has_the_probabilities_of_edge_predictor(trained, folder, open_page, precision):
+    name = f"digits_{precision}"
+    gate = [] if precision == "fp32" else ["data=digits", "rows=calib", "margin=0.5"]
+    args = ["export", f"bundle={trained.path}", f"out={folder / name}", "target=web", f"precision={precision}", *gate]
+    assert main(args) == 0
+    assert json.loads((folder / name / "card.json").read_bytes())["precision"]["backbone"] == precision
+    x = np.load(trained.path / "reference" / "x.npy")
+    prob = open_page(name).evaluate(PREDICT, x.tolist())
+    np.testing.assert_allclose(prob, predictor(folder / name).predict_proba(x), rtol=0, atol=CLOSE)
 
 
 def test_nothing_was_asked_for_elsewhere_and_nothing_went_wrong(browser, open_page):

@@ -66,6 +66,7 @@ class Live {
   constructor(model, results, cohort) {
     Object.assign(this, { model, results, cohort, waiting: false, busy: false });
     this.row = this.prediction = null;
+    this.problems = [];
     this.column = new Map(model.classIds.map((id, k) => [id, k]));
   }
 
@@ -84,18 +85,24 @@ class Live {
     }
   }
 
+  /** Keep what is wrong with the row, and show it beside the fields of an input that is built. */
+  found(problems) {
+    this.problems = problems;
+    this.tell?.(problems);
+  }
+
   async predict() {
     const { model, row } = this;
     this.prediction = null;
     if (row === null) {
-      this.tell?.([]);
+      this.found([]);
       this.results.without(this.reason);
       return;
     }
     try {
       const cohort = this.cohort();
       const problems = model.check([row], { cohort });
-      this.tell?.(problems);
+      this.found(problems);
       if (problems.length) {
         this.results.without(`No answer: ${problems.map((each) => each.message).join("; ")}.`);
         return;
@@ -146,15 +153,16 @@ async function start() {
   const host = find("input");
   live.cohort = cohortInput(model, host, () => live.changed(live.row, live.reason));
   find("input-title").textContent = TITLES[settings.input.kind];
-  find("start").remove();
-  find("failure").remove();
   document.querySelector("main").dataset.kind = settings.input.kind;
-  for (const part of document.querySelectorAll("main, footer")) part.hidden = false;
   const more = find("more");
   const given = { model, settings: settings.input, examples: settings.examples, more, changed: (...row) => live.changed(...row) };
   live.tell = INPUTS[settings.input.kind](host, given);
+  live.tell?.(live.problems); // of the first row
   more.hidden = !more.childElementCount;
   window.ovr = { model, live, card: exported };
+  for (const part of document.querySelectorAll("main, footer")) part.hidden = false;
+  find("start").remove();
+  find("failure").remove(); // last: an error before is shown there
 }
 
 start().catch((error) => {

@@ -1,6 +1,6 @@
 // Times in the formats of Python's `datetime.strptime`, with the English names of the C locale.
 
-import { civil, daysOf, secondsOf } from "./calendar.js";
+import { civil, daysOf, secondsOf, splitDay } from "./calendar.js";
 import { ArtifactError } from "./errors.js";
 import { asciiDigits, repr, WHITE } from "./python_words.js";
 
@@ -36,6 +36,7 @@ export class TimeFormat {
    * @throws {ArtifactError} a directive that is not known here: that of week numbers, of zone names and of whole dates of a locale
    */
   constructor(format) {
+    this._format = format;
     const escaped = format.replace(/[\\^$.*+?(){}[\]|/]/g, "\\$&").replace(new RegExp(`[${WHITE}]+`, "g"), `[${WHITE}]+`);
     const pattern = escaped.replace(/%(.?)/gsu, (_, directive) => {
       if (directive === "%") return "%";
@@ -68,6 +69,40 @@ export class TimeFormat {
     const clock = [hourOf(parts), Number(parts.M ?? 0), Number(parts.S ?? 0), Number((parts.f ?? "").padEnd(6, "0"))];
     return secondsOf(date, clock, offset);
   }
+
+  /** Return seconds since 1970 as a text of this format, with less where it has no parts for all of it. */
+  written(seconds) {
+    const [days, within] = splitDay(Math.floor(seconds * 1e6));
+    const parts = partsOf(civil(days), days, within);
+    return this._format.replace(/%(.?)/gsu, (_, directive) => (directive === "%" ? "%" : parts[directive]));
+  }
+}
+
+/** Return what each directive stands for in a time: a day, also as days since 1970, and microseconds within it. */
+function partsOf([year, month, day], days, within) {
+  const padded = (number, size = 2) => String(number).padStart(size, "0");
+  const capital = (name) => name[0].toUpperCase() + name.slice(1);
+  const clock = Math.floor(within / 1e6);
+  const hour = Math.floor(clock / 3600);
+  const [weekday, monthName] = [capital(DAYS[(((days + 3) % 7) + 7) % 7]), capital(MONTHS[month - 1])];
+  return {
+    d: padded(day),
+    f: padded(within % 1e6, 6),
+    H: padded(hour),
+    I: padded(hour % 12 || 12),
+    j: padded(days - daysOf(year, 1, 1) + 1, 3),
+    m: padded(month),
+    M: padded(Math.floor(clock / 60) % 60),
+    S: padded(clock % 60),
+    y: padded(year % 100),
+    Y: padded(year, 4),
+    z: "+0000",
+    A: weekday,
+    a: weekday.slice(0, 3),
+    B: monthName,
+    b: monthName.slice(0, 3),
+    p: hour < 12 ? "AM" : "PM",
+  };
 }
 
 function dateOf(parts) {

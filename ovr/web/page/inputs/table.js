@@ -1,6 +1,8 @@
 // A form with a field a column, as the model's encoder says: numbers, categories, truth values, times. Values go on as texts, and
 // what the model refuses is said beside the field.
 
+import { readTime } from "../core/cells.js";
+import { TimeFormat } from "../core/strptime.js";
 import { element, plain } from "../results.js";
 
 const MOST_OPTIONS = 40; // of a list to choose from; of more categories the text is typed, with suggestions
@@ -12,7 +14,13 @@ const TRUTH = [
   ["0", "1"],
   ["off", "on"],
 ];
-const DAY_S = 86400;
+// Seconds that all times of a column are a multiple of, and how many characters of ISO 8601 such times take.
+const TIMES = [
+  [86400, 10],
+  [60, 16],
+  [1, 19],
+  [0.001, 23],
+];
 
 /**
  * Build the form into `host`, and call `changed(row)` with each new row: an object with a text or null (not known) a column.
@@ -70,10 +78,10 @@ class Field {
     return this.input.value.trim() === "" ? null : this.input.value;
   }
 
-  /** Put in what is typical of the training rows, or something at random between their least and greatest. */
+  /** Put in what is typical of the training rows, or something at random between their least and greatest, where that is known. */
   fill(random) {
     if (this.input.type === "checkbox") this.input.checked = random ? Math.random() < 0.5 : this.typical() === this.choices[1];
-    else this.input.value = random ? this.random() : this.typical();
+    else this.input.value = (random ? this.random() : this.typical()) ?? this.input.value;
   }
 
   tell(messages) {
@@ -97,8 +105,8 @@ function numberInput({ fill, low, high }, _, decimal) {
 
 function categoryInput(column, id) {
   const seen = [...column.categories, ...column.rare];
-  const pick = (list) => list[Math.floor(Math.random() * list.length)] ?? "";
-  const fills = { typical: () => column.categories[0] ?? "", random: () => pick(column.categories) };
+  const pick = (list) => list[Math.floor(Math.random() * list.length)];
+  const fills = { typical: () => column.categories[0], random: () => pick(column.categories) }; // none of hashed categories
   const truth = truthOf(column);
   if (truth) return { input: element("input", { type: "checkbox" }), choices: truth, range: `ticked: ${truth[1]}`, ...fills };
   if (!column.categories.length || seen.length > MOST_OPTIONS) {
@@ -132,19 +140,23 @@ function unlike(texts) {
   return text;
 }
 
-function dateInput(column) {
-  const between = (random) => (random ? column.low + Math.random() * (column.high - column.low) : column.fill);
-  const range = `${isoOf(column.low, false)} to ${isoOf(column.high, false)}`;
-  if (column.formats.length) {
-    const input = element("input", { type: "text", spellcheck: false });
-    return { input, range: `${column.formats.join(" or ")}; ${range}`, typical: () => "", random: () => "" };
+function dateInput({ formats, fill, low, high }) {
+  const [unit, size] = TIMES.find(([seconds]) => [low, high].every((second) => second % seconds === 0)) ?? TIMES.at(-1);
+  const iso = (second) => new Date(1000 * second).toISOString().slice(0, size);
+  const written = formats.length ? inFormat(formats, low, high) : iso;
+  const range = [low, high].map((second) => written(second) ?? iso(second)).join(" to ");
+  const fills = { typical: () => written(fill), random: () => written(low + Math.random() * (high - low)) };
+  if (formats.length) {
+    return { input: element("input", { type: "text", spellcheck: false }), range: `${formats.join(" or ")}; ${range}`, ...fills };
   }
-  const isDay = [column.low, column.high].every((second) => second % DAY_S === 0);
-  const input = element("input", { type: isDay ? "date" : "datetime-local" });
-  return { input, range, typical: () => isoOf(between(false), !isDay), random: () => isoOf(between(true), !isDay) };
+  const input = element("input", size === 10 ? { type: "date" } : { type: "datetime-local", step: String(unit) });
+  return { input, range: range.replaceAll("T", " "), ...fills };
 }
 
-/** Return seconds since 1970 as 2024-01-31, or 2024-01-31T12:00. */
-function isoOf(second, hasTime) {
-  return new Date(1000 * second).toISOString().slice(0, hasTime ? 16 : 10);
+/** Return the function that writes a time by the first format by which it is read between low and high, null where none is. */
+function inFormat(formats, low, high) {
+  const known = formats.map((format) => new TimeFormat(format));
+  const isWithin = (read) => typeof read === "number" && read >= low && read <= high;
+  return (second) =>
+    known.map((format) => format.written(second)).find((text) => isWithin(readTime(text, new Set(), known))) ?? null;
 }
