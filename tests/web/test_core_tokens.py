@@ -12,6 +12,7 @@ import pytest
 from ovr.core.schema import InputSchema
 from ovr.errors import InputError
 from ovr.input.tokens import Tokens
+from ovr.web.support import unsupported
 from tests.web import odd_rows
 from tests.web.nodes import needs_node, run
 
@@ -96,6 +97,7 @@ def test_texts_have_the_numbers_that_the_package_gives(tokenizers, corpus, tmp_p
     asked.append((encoder, []))
     num_refused = check(asked, run([case(*each) for each in asked], tmp_path))
     assert 0 < num_refused < 60
+    assert not any(unsupported(Tokens(each, 4).to_json()) for each in tokenizers)  # an export takes them too
 
 
 @pytest.mark.parametrize(

@@ -355,6 +355,12 @@ def test_buttons_fill_times_by_their_formats_and_leave_a_field_that_they_have_no
     due = page.locator(".field", has=page.get_by_label("due"))
     assert due.locator(".hint").inner_text() == "%d.%m.%Y; 03.02.2019 to 03.02.2024"
     assert due.locator(".wrong").inner_text() == "expected a time of the form %d.%m.%Y"
+    city.fill("")
+    assert page.evaluate(SHOWN)["said"] == "No answer: put right due, city."
+    page.set_viewport_size(PHONE)
+    at = page.get_by_label("at", exact=True)
+    assert at.evaluate("field => field.scrollWidth - field.clientWidth") == 0
+    assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
 
 
 def test_the_example_of_the_docs_runs_beside_a_page(browser, folder, open_page):

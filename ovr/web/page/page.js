@@ -13,6 +13,7 @@ const INPUTS = { numbers, picture, table, text };
 const TITLES = { numbers: "Enter numbers", picture: "Draw", table: "Enter a row", text: "Enter a text" };
 const NAMES_IN_TITLE = 6;
 const HEADS = 500; // whose versions are listed
+const FIELDS = 6; // that one message names
 
 const find = (id) => document.getElementById(id);
 
@@ -61,6 +62,14 @@ function describe(model, exported) {
   if (classNames.length > HEADS) find("heads-title").textContent = `Heads (the first ${HEADS} of ${classNames.length})`;
 }
 
+/** Return what is said where the model refuses a row: of a form the fields, as each has its own message beside it. */
+function refusal(problems, isForm) {
+  if (!isForm) return `No answer: ${problems.map((each) => each.message).join("; ")}.`;
+  const names = [...new Set(problems.map((each) => isolated(each.column)))];
+  const more = names.length > FIELDS ? ` and ${names.length - FIELDS} more` : "";
+  return `No answer: put right ${names.slice(0, FIELDS).join(", ")}${more}.`;
+}
+
 /** What was entered last and what the model says of it; rows that come while it is busy replace one another. */
 class Live {
   constructor(model, results, cohort) {
@@ -104,7 +113,7 @@ class Live {
       const problems = model.check([row], { cohort });
       this.found(problems);
       if (problems.length) {
-        this.results.without(`No answer: ${problems.map((each) => each.message).join("; ")}.`);
+        this.results.without(refusal(problems, Boolean(model.encoder?.problems)));
         return;
       }
       const prediction = await model.predict([row], { cohort });
