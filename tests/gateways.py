@@ -157,12 +157,8 @@ def tls(pem, *, mutual=False):
     return context
 
 
-@contextmanager
-def gate(folder, pem, servers, **changes):
-    """Yield the address of an nginx before `servers`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def gateway(pem, servers, port, **changes):
+    """Return the gateway before `servers`."""
     ports = [[int(url.rpartition(":")[2]) for url in (server.http_url, server.grpc_url)] for server in servers]
     settings = {
         "upstreams": [("127.0.0.1", *both) for both in ports],
@@ -179,7 +175,16 @@ def gate(folder, pem, servers, **changes):
         "timeout_s": 30,
         "retry_other": True,
     }
-    write_gateway(Gateway(**{**settings, **changes}), folder)
+    return Gateway(**{**settings, **changes})
+
+
+@contextmanager
+def gate(folder, pem, servers, **changes):
+    """Yield the address of an nginx before `servers`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    write_gateway(gateway(pem, servers, port, **changes), folder)
     command = ["nginx", "-p", str(folder), "-c", "nginx.conf", "-e", "stderr", "-g", "daemon off;"]
     with (folder / "nginx.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)

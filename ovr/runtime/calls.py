@@ -31,6 +31,7 @@ SCORES = "ovr_scores"
 OUTPUTS = ("prob", "label", "abstained", "top", "unavailable")
 MAX_REQUEST_BYTES = 8 << 20  # of the rows of one request, unless a client is told otherwise
 TRACEPARENT = re.compile("00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+HEADER_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")  # a request id that a gateway's log has too, as X-Request-Id
 MAX_ATTEMPTS = 3  # of a call whose first batch was answered by another version than the model card is of
 
 
@@ -107,6 +108,8 @@ class Call:
         self._outputs = known if model == ROUTER else OUTPUTS[:1]
         self._parameters = asked.parameters() if model == ROUTER else {}
         self._headers = {"traceparent": asked.traceparent} if asked.traceparent else {}
+        if HEADER_ID.fullmatch(self.request_id):
+            self._headers["x-request-id"] = self.request_id
         if self._parameters and not served.takes_parameters:
             raise ServingError(
                 f"the router at {address.url} is of an earlier ovr and takes no {', '.join(self._parameters)}; "

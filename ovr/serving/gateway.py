@@ -5,12 +5,13 @@ shared memory, trace and log settings) is not, by either protocol. Knows nothing
 """
 
 import ipaddress
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ovr.core.files import write_file
+from ovr.core.files import staged_file
 from ovr.errors import ConfigError
 
 GRPC_METHODS = (
@@ -45,6 +46,7 @@ REFUSALS = {
 TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,512}=*")
 NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
+PEM = ("certificate", "key", "client_ca")  # fields of `Gateway`; their files beside nginx.conf are called so, with .pem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,48 +137,55 @@ def read_tokens(path: Path) -> dict[str, str]:
 
 
 def write_gateway(gateway: Gateway, out: Path) -> Path:
-    """Write `nginx.conf` into directory `out`, readable by its owner only, and return its path.
+    """Write `nginx.conf` and copies of the PEM files into directory `out`, readable by its owner only; return the former's path.
+
+    The directory can be moved, or mounted elsewhere: nothing in it names a place outside.
 
     Raises:
-        ConfigError: a PEM file is missing, or a path has characters that nginx would read as something else.
+        ConfigError: a PEM file cannot be read.
     """
-    for file in (gateway.certificate, gateway.key, gateway.client_ca):
-        if file is not None:
-            if not file.is_file():
-                raise ConfigError(f"{file} does not exist; expected a PEM file")
-            if re.search(r'["\\$;{}\s]', str(file.absolute())):
-                raise ConfigError(f"the path {str(file.absolute())!r} has characters that cannot stand in nginx's configuration")
+    files = {}
+    for name in PEM:
+        source = getattr(gateway, name)
+        try:
+            files[f"{name}.pem"] = None if source is None else source.read_bytes()
+        except OSError as error:
+            raise ConfigError(f"{source} cannot be read: {error.strerror}; expected a PEM file") from None
     (out / "tmp").mkdir(parents=True, exist_ok=True)
-    path = out / "nginx.conf"
-    path.touch(mode=0o600)
-    write_file(path, nginx_conf(gateway).encode())
-    path.chmod(0o600)
-    return path
+    for name, data in {**files, "nginx.conf": nginx_conf(gateway).encode()}.items():
+        if data is None:
+            (out / name).unlink(missing_ok=True)
+            continue
+        with staged_file(out / name) as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(data)
+    return out / "nginx.conf"
 
 
 def nginx_conf(gateway: Gateway) -> str:
-    """Return the text of `nginx.conf`; paths in it are those of PEM files, all others are below nginx's prefix (`-p`)."""
+    """Return the text of `nginx.conf`; all paths in it are below nginx's prefix (`-p`), where it lies itself."""
     server = [
         f"listen {gateway.host}:{gateway.port} ssl http2;",
-        f"ssl_certificate {gateway.certificate.absolute()};",
-        f"ssl_certificate_key {gateway.key.absolute()};",
+        "ssl_certificate certificate.pem;",
+        "ssl_certificate_key key.pem;",
         "ssl_protocols TLSv1.2 TLSv1.3;",
         "ssl_session_cache shared:ovr:4m;",
-        "add_header X-Request-Id $request_id always;",
+        "add_header X-Request-Id $ovr_request_id always;",
     ]
     if gateway.client_ca is not None:
-        server += [f"ssl_client_certificate {gateway.client_ca.absolute()};", "ssl_verify_client on;"]
+        server += ["ssl_client_certificate client_ca.pem;", "ssl_verify_client on;"]
     # Compressed bodies get past every limit on size.
     refused = "if ($ovr_client = '') { return 401; } if ($ovr_packed) { return 415; }"
+    # \z and not $, which the end of a line matches too: what is let through goes to the server as it was unescaped.
     get, model = "limit_except GET { deny all; }", r"^/v2/models/[A-Za-z0-9_-]+(/versions/[0-9]+)?"
     http = [refused, "proxy_pass http://ovr_http$uri$is_args$args;"]
     grpc = [refused, "grpc_pass grpc://ovr_grpc;", *(f"error_page {status} = @grpc_{status};" for status in REFUSALS)]
     locations = [
-        _block("~ ^/v2/?$", get, *http),
-        _block("~ ^/v2/health/(live|ready)$", get, *http),
-        _block(f"~ {model}(/(ready|config|stats))?$", get, *http),
-        _block(f"~ {model}/infer$", "limit_except POST { deny all; }", *http),
-        _block(rf"~ ^/inference\.GRPCInferenceService/({'|'.join(GRPC_METHODS)})$", *grpc),
+        _block(r"~ ^/v2/?\z", get, *http),
+        _block(r"~ ^/v2/health/(live|ready)\z", get, *http),
+        _block(rf"~ {model}(/(ready|config|stats))?\z", get, *http),
+        _block(rf"~ {model}/infer\z", "limit_except POST { deny all; }", *http),
+        _block(rf"~ ^/inference\.GRPCInferenceService/({'|'.join(GRPC_METHODS)})\z", *grpc),
         _block("/inference.GRPCInferenceService/", *grpc[:1], "return 404;", *grpc[2:]),
         _block("/", refused, "return 404;"),
     ]
@@ -205,7 +214,9 @@ def nginx_conf(gateway: Gateway) -> str:
 
 
 def _http(gateway: Gateway) -> list[str]:
-    again = ["error", "timeout", "http_502", "http_503", *(["non_idempotent"] if gateway.retry_other else [])]
+    # 404: a server that is about to end has its models unloaded; nginx never counts it as a fault. 503 it would: a class whose head
+    # is away, or a full queue, would take the servers from everybody. Clients ask again by themselves.
+    again = ["error", "timeout", "http_404", *(["non_idempotent"] if gateway.retry_other else [])]
     tries = min(len(gateway.upstreams), 3)
     lines = [f"{name}_temp_path tmp/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")]
     lines += [
@@ -213,7 +224,7 @@ def _http(gateway: Gateway) -> list[str]:
         "default_type application/json;",
         'log_format ovr escape=json \'{"time":"$time_iso8601","client":"$ovr_client","address":"$remote_addr",'
         '"request":"$request_method $uri","status":$status,"grpc_status":"$sent_http_grpc_status","bytes_in":$request_length,'
-        '"bytes_out":$bytes_sent,"seconds":$request_time,"servers":"$upstream_addr","request_id":"$request_id"}\';',
+        '"bytes_out":$bytes_sent,"seconds":$request_time,"servers":"$upstream_addr","request_id":"$ovr_request_id"}\';',
         "access_log access.log ovr;",
         f"client_max_body_size {gateway.max_body_mb}m;",
         "client_header_timeout 10s;",
@@ -222,6 +233,7 @@ def _http(gateway: Gateway) -> list[str]:
         "keepalive_timeout 75s;",
         "large_client_header_buffers 4 8k;",
         *_clients(gateway),
+        r'map $http_x_request_id $ovr_request_id { "~^[A-Za-z0-9_.:-]{1,128}\z" $http_x_request_id; default $request_id; }',
         "map $http_content_encoding$http_grpc_encoding $ovr_packed { '' ''; identity ''; default yes; }",
         f"limit_req_zone $ovr_zone zone=ovr_rate:8m rate={gateway.requests_per_s}r/s;",
         "limit_conn_zone $ovr_zone zone=ovr_connections:8m;",
@@ -231,7 +243,8 @@ def _http(gateway: Gateway) -> list[str]:
         "limit_conn_status 429;",
     ]
     for protocol, column in (("http", 1), ("grpc", 2)):
-        servers = [f"server {u[0]}:{u[column]} max_fails=1 fail_timeout=2s;" for u in gateway.upstreams]
+        # More than one: a request on which a server closes the connection is no sign that it has gone.
+        servers = [f"server {u[0]}:{u[column]} max_fails=3 fail_timeout=2s;" for u in gateway.upstreams]
         lines += [
             f"upstream ovr_{protocol} {{",
             *_indented(["zone ovr_" + protocol + " 64k;", "least_conn;", *servers, "keepalive 64;"]),
@@ -244,6 +257,7 @@ def _http(gateway: Gateway) -> list[str]:
             f"{module}_send_timeout {gateway.timeout_s}s;",
             f"{module}_next_upstream {' '.join(again)};",
             f"{module}_next_upstream_tries {tries};",
+            f"{module}_next_upstream_timeout {gateway.timeout_s}s;",  # what took that long would of others too
         ]
     return [
         *lines,
@@ -251,9 +265,9 @@ def _http(gateway: Gateway) -> list[str]:
         'proxy_set_header Connection "";',
         "proxy_set_header Host $host;",
         'proxy_set_header Authorization "";',
-        "proxy_set_header X-Request-Id $request_id;",
+        "proxy_set_header X-Request-Id $ovr_request_id;",
         'grpc_set_header Authorization "";',
-        "grpc_set_header X-Request-Id $request_id;",
+        "grpc_set_header X-Request-Id $ovr_request_id;",
     ]
 
 

@@ -59,6 +59,7 @@ class Server:
         model_control: ModelControl,
         tls: bool,
         key: Key,
+        sends_spans: bool,
         scratch: Path,
         shm_prefix: str,
     ) -> None:
@@ -71,6 +72,8 @@ class Server:
         self.metrics_url = f"http://{at['metrics']}/metrics"
         self.model_control = model_control
         self.key = key
+        self._sends_spans = sends_spans
+        self._is_drained = False
         self._scratch = scratch
         self._shm_prefix = shm_prefix
 
@@ -118,13 +121,15 @@ class Server:
                 for group in (CALLERS, ("ovr_scores",)):
                     names = [name for name in group if name in loaded]
                     control.unload_models(self.http_url, names, timeout_s=max(0.1, deadline - time.monotonic()))
+            self._is_drained = True
         except OvrError as error:
             log.warning("the server is stopped with requests in flight: %s", error)
 
     def stop(self) -> None:
         """End the server: requests in flight are answered, within 5 seconds it is gone, and so is what it had in /dev/shm."""
         with signals_deferred():
-            if self.process.poll() is None:
+            # Drained, it only refuses: Triton takes a second or more to end by itself, in which gateways go on asking it.
+            if self.process.poll() is None and (self._sends_spans or not self._is_drained):
                 self.process.terminate()
                 try:
                     self.process.wait(STOP_TIMEOUT_S - 1)
@@ -254,6 +259,7 @@ def start(
                 model_control=model_control,
                 tls=tls is not None,
                 key=key,
+                sends_spans=traces is not None,
                 scratch=scratch,
                 shm_prefix=shm_prefix,
             )

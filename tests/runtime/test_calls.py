@@ -98,10 +98,16 @@ def test_answers_that_are_not_to_the_question_are_refused(card):
 
 def test_a_trace_is_sent_as_a_header_and_must_be_one(card):
     (request,) = call_of(card, traceparent=f"00-{'a' * 32}-{'b' * 16}-01").requests()
-    assert request.headers == {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
+    assert request.headers == {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "x-request-id": "id"}
     for wrong in ("00-abc-def-01", f"00-{'a' * 32}-{'b' * 16}-01\r\nx: y", 7):
         with pytest.raises(InputError, match=r"traceparent is .*; expected 00-TRACE-PARENT-FLAGS"):
             call_of(card, traceparent=wrong)
+
+
+@pytest.mark.parametrize("odd", ["a b", "ä", "x\r\ny: z", "i" * 129])
+def test_a_request_id_that_cannot_be_a_header_is_in_the_request_alone(card, odd):
+    (request,) = Call(Served("1", card, 8), parse("http://host"), ROUTER, np.zeros((3, 6)), Asked(None, 1 << 20, odd)).requests()
+    assert (request.id, request.headers) == (odd, {})
 
 
 def test_a_router_that_would_not_heed_parameters_is_sent_none(card):

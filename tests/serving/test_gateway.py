@@ -15,7 +15,7 @@ TOKEN = "0123456789abcdef.+/~"
 @pytest.fixture
 def gateway(tmp_path):
     for name in ("cert.pem", "key.pem"):
-        (tmp_path / name).touch()
+        (tmp_path / name).write_text(f"the {name}")
     return Gateway(
         upstreams=[("127.0.0.1", 8000, 8001), ("triton-1.local", 8000, 8001)],
         host="127.0.0.1",
@@ -94,20 +94,34 @@ def test_tokens_that_others_can_read_are_refused(tmp_path):
         read_tokens(tmp_path / "none")
 
 
-def test_files_that_are_missing_or_would_be_read_as_directives_are_refused(gateway, tmp_path):
-    with pytest.raises(ConfigError, match=r"none\.pem does not exist; expected a PEM file"):
+def test_files_that_cannot_be_read_are_refused(gateway, tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.pem cannot be read: No such file or directory; expected a PEM file"):
         write_gateway(replace(gateway, client_ca=tmp_path / "none.pem"), tmp_path / "out")
-    odd = tmp_path / "a;b.pem"
-    odd.touch()
-    with pytest.raises(ConfigError, match="has characters that cannot stand in nginx's configuration"):
-        write_gateway(replace(gateway, key=odd), tmp_path / "out")
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        write_gateway(replace(gateway, key=tmp_path), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_written_names_no_place_outside_and_follows_the_files(gateway, tmp_path):
+    out = tmp_path / "out"
+    assert str(tmp_path) not in write_gateway(replace(gateway, client_ca=gateway.certificate), out).read_text()
+    assert {path.name: path.read_text() for path in out.glob("*.pem")} == {
+        "certificate.pem": "the cert.pem",
+        "key.pem": "the key.pem",
+        "client_ca.pem": "the cert.pem",
+    }
+    write_gateway(replace(gateway, certificate=out / "certificate.pem", key=gateway.certificate), out)
+    assert {path.name: path.read_text() for path in out.glob("*.pem")} == {
+        "certificate.pem": "the cert.pem",
+        "key.pem": "the cert.pem",
+    }
 
 
 def test_only_the_owner_reads_the_configuration_with_the_tokens(gateway, tmp_path):
     for _ in range(2):  # over a file that is there too
         path = write_gateway(gateway, tmp_path / "out")
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        for name in ("nginx.conf", "certificate.pem", "key.pem"):
+            assert stat.S_IMODE((tmp_path / "out" / name).stat().st_mode) == 0o600
         path.chmod(0o644)
     text = path.read_text()
     assert '"~^(?i:bearer) 0123456789abcdef[.][+]/~$" team-a;' in text

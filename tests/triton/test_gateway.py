@@ -2,23 +2,33 @@
 
 import gzip
 import json
+import os
 import shutil
+import signal
 import ssl
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc_api
 from tritonclient.utils import InferenceServerException
 
-from ovr import EdgePredictor
+from ovr import Client, EdgePredictor, Retry
+from ovr.errors import ServingError
+from ovr.serving import control
+from ovr.serving.gateway import write_gateway
 from ovr.serving.repository import publish
 from ovr.serving.server import start
 from tests.bundles import small_bundle
-from tests.gateways import OTHER_TOKEN, TOKEN, certificates, gate
+from tests.gateways import OTHER_TOKEN, TOKEN, Relay, certificates, gate, gateway
+from tests.triton.processes import until
 
 pytestmark = [pytest.mark.triton, pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx (Debian: nginx-light)")]
 
@@ -31,13 +41,21 @@ def pem(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory, installed):
+def bundle(tmp_path_factory):
+    return small_bundle(tmp_path_factory.mktemp("served") / "bundle", ("a", "b"))
+
+
+@pytest.fixture(scope="module")
+def repository(bundle):
+    publish(bundle, bundle.path.parent / "repo")
+    return bundle.path.parent / "repo"
+
+
+@pytest.fixture(scope="module")
+def served(bundle, repository, installed):
     """Two servers of one repository, and what its bundle answers to some rows."""
-    folder = tmp_path_factory.mktemp("served")
-    bundle = small_bundle(folder / "bundle", ("a", "b"))
-    publish(bundle, folder / "repo")
     x = np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)
-    with start(folder / "repo") as first, start(folder / "repo") as second:
+    with start(repository) as first, start(repository) as second:
         yield [first, second], x, EdgePredictor(bundle.path).predict_proba(x)
 
 
@@ -102,6 +120,8 @@ def test_who_has_a_token_gets_the_servers_answers_over_https_and_grpc(address, s
     (output,) = json.loads(body)["outputs"]
     np.testing.assert_allclose(np.reshape(output["data"], output["shape"]), prob_NK, atol=1e-6)
     assert len(headers["X-Request-Id"]) == 32
+    assert ask(address, "/v2", headers={"X-Request-Id": "r-1"})[2]["X-Request-Id"] == "r-1"
+    assert len(ask(address, "/v2", headers={"X-Request-Id": 'r"1'})[2]["X-Request-Id"]) == 32
     assert headers["Server"] == "nginx"  # and no version
     assert ask(address, "/v2/health/ready")[0] == 200
     assert ask(address, "/v2/models/ovr/versions/1/ready")[0] == 200
@@ -132,6 +152,11 @@ def test_others_are_refused_with_words_and_no_path(address, served, ask, over_gr
         ("/v2/logging", "POST", 404),
         ("/v2/systemsharedmemory/status", "GET", 404),
         ("/v2/cudasharedmemory/status", "GET", 404),
+        ("/v2/models/ovr/infer%0a", "POST", 404),  # unescaped it would end the line of the request to the server
+        ("/v2/models/ovr%0d%0ax:y/infer", "POST", 404),
+        ("/v2%0a", "GET", 404),
+        ("/v2/health/live%0a", "GET", 404),
+        ("/v2/models/ovr/ready%0a", "GET", 404),
         ("/v2/models/ovr/infer", "GET", 405),
         ("/v2/models/ovr/config", "POST", 405),
         ("/metrics", "GET", 404),
@@ -205,6 +230,51 @@ def test_a_certificate_is_asked_for_and_one_of_the_authority_is_taken(tmp_path, 
     assert [line["status"] for line in logged][:3] == [400, 200, 200]
 
 
+def test_the_gateway_s_log_has_the_id_that_the_client_s_answer_has(tmp_path, pem, served):
+    with gate(tmp_path, pem, served[0]) as address:
+        for number, scheme in enumerate(("https", "grpcs")):
+            with Client(f"{scheme}://{address}", root_certificates=pem / "ca.pem", token=TOKEN) as client:
+                assert client.predict(served[1], request_id=f"r-{number}").request_id == f"r-{number}"
+                client.predict(served[1], request_id="a b")  # no header's
+    ids = [json.loads(line)["request_id"] for line in (tmp_path / "access.log").read_text().splitlines()]
+    assert [ids.count(f"r-{number}") for number in range(2)] == [1, 1]
+    assert "a b" not in ids
+
+
+def test_what_one_model_cannot_answer_takes_no_server_from_others(address, served, ask):
+    """A 503 of the router, and a 404 of a model that is unloaded, are no faults of the servers that nginx would leave alone."""
+    servers, x, _ = served
+    for server in servers:
+        with control.authorized(server.key.secret):
+            control.unload_model(server.http_url, "ovr_scores")
+    try:
+        for _ in range(8):
+            assert ask(address, "/v2/models/ovr/infer", rows(x))[0] == 503
+            assert ask(address, "/v2/models/ovr_scores/infer", rows(x))[0] == 404
+            assert ask(address, "/v2/models/ovr/ready")[0] == 200
+    finally:
+        for server in servers:
+            with control.authorized(server.key.secret):
+                control.load_model(server.http_url, "ovr_scores")
+    assert ask(address, "/v2/models/ovr/infer", rows(x))[0] == 200
+
+
+def test_what_takes_too_long_is_not_asked_of_another_server(tmp_path, pem, served, ask):
+    servers, x, _ = served
+    with Relay(servers[0].http_url) as first, Relay(servers[1].http_url) as second:
+        relays = [first, second]
+        behind = [SimpleNamespace(http_url=relay.url, grpc_url=relay.url) for relay in relays]
+        with gate(tmp_path, pem, behind, timeout_s=1) as address:
+            for relay in relays:
+                relay.held.set()
+            status, body, _ = ask(address, "/v2/models/ovr/infer", rows(x))
+            assert (status, json.loads(body)) == (504, {"error": "no server has answered in time"})
+            assert sum(relay.num_connections for relay in relays) == 1
+            for relay in relays:
+                relay.held.clear()
+            assert ask(address, "/v2/models/ovr/infer", rows(x))[0] == 200
+
+
 def test_no_request_fails_for_good_while_one_of_two_servers_is_killed(address, served, ask, over_grpc):
     """HTTP clients need no retry of their own; gRPC ones retry once, as nginx cannot send a gRPC request twice."""
     servers, x, prob_NK = served
@@ -244,7 +314,7 @@ def test_no_request_fails_for_good_while_one_of_two_servers_is_killed(address, s
         thread.start()
     try:
         time.sleep(0.5)
-        servers[1].process.kill()
+        os.killpg(servers[1].process.pid, signal.SIGKILL)  # and its models' processes, which may hold its connections
         killed.set()
         time.sleep(1.5)
     finally:
@@ -254,3 +324,72 @@ def test_no_request_fails_for_good_while_one_of_two_servers_is_killed(address, s
     assert failures == []
     assert set(refused) <= {"StatusCode.UNAVAILABLE"}
     assert min(counts["http"], counts["grpc"], counts["after"]) > 10
+
+
+@pytest.fixture
+def supervised(repository):
+    """`ovr serve` as a process, of which the gateway needs the addresses."""
+    ports = [f"{name}_port=0" for name in ("http", "grpc", "metrics", "health")]
+    command = [sys.executable, "-m", "ovr", "serve", f"repository={repository}", *ports]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            told = dict(line.split() for line in iter(process.stdout.readline, "ready; stop with Ctrl-C\n") if line)
+            yield SimpleNamespace(process=process, http_url=told["HTTP"], grpc_url=told["gRPC"])
+        finally:
+            process.terminate()
+            process.communicate(timeout=60)
+
+
+@contextmanager
+def load(address, pem, served, retry):
+    """Have two clients of each protocol ask all the time; yield how many answers each has, and what went wrong."""
+    _, x, prob_NK = served
+    over, counts, wrong = threading.Event(), {}, []
+
+    def ask(number, scheme):
+        with Client(f"{scheme}://{address}", root_certificates=pem / "ca.pem", token=TOKEN, retry=retry[scheme]) as client:
+            while not over.is_set():
+                try:
+                    if np.abs(client.predict(x).prob_BK - prob_NK).max() > 1e-6:
+                        wrong.append("other probabilities")
+                except ServingError as error:
+                    wrong.append(str(error))
+                counts[number, scheme] = counts.get((number, scheme), 0) + 1
+
+    threads = [threading.Thread(target=ask, args=(number, scheme)) for number in range(2) for scheme in ("https", "grpcs")]
+    for thread in threads:
+        thread.start()
+    try:
+        until(lambda: len(counts) == 4)
+        yield counts, wrong
+        before = dict(counts)
+        until(lambda: all(counts[key] > before[key] + 3 for key in before))
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_no_request_fails_for_good_while_one_of_two_servers_ends_in_order(tmp_path, pem, served, supervised):
+    """HTTP clients need no retry of their own; gRPC ones ask again until the server has gone: nginx does not read its refusals."""
+    retry = {"https": Retry(attempts=1), "grpcs": Retry(attempts=50, first_delay_s=0.05, max_delay_s=0.5, budget=10_000)}
+    servers = [served[0][0], supervised]
+    with gate(tmp_path, pem, servers) as address, load(address, pem, served, retry) as (counts, wrong):
+        supervised.process.send_signal(signal.SIGTERM)
+        assert supervised.process.wait(60) == 0
+        assert sum(counts.values()) > 20
+    assert wrong == []
+    answered = [json.loads(line)["servers"] for line in (tmp_path / "access.log").read_text().splitlines()]
+    assert any(", " in servers for servers in answered)  # another was asked
+
+
+@pytest.mark.exhaustive
+def test_where_the_gateway_is_written_anew_before_a_server_ends_the_usual_retries_do(tmp_path, pem, served, supervised):
+    servers, retry = [served[0][0], supervised], dict.fromkeys(("https", "grpcs"), Retry())
+    with gate(tmp_path, pem, servers) as address, load(address, pem, served, retry) as (_, wrong):
+        write_gateway(gateway(pem, servers[:1], int(address.rpartition(":")[2])), tmp_path)
+        subprocess.run(["nginx", "-p", str(tmp_path), "-c", "nginx.conf", "-e", "stderr", "-s", "reload"], check=True)
+        time.sleep(1)
+        supervised.process.send_signal(signal.SIGTERM)
+        assert supervised.process.wait(60) == 0
+    assert wrong == []
