@@ -6,14 +6,20 @@ import shlex
 import shutil
 import subprocess
 import sys
-import venv
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
+from ovr import Client
+from ovr.serving import embedded
+from ovr.serving.repository import publish
+from tests.bundles import small_bundle
 from tests.export.sample import sample_bundle, sample_model
+from tests.native import tritonserver_on_path
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,19 +43,22 @@ def run(command, cwd):
     return done.stdout
 
 
-def install(name, folder):
-    """Copy and install what a stage of the Dockerfile copies and installs, into an empty environment; return its bin/."""
+def install(name, folder, python=sys.executable):
+    """Copy and install what a stage of the Dockerfile copies and installs, into an empty environment; return its bin/.
+
+    What a stage has below /opt/ovr is below `folder`.
+    """
     source = folder / "source"
     source.mkdir()
-    venv.create(folder / "venv", with_pip=True)
+    run([python, "-m", "venv", str(folder / "venv")], folder)
     for word, rest in stage(name):
         if word == "COPY":
             *files, target = rest.split()
             for file in files:
                 copy = shutil.copytree if (ROOT / file).is_dir() else shutil.copy
                 copy(ROOT / file, source / (target if (ROOT / file).is_dir() else file))
-        elif word == "RUN":
-            program, *arguments = shlex.split(rest)
+        elif word == "RUN" and rest.startswith("python"):
+            program, *arguments = (part.replace("/opt/ovr", str(folder)) for part in shlex.split(rest))
             run([folder / "venv" / "bin" / program, *arguments], source)
     shutil.rmtree(source)  # what is installed must not need it
     return folder / "venv" / "bin"
@@ -152,9 +161,49 @@ def runs(python, version):
     return done.returncode == 0 and done.stdout.strip() == version
 
 
-def test_the_triton_image_needs_numpy_alone():
-    ((command, arguments),) = [item for item in stage("triton") if item[0] == "RUN"]
-    assert (command, arguments) == ("RUN", "python3 -m pip install 'numpy>=1.26,<3'")
+def test_the_triton_image_has_what_routers_import_in_versions_that_are_tested():
+    wanted = [Requirement(text) for text in shlex.split(next(rest for word, rest in stage("triton") if word == "RUN"))[4:]]
+    tested = {"numpy": embedded.NUMPY_VERSION, "pillow": embedded.PILLOW_VERSION, "tokenizers": embedded.TOKENIZERS_VERSION}
+    assert {requirement.name for requirement in wanted} == {*tested}
+    assert all(requirement.specifier.contains(tested[requirement.name]) for requirement in wanted)
+    assert not next(r for r in wanted if r.name == "numpy").specifier.contains("2.0")
+
+
+@pytest.mark.parametrize("name", ["publish", "triton"])
+def test_a_volume_for_the_repository_belongs_to_who_publishes(name):
+    words = [rest for word, rest in stage(name) if word in ("RUN", "USER")]
+    assert words.index("install -d -o 1000 -g 1000 /repository") < len(words) - 1  # by root
+    assert words[-1] in ("1000", "triton-server")
+
+
+@pytest.mark.exhaustive
+@pytest.mark.slow
+@pytest.mark.triton
+@pytest.mark.timeout(900)
+def test_the_triton_environment_serves_with_a_python_of_its_own_beside_the_models(tmp_path):
+    """As in NVIDIA's container: Python 3.12 where there is one, numpy below 2 for the models, and a tritonserver on PATH."""
+    python = next((path for path in pythons() if runs(path, "3.12")), sys.executable)
+    bin_dir = install("triton", tmp_path, python)
+    assert "numpy 1.26" in run(
+        [bin_dir / "python", "-c", "import numpy, PIL, tokenizers; print('numpy', numpy.__version__)"], tmp_path
+    )
+    own = tmp_path / "env" / "bin"
+    assert "No broken requirements" in run([bin_dir / "python", "-m", "pip", "--python", own / "python", "check"], tmp_path)
+    publish(small_bundle(tmp_path / "bundle"), tmp_path / "repository")
+    program = tritonserver_on_path(tmp_path)
+    settings = [f"{name}_port=0" for name in ("http", "grpc", "metrics", "health")]
+    command = [own / "ovr", "serve", f"repository={tmp_path / 'repository'}", "install=false", "allow_old_server=true", *settings]
+    env = clean_env() | {"PATH": f"{program.parent}:{os.environ['PATH']}", "XDG_STATE_HOME": str(tmp_path / "state")}
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            told = dict(line.split() for line in iter(process.stdout.readline, "ready; stop with Ctrl-C\n") if line)
+            with Client(told["HTTP"]) as client:
+                assert client.predict(np.zeros((2, 6), np.float32)).prob_BK.shape == (2, 3)
+        finally:
+            process.terminate()
+            _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, "Traceback" in stderr) == (0, False), stderr
+    assert f"serving with {program}" in stderr
 
 
 @pytest.mark.exhaustive

@@ -64,15 +64,18 @@ def read(path: Path) -> str:
     """Return the secret in a key file.
 
     Raises:
-        ConfigError: it cannot be read, others than its owner may read or write it, or what it holds is no key.
+        ConfigError: it cannot be read, others than its owner may read or write it (the group of a file of root's may read it, where
+            this is another user), or what it holds is no key.
     """
     try:
-        mode, text = path.stat().st_mode, path.read_text(encoding="ascii").strip()
+        status, text = path.stat(), path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the key file {path} cannot be read: {getattr(error, 'strerror', None) or 'no key'}") from None
-    if mode & 0o077:
+    # A secret of Kubernetes is root's, and a process that is not root reads it as one of the file's group.
+    others = 0o037 if status.st_uid == 0 and os.geteuid() != 0 else 0o077
+    if status.st_mode & others:
         raise ConfigError(
-            f"the key file {path} has mode {mode & 0o777:o}, so that others may read it; expected 600 (chmod 600 {path})"
+            f"the key file {path} has mode {status.st_mode & 0o777:o}, so that others may read it; expected 600 (chmod 600 {path})"
         )
     if not SECRET.fullmatch(text):
         raise ConfigError(f"the key file {path} holds no key; expected 16 to 256 letters, digits, '-' and '_'")

@@ -70,6 +70,24 @@ def test_a_key_file_that_cannot_be_used_is_refused(tmp_path, text, mode, message
         keys.read(path)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes files of root's")
+def test_a_secret_of_root_is_read_by_its_group(tmp_path, monkeypatch):
+    """As Kubernetes mounts it for a pod with fsGroup; the group may not write it, and nobody else may read it."""
+    path = tmp_path / "key"
+    path.write_text("0123456789abcdef")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    path.chmod(0o440)
+    assert keys.read(path) == "0123456789abcdef"
+    for mode in (0o444, 0o460):
+        path.chmod(mode)
+        with pytest.raises(ConfigError, match="others may read it"):
+            keys.read(path)
+    path.chmod(0o440)
+    os.chown(path, 1000, 1000)
+    with pytest.raises(ConfigError, match="others may read it"):
+        keys.read(path)
+
+
 def test_a_place_where_no_key_can_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"key cannot be written: .*; choose another with key_file=FILE"):
