@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from ovr.errors import ConfigError
 
+PROBE_ID = "ovr-serve"  # of requests of one row that only ask whether there is an answer: they are in no count of classes or rows
+
 
 @dataclass(frozen=True, slots=True)
 class RequestLogSettings:

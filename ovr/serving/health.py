@@ -3,7 +3,8 @@
     /live    200 while the supervisor is at work, whatever it is doing; 503 when it is stuck
     /ready   200 where a row that was asked of `ovr` just now was answered; else 503 with the reason
     /models  each Triton model: versions, state, what came of asking it for a row, restarts
-    /heads   each class: version of its head, the model that computes it, that model's state
+    /heads   each class: version of its head, the model that computes it, that model's state; `unavailable` where the model is well
+             and the router does without it, as its breaker is open
 
 All answer JSON to GET. What is asked is not acted on, nor repeated in an answer.
 """
@@ -41,6 +42,7 @@ class Health:
         self._server_state: dict[str, Any] = {}
         self._models: list[dict[str, Any]] = []
         self._not_finite: frozenset[tuple[str, int]] = frozenset()  # of a model's output columns
+        self._unavailable: frozenset[int] = frozenset()  # columns that the router answers without their head
         self._card: ModelCard | None = None
         self._beat = time.monotonic()
         self._be("starting")
@@ -88,6 +90,8 @@ class Health:
             for columns in watched.answer.not_finite.values()
             for column in columns
         )
+        router = models["ovr"].answer if "ovr" in models else None
+        self._unavailable = frozenset(() if router is None else router.unavailable)
         problems = [
             f"model {name} {watched.state}" + (f": {watched.answer.error}" if watched.answer is not None else "")
             for name, watched in models.items()
@@ -152,6 +156,8 @@ class Health:
             state = models[name]["state"] if name in models else "unknown"
             if state == "ok" and (name, place) in self._not_finite:
                 state = "not finite"
+            elif state == "ok" and column in self._unavailable:
+                state = "unavailable"
             by_state[state] = by_state.get(state, 0) + 1
             if state != "ok" or len(heads) < MAX_HEADS:
                 heads.append({"class": spec.id, "version": version, "model": name, "state": state})

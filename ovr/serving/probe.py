@@ -11,9 +11,10 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
+from ovr.core.request_log import PROBE_ID
 from ovr.serving.control import reason
 
-REQUEST_ID = "ovr-serve"  # by which the router's log tells these requests from others
+UNAVAILABLE = "unavailable"  # an output of the router: classes that are answered without their head
 Outcome = Literal["ok", "failed", "dead", "busy", "slow", "gone"]
 
 
@@ -24,12 +25,14 @@ class Answer:
     `outcome`: "ok"; "failed", an error of the model; "dead", Triton's word that the model's process is not there any more; "busy",
     its queue is full; "slow", no answer in time, or none at all; "gone", no such model.
     `not_finite` names columns of `prob` by output: a model that answers so has bad weights, which no reload cures.
+    `unavailable` are the columns of classes that the router answered without their head.
     """
 
     outcome: Outcome
     latency_s: float
     error: str = ""
     not_finite: Mapping[str, tuple[int, ...]] | None = None
+    unavailable: tuple[int, ...] = ()
 
 
 class Probe:
@@ -41,7 +44,7 @@ class Probe:
         Args:
             version: None asks the one that clients get.
             inputs: one row of each.
-            outputs: those to be looked at.
+            outputs: those to be looked at: of numbers, or `UNAVAILABLE`.
         """
         import tritonclient.http as http_api
         from tritonclient.utils import np_to_triton_dtype
@@ -52,7 +55,7 @@ class Probe:
             tensors.append(http_api.InferInput(name, list(values.shape), np_to_triton_dtype(values.dtype)))
             tensors[-1].set_data_from_numpy(values)
         wanted = [http_api.InferRequestedOutput(name) for name in outputs]
-        self._body, json_size = http_api.InferenceServerClient.generate_request_body(tensors, outputs=wanted, request_id=REQUEST_ID)
+        self._body, json_size = http_api.InferenceServerClient.generate_request_body(tensors, outputs=wanted, request_id=PROBE_ID)
         self._headers = {} if json_size is None else {"Inference-Header-Content-Length": str(json_size)}
         which = "" if version is None else f"/versions/{version}"
         self._path = f"/v2/models/{quote(model, safe='')}{which}/infer"
@@ -73,7 +76,8 @@ class Probe:
         latency_s = time.monotonic() - before
         if response.status != 200:
             return Answer(self._outcome(text := reason(body)), latency_s, text or f"HTTP status {response.status}")
-        return Answer("ok", latency_s, not_finite=self._not_finite(body, response.headers.get("Inference-Header-Content-Length")))
+        columns = self._odd_columns(body, response.headers.get("Inference-Header-Content-Length"))
+        return Answer("ok", latency_s, unavailable=columns.pop(UNAVAILABLE, ()), not_finite=columns)
 
     def _outcome(self, error: str) -> Outcome:
         if "maximum queue size" in error:
@@ -84,12 +88,14 @@ class Probe:
         dead = re.search(rf"Stub process '{re.escape(self.model)}_\d+_\d+' is not healthy", error)
         return "dead" if dead else "failed"
 
-    def _not_finite(self, body: bytes, header_size: str | None) -> dict[str, tuple[int, ...]]:
+    def _odd_columns(self, body: bytes, header_size: str | None) -> dict[str, tuple[int, ...]]:
+        """Return by output the columns that are not finite, or true, where there are any."""
         import tritonclient.http as http_api
 
         result = http_api.InferResult.from_response_body(body, header_length=None if header_size is None else int(header_size))
         found = {}
         for name in self._outputs:
-            if (columns := np.flatnonzero(~np.isfinite(result.as_numpy(name)[0]))).size:
+            values = result.as_numpy(name)[0]
+            if (columns := np.flatnonzero(values if values.dtype == np.bool_ else ~np.isfinite(values))).size:
                 found[name] = tuple(columns.tolist())
         return found

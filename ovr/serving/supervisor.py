@@ -19,7 +19,7 @@ from ovr.errors import OvrError, ServingError
 from ovr.serving import control, locks, stubs
 from ovr.serving.contents import model_names
 from ovr.serving.health import ESSENTIAL, Health
-from ovr.serving.probe import Answer, Probe
+from ovr.serving.probe import UNAVAILABLE, Answer, Probe
 from ovr.serving.probe_rows import probe_inputs
 from ovr.serving.server import Server
 from ovr.serving.signals import Stop, stop_on_signals
@@ -207,7 +207,9 @@ class Supervisor:
             self._health.serves(card)
             encoder = card.input.encoder
         inputs = probe_inputs(config, encoder)
-        outputs = [tensor["name"] for tensor in config["output"] if tensor["data_type"] == "TYPE_FP32"]
+        outputs = [
+            tensor["name"] for tensor in config["output"] if tensor["data_type"] == "TYPE_FP32" or tensor["name"] == UNAVAILABLE
+        ]
         # Callers by the version that clients get: a publisher replaces it at once.
         return [Probe(name, None if name in CALLERS else version, inputs, outputs) for version in versions]
 

@@ -74,6 +74,10 @@ def test_each_class_has_the_state_of_the_model_that_computes_it(health, tmp_path
     health.looked(models(ovr_scores=sick, head_cat=Answer("dead", 1.0), head_dog=sick, ovr=sick), publishing=False)
     answer = get(health, "/heads")[1]
     assert [(head["model"], head["state"]) for head in answer["heads"]] == [("head_cat", "failed"), ("head_dog", "ok")]
+    well, without = Answer("ok", 0.001), Answer("ok", 0.001, unavailable=(0, 1))
+    health.looked(models(ovr_scores=well, head_cat=Answer("dead", 1.0), head_dog=well, ovr=without), publishing=False)
+    assert get(health, "/heads")[1]["by_state"] == {"failed": 1, "unavailable": 1}
+    health.looked(models(ovr_scores=sick, ovr=sick), publishing=False)
     model = {line["model"]: line for line in get(health, "/models")[1]["models"]}["ovr_scores"]
     assert (model["versions"], model["inference"], model["latency_ms"], model["not_finite"]) == ([1], "ok", 1.0, 1)
 
