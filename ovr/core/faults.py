@@ -11,6 +11,7 @@ from ovr.core.taxonomy import Taxonomy
 from ovr.errors import ConfigError
 
 PLAN = "ovr.heads"  # the parameter of the configuration of `ovr` that holds a HeadPlan
+MAX_TEXT_CHARS = 1_000_000
 UNAVAILABLE, PRIOR, LAST_GOOD, FAIL = FALLBACKS = ("unavailable", "prior", "last_good", "fail")
 
 
@@ -77,6 +78,11 @@ class HeadPlan:
     metrics: ClassMetricsSettings = field(default_factory=ClassMetricsSettings)
     request_log: RequestLogSettings = field(default_factory=RequestLogSettings)
     backbone_version: int | None = None  # None: all classes from `ovr_scores`; else `backbone` and a model a head are asked
+    max_text_chars: int = MAX_TEXT_CHARS  # of one row that is a text; a longer one is refused
+
+    def __post_init__(self) -> None:
+        if type(self.max_text_chars) is not int or self.max_text_chars < 1:
+            raise ConfigError(f"max_text_chars is {self.max_text_chars!r}; expected a whole number of at least 1")
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -94,6 +100,7 @@ class HeadPlan:
             metrics=ClassMetricsSettings(**value["metrics"]),
             request_log=RequestLogSettings(**value.get("request_log", {})),  # {}: published by an earlier ovr
             backbone_version=value["backbone_version"],
+            max_text_chars=value.get("max_text_chars", MAX_TEXT_CHARS),  # not in earlier ovr
         )
 
 

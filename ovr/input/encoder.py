@@ -57,6 +57,17 @@ class Encoder(Protocol):
         ...
 
 
+def check_runs_here(encoder: Encoder | None) -> None:
+    """Do nothing where all is there that the encoder imports with its first row.
+
+    Raises:
+        ArtifactError, ConfigError: a package is missing, or cannot read what the encoder holds.
+    """
+    check = getattr(encoder, "check_runs_here", None)  # of those that need more than NumPy
+    if check is not None:
+        check()
+
+
 def encoder_from_json(value: dict[str, Any] | None) -> Encoder | None:
     """Return the encoder that `to_json` wrote; None of None, where rows are given as the network takes them.
 

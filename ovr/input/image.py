@@ -84,6 +84,14 @@ class ImageEncoder:
             x[n] = _named(n, self._tensor, row)
         return x
 
+    def check_runs_here(self) -> None:
+        """Import pillow.
+
+        Raises:
+            ConfigError: it is missing.
+        """
+        _pillow()
+
     def pixels(self, row: Any) -> NDArray[np.uint8]:
         """Return one image, not yet encoded, as (H, W) or (H, W, 3), which `encode` takes without decoding or resizing.
 

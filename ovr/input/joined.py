@@ -64,6 +64,16 @@ class JoinedTexts:
         texts = self.records(rows)
         return np.concatenate([part.encode(texts) for part in self.parts.values()], axis=1)
 
+    def check_runs_here(self) -> None:
+        """Read the tokenizers.
+
+        Raises:
+            ArtifactError: as `encode`.
+        """
+        for part in self.parts.values():
+            if isinstance(part, Tokens):
+                part.check_runs_here()
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values for the bundle; `parts` is a list, as their order counts."""
         parts = [[name, part.to_json()] for name, part in self.parts.items()]

@@ -147,6 +147,14 @@ class Tokens:
                 x_BL2[row, : len(numbers), 1] = 1
         return x_BL2
 
+    def check_runs_here(self) -> None:
+        """Read the tokenizer.
+
+        Raises:
+            ArtifactError: as `encode`.
+        """
+        _loaded(self.tokenizer, self.max_tokens)
+
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """Return where each token that `encode` makes of a text stands in it; two equal places for one that stands for none of it.
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from ovr.core.bundle import SIGNATURES, ModelBundle
 from ovr.core.class_metrics import ClassMetricsSettings
 from ovr.core.cohorts import COHORT
-from ovr.core.faults import Faults
+from ovr.core.faults import MAX_TEXT_CHARS, Faults
 from ovr.core.files import read_json, write_file
 from ovr.core.request_log import RequestLogSettings
 from ovr.core.signature_files import take_over
@@ -66,6 +66,7 @@ def publish(
     faults: Faults | None = None,
     class_metrics: ClassMetricsSettings | None = None,
     request_log: RequestLogSettings | None = None,
+    max_text_chars: int = MAX_TEXT_CHARS,
     server: str | None = None,
     wait: bool = True,
     exist_ok: bool = False,
@@ -88,6 +89,7 @@ def publish(
         faults: what the router does about heads that do not answer; None: `Faults()`.
         class_metrics: how many classes have metrics of their own; None: `ClassMetricsSettings()`.
         request_log: which requests the router writes a line about; None: `RequestLogSettings()`.
+        max_text_chars: of a row that is a text; the router refuses longer ones.
         server: HTTP address of a running server on this repository, which loads each change when it is written.
         wait: for the server to unload the old versions. Without, they stay loaded, a few at most, until the next publication or
             `settle` finds that no request needs them; where more than versions changed (classes, settings) it waits all the same.
@@ -126,7 +128,8 @@ def publish(
         _check_same_use(repository, bundle, layout)
         version = _version_to_serve(repository, bundle)
         plan = plan_heads(repository, bundle, layout, faults or Faults())
-        plan = replace(plan, metrics=class_metrics or ClassMetricsSettings(), request_log=request_log or RequestLogSettings())
+        metrics, log_settings = class_metrics or ClassMetricsSettings(), request_log or RequestLogSettings()
+        plan = replace(plan, metrics=metrics, request_log=log_settings, max_text_chars=max_text_chars)
         callees, callers = models_of(repository, bundle, layout, scheduling, plan, version)
         retired = _retired(repository, bundle, layout)
         _check_versions(repository, [*callees, *callers], bundle)

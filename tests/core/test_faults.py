@@ -13,6 +13,7 @@ def test_a_plan_comes_back_from_json():
     plan = HeadPlan(Faults(fallback_of={"a": "prior"}), {"a": 0.25}, {"b": 3}, {"b": (1, 3)}, backbone_version=2)
     written = json.loads(json.dumps(plan.to_json()))
     assert HeadPlan.from_json(written) == plan
+    assert written.pop("max_text_chars") == HeadPlan.from_json(written).max_text_chars == 1_000_000  # not in earlier ovr
     del written["before"]  # as earlier ovr wrote it
     assert HeadPlan.from_json(written).before == {"b": (3,)}
 
@@ -44,3 +45,9 @@ def test_a_class_that_there_is_not_is_told():
 def test_what_cannot_be_used_is_said(settings, message):
     with pytest.raises(ConfigError, match=message):
         Faults(**settings)
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, "many"])
+def test_a_limit_of_characters_that_is_none_is_refused(value):
+    with pytest.raises(ConfigError, match=f"max_text_chars is {value!r}; expected a whole number of at least 1"):
+        HeadPlan(max_text_chars=value)

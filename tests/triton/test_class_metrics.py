@@ -23,10 +23,13 @@ def test_the_counts_of_each_class_are_those_of_the_answers(tmp_path, started, rn
     publish(bundle, tmp_path / "repo", class_metrics=ClassMetricsSettings(max_classes=2, interval_s=0.1))
     server = started(tmp_path / "repo")
     expected: Counter = Counter()
+    num_rows_of_all = 0
     for url in (server.http_url, server.grpc_url):
         with Client(url) as client:
             for num_rows in (1, 5, 40):
                 answer = client.predict(rng.normal(size=(num_rows, 6)).astype(np.float32))
+                num_rows_of_all += num_rows
+                client.predict(rng.normal(size=(1, 6)), request_id="ovr-serve")  # asks whether there is an answer
                 for column, class_id in enumerate(("a", 'b "x"\n', "")):
                     own = [column] if class_id else [2]
                     prob_N = answer.prob_BK[:, own].ravel()
@@ -54,6 +57,8 @@ def test_the_counts_of_each_class_are_those_of_the_answers(tmp_path, started, rn
         key: pytest.approx(value) for key, value in expected.items()
     }
     assert got["ovr_class_latency_seconds_sum", "a"] > 0
+    (passed,) = re.findall(r'^ovr_rows_total\{.*outcome="passed".*\} (\S+)$', urlopen(server.metrics_url).read().decode(), re.M)
+    assert float(passed) == num_rows_of_all
 
 
 @pytest.mark.parametrize(

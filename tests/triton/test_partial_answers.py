@@ -1,6 +1,7 @@
 """One server with a model a head: heads that are taken away, killed, stopped, slow or sick are done without, and taken back."""
 
 import os
+import re
 import signal
 import time
 import urllib.request
@@ -14,6 +15,7 @@ from tritonclient.utils import InferenceServerException
 
 from ovr import Client, EdgePredictor
 from ovr.core.artifact import DecisionPolicy
+from ovr.core.class_metrics import ClassMetricsSettings
 from ovr.core.faults import Faults
 from ovr.errors import ServingError
 from ovr.serving import control
@@ -54,7 +56,10 @@ class TritonPythonModel:
             answer = "0.5"
         if answer == "error":
             raise ValueError("out of order")
-        sizes = [len(pb_utils.get_input_tensor_by_name(request, "features").as_numpy()) for request in requests]
+        arrays = [pb_utils.get_input_tensor_by_name(request, "features").as_numpy() for request in requests]
+        if answer == "odd":
+            answer = "0.5" if all(np.allclose(array, np.linspace(0, 1, array.shape[1])) for array in arrays) else "nan"
+        sizes = [len(array) for array in arrays]
         probs = [np.full((size, 1), float(answer), np.float32) for size in sizes]
         return [pb_utils.InferenceResponse([pb_utils.Tensor("prob", prob)]) for prob in probs]
 """
@@ -132,18 +137,30 @@ class Heads:
             assert time.monotonic() < deadline, names
             time.sleep(0.05)
 
-    def metrics(self):
+    def metrics(self, name):
+        """Return (labels, number) of each series."""
         with urllib.request.urlopen(self.server.metrics_url) as response:
-            return [line for line in response.read().decode().splitlines() if line.startswith("ovr_head_faults_total{")]
+            found = re.findall(rf"^{name}\{{(.*)\}} (\S+)$", response.read().decode(), re.MULTILINE)
+        return [(dict(re.findall(r'(\w+)="([^"]*)"', labels)), float(number)) for labels, number in found]
+
+    def num_faults(self, head, fault):
+        return sum(
+            number for labels, number in self.metrics("ovr_head_faults_total") if (labels["head"], labels["fault"]) == (head, fault)
+        )
+
+    def num_open(self, class_id):
+        """Return how many breakers are open, as /metrics says, None where it does not."""
+        return next((n for labels, n in self.metrics("ovr_class_breaker_open") if labels["class"] == class_id), None)
 
 
 @pytest.fixture(scope="module")
 def heads(installed, tmp_path_factory):
     root = tmp_path_factory.mktemp("partial")
     policy = DecisionPolicy(mode="argmax", top_k=2)
-    publish(small_bundle(root / "first", IDS, policy=policy), root / "repo", layout="per_head", faults=FAULTS)
+    settings = {"layout": "per_head", "faults": FAULTS, "class_metrics": ClassMetricsSettings(max_classes=4, interval_s=0.1)}
+    publish(small_bundle(root / "first", IDS, policy=policy), root / "repo", **settings)
     bundle = small_bundle(root / "second", IDS, policy=policy, head_seeds=[10, 11, 12, 13, 14], version=2)
-    publish(bundle, root / "repo", layout="per_head", faults=FAULTS)
+    publish(bundle, root / "repo", **settings)
     assert list(read_config(root / "repo", "head_kept").version_policy.specific.versions) == [2, 1]
     assert list(read_config(root / "repo", "head_a").version_policy.specific.versions) == [2]
     with start(root / "repo") as server:
@@ -168,9 +185,11 @@ def test_a_head_that_is_unloaded_is_left_out_and_comes_back(heads):
     assert heads.ask(fill=-1).as_numpy("prob")[:, 0].tolist() == [-1.0] * 3
     with pytest.raises(ServingError, match="class 'a' is unavailable at grpc://"):
         served_prob(heads.bundle, heads.x, url=heads.server.grpc_url)
-    assert any('head="head_a",' in line and 'fault="skipped"' in line for line in heads.metrics())
+    assert heads.unavailable() == {"a"}
+    until(lambda: heads.num_faults("head_a", "skipped") and heads.num_open("a") == 1)
     control.load_model(heads.server.http_url, "head_a")
     heads.until(set())
+    until(lambda: heads.num_open("a") == 0)
 
 
 def num_of_all(heads):
@@ -254,9 +273,39 @@ def test_a_sick_head_is_left_out_and_no_longer_asked(heads, answer):
     before = heads.num_calls("head_prior")
     for _ in range(8):
         assert heads.unavailable() == {"prior"}
-    assert before + 2 <= heads.num_calls("head_prior") < before + 8  # more than two are trials, where the eight take seconds
+    # A sick one is asked for a plain row too. More than two failures are trials, where the eight take seconds.
+    assert before + 2 <= heads.num_calls("head_prior") < before + 2 * 8
     heads.tell("head_prior", "0.125")
     heads.until(set())
+
+
+@pytest.mark.parametrize("class_id", ["a", "prior"])
+def test_a_sick_head_that_is_asked_for_alone_is_told_to_be_away_for_now(heads, class_id):
+    heads.replace(f"head_{class_id}")
+    heads.until(set())
+    heads.tell(f"head_{class_id}", "nan")
+    for _ in range(4):
+        with pytest.raises(InferenceServerException, match=f"no head answers of those that are asked for: '{class_id}'") as caught:
+            heads.ask(classes=class_id)
+        assert caught.value.status() == "StatusCode.UNAVAILABLE"
+    heads.tell(f"head_{class_id}", "0.125")
+    heads.until(set())
+
+
+def test_odd_rows_are_their_own_error_and_do_not_take_a_head_from_others(heads):
+    heads.replace("head_prior")
+    heads.until(set())
+    until(lambda: heads.num_open("prior") in (None, 0))
+    heads.tell("head_prior", "odd")
+    before = heads.num_calls("head_prior")
+    for turn in range(1, 6):
+        with pytest.raises(InferenceServerException, match=r"row 0 gets no probability .* overflow within the model") as caught:
+            heads.ask(classes="prior")
+        assert caught.value.status() == "StatusCode.INTERNAL"
+        assert heads.num_calls("head_prior") == before + 2 * turn
+    heads.tell("head_prior", "0.125")
+    assert heads.unavailable() == set()  # at once
+    assert heads.num_open("prior") in (None, 0)
 
 
 def test_the_version_before_answers_for_a_sick_head_and_says_so(heads):
@@ -272,6 +321,7 @@ def test_the_version_before_answers_for_a_sick_head_and_says_so(heads):
     for url in (heads.server.http_url, heads.server.grpc_url):
         with Client(url) as client:
             assert client.predict(heads.x, classes=["kept", "a"]).head_versions().tolist() == [[1, 2]] * 3
+    until(lambda: heads.num_faults("", "sick") and heads.num_open("") == 1)  # of a class without series of its own
     heads.tell("head_kept", "nan", version=1)
     heads.until({"kept"})
     heads.tell("head_kept", "0.25")
@@ -290,6 +340,19 @@ def test_a_backbone_that_hangs_is_given_up_and_asked_again_once_it_is_done(heads
     with pytest.raises(InferenceServerException, match=r"backbone (still works on|did not answer)"):
         heads.ask()
     assert heads.num_calls("backbone", 1) == calls
+    heads.tell("backbone", "0.25", 1)
+    until(lambda: answers(heads))
+
+
+def test_what_a_backbone_says_of_its_error_is_for_the_log_alone(heads):
+    heads.replace("backbone", 1, ODD_BACKBONE)
+    heads.until(set())
+    heads.tell("backbone", "error", 1)
+    with pytest.raises(InferenceServerException) as caught:
+        heads.ask()
+    assert caught.value.status() == "StatusCode.UNAVAILABLE"
+    assert caught.value.message().partition(" (request")[0] == "backbone does not answer"
+    assert "backbone does not answer: Failed to process the request" in heads.server.log_path.read_text()
     heads.tell("backbone", "0.25", 1)
     until(lambda: answers(heads))
 

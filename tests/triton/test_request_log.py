@@ -5,6 +5,7 @@ import os
 import threading
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -20,6 +21,20 @@ from tests.triton.processes import until
 pytestmark = pytest.mark.triton
 IDS = ("cat", "dog", "owl")
 VERSIONS = [4, 5, 6]
+
+
+# An error that nothing in the router expects, for requests with `top_k` 77.
+BROKEN = """
+from ovr.runtime.triton.answer import Answers
+outputs = Answers.outputs
+
+def broken(self, scored, asked, wanted):
+    if asked.policy.top_k == 77:
+        raise ZeroDivisionError("no answer")
+    return outputs(self, scored, asked, wanted)
+
+Answers.outputs = broken
+"""
 
 
 class Collector:
@@ -75,7 +90,9 @@ class Served:
 def served(installed, tmp_path_factory):
     root = tmp_path_factory.mktemp("logged")
     bundle = small_bundle(root / "bundle", IDS, versions=VERSIONS)
-    publish(bundle, root / "repo", request_log=RequestLogSettings(share=1.0))
+    publish(bundle, root / "repo", request_log=RequestLogSettings(share=1.0), max_queue_delay_us=1000)
+    with (root / "repo/ovr/1/model.py").open("a") as program:
+        program.write(BROKEN)
     collector = Collector()
     fd = os.open(root / "lines", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     with start(root / "repo", request_log=fd, traces=Traces(collector.url)) as server:
@@ -138,6 +155,28 @@ def test_a_request_that_is_refused_has_a_line_without_what_was_in_it(served, par
     assert line["status"] == "INVALID_ARGUMENT"
     assert (line["rows"], line["head_versions"]) == (1, None)
     assert "31337" not in json.dumps(line)
+
+
+def test_an_error_that_nobody_expects_is_its_own_request_s_and_told_to_the_log_alone(served):
+    expected = posted(served, id="well", inputs=rows(1, 0, -1, 0.5, 2, 0), outputs=[{"name": "prob"}])["outputs"]
+
+    def client(number):
+        for turn in range(10):
+            if (number + turn) % 3:
+                assert posted(served, inputs=rows(1, 0, -1, 0.5, 2, 0), outputs=[{"name": "prob"}])["outputs"] == expected
+                continue
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                posted(served, id=f"broken {number} {turn}", inputs=rows(1, 0, -1, 0.5, 2, 0), parameters={"top_k": 77})
+            assert caught.value.code == 500
+            assert json.loads(caught.value.read()) == {"error": "the request failed within the server, whose log says why"}
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(client, range(6)))
+    line = served.line("broken 0 0")
+    assert (line["status"], line["head_versions"]) == ("INTERNAL", None)
+    log = served.server.log_path.read_text()
+    assert "request 'broken 0 0' failed:" in log
+    assert "ZeroDivisionError: no answer" in log
 
 
 @pytest.mark.parametrize(("kind", "protocol"), [(kind, protocol) for kind in CLIENTS for protocol in ("http", "grpc")])

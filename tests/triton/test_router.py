@@ -4,9 +4,9 @@ import json
 import re
 import subprocess
 import sys
-import threading
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -152,14 +152,38 @@ def test_requests_of_one_batch_are_each_answered_by_their_own_parameters(served,
                 if asked(api, connection, jobs[index]) != expected[index]:
                     wrong.append(jobs[index][0])
 
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    together(client, 8)
     assert wrong == []
     with connected(grpc_api, served[0]) as connection:
         assert num_executions(connection) - before < 8 * len(jobs)  # some were in one batch
+
+
+def test_parameters_that_are_no_utf_8_are_their_own_request_s_error(served, x):
+    """Triton hands them over as they are. Requests beside them, in one batch, are answered."""
+    url, tensor = f"{served[0].http_url}/v2/models/ovr/infer", {"name": "x", "shape": [1, 6], "datatype": "FP32"}
+    good = json.dumps({"inputs": [{**tensor, "data": x[0].tolist()}], "outputs": [{"name": "prob"}]}).encode()
+    bad = good[:-1] + b', "parameters": {"classes": "\xff"}}'
+    expected, wrong, told = json.loads(posted(url, good))["outputs"], [], []
+
+    def client(number):
+        for turn in range(15):
+            if (number + turn) % 3:
+                if (got := json.loads(posted(url, good))["outputs"]) != expected:
+                    wrong.append(got)
+                continue
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                posted(url, bad)
+            told.append((caught.value.code, json.loads(caught.value.read())["error"].partition(" (request")[0]))
+
+    together(client, 6)
+    assert wrong == []
+    assert told == [(400, "the request's parameters are not UTF-8: invalid start byte")] * 30
+
+
+def together(client, num_clients):
+    """Call `client` with the number of each, at the same time; an error is raised here."""
+    with ThreadPoolExecutor(num_clients) as pool:
+        list(pool.map(client, range(num_clients)))
 
 
 def num_executions(connection):
@@ -168,7 +192,8 @@ def num_executions(connection):
 
 
 def posted(url, body):
-    with urllib.request.urlopen(urllib.request.Request(url, data=json.dumps(body).encode())) as response:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    with urllib.request.urlopen(urllib.request.Request(url, data=data)) as response:
         return response.read()
 
 

@@ -26,7 +26,7 @@ ENCODER = HashedText(num_tokens=6, max_tokens=4)
 def served(installed, tmp_path_factory):
     root = tmp_path_factory.mktemp("texts")
     bundle = small_bundle(root / "bundle", shape=(4, 2), encoder=ENCODER.to_json())
-    publish(bundle, root / "repo", max_batch_size=32)
+    publish(bundle, root / "repo", max_batch_size=32, max_text_chars=40)
     with start(root / "repo") as server:
         yield server, bundle.path
 
@@ -55,6 +55,9 @@ def test_plain_tritonclient_sends_texts_in_utf8(served, api, protocol):
         np.testing.assert_allclose(answer.as_numpy("prob"), EdgePredictor(bundle).predict_proba(TEXTS[:5]), atol=1e-6)
         with pytest.raises(InferenceServerException, match="row 1 is not UTF-8: invalid start byte at byte 0"):
             connection.infer("ovr", [tensor(api, [b"good", b"\xff"])])
+        with pytest.raises(InferenceServerException, match="row 1 has 41 characters; a text has at most 40 here") as caught:
+            connection.infer("ovr", [tensor(api, [b"good", "ä".encode() * 41])])
+        assert caught.value.status() in ("400", "StatusCode.INVALID_ARGUMENT")
 
 
 def test_curl_can_send_texts(served):

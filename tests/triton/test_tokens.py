@@ -1,12 +1,16 @@
 """Texts that a Hugging Face tokenizer makes into tokens: the server does it as the edge predictor does."""
 
+import json
+
 import numpy as np
 import pytest
 
 from ovr import Client, EdgePredictor
+from ovr.errors import ServingError
 from ovr.input.joined import JoinedTexts
 from ovr.input.text import HashedText
 from ovr.input.tokens import Tokens
+from ovr.serving import control
 from ovr.serving.repository import publish
 from tests.bundles import small_bundle
 from tests.encoders import tokenizer_json
@@ -27,3 +31,8 @@ def test_texts_get_the_answers_of_the_edge_predictor(started, tmp_path):
         for url in (server.http_url, server.grpc_url):
             with Client(url) as client:
                 np.testing.assert_allclose(client.predict(TEXTS).prob_BK, expected.prob_BK, atol=1e-6)
+    # Where the package is missing, the router says so when it is loaded: files beside it come before what is installed.
+    (tmp_path / "repo/ovr/2/tokenizers.py").write_text("raise ImportError")
+    config = control.model_config(server.http_url, "ovr") | {"parameters": {"other": {"string_value": ""}}}
+    with pytest.raises(ServingError, match="made into tokens by the package tokenizers, which is not installed"):
+        control.load_model(server.http_url, "ovr", config=json.dumps(config))

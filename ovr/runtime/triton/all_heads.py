@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ovr.runtime.triton.needed import reason_of
 from ovr.runtime.triton.workers import Workers
 
 F32 = NDArray[np.float32]
@@ -63,7 +64,7 @@ class AllHeads:
             prob_BK = self._last.result(timeout_s)
         except Exception as error:  # whatever it is: the heads themselves say what is wrong with which
             self._not_before_s = self._clock() + self._pause_s
-            why = f"no answer within {timeout_s:.3g} s" if isinstance(error, TimeoutError) else str(error)
+            why = f"no answer within {timeout_s:.3g} s" if isinstance(error, TimeoutError) else reason_of(error)
             self._tell(f"the heads are asked one by one for {self._pause_s:g} s: {why}")
             return None
         self._took_s.append(self._clock() - began_s)

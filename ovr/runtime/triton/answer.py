@@ -43,8 +43,8 @@ class Answers:
         What a row gets depends on no other row, so that several requests may be answered at once. `request_id` is not among them.
 
         Raises:
-            InputError: a row for which no class has a probability though heads answered: it overflows within the model.
-            NotAnswered: no head answered, or the class was not scored of one whose fallback is to fail.
+            InputError: a row without a probability of any class that is asked for, of heads that work: it overflows in the model.
+            NotAnswered: no head of those works, or the class was not scored of one whose fallback is to fail.
         """
         column_C = asked.column_C
         prob_BC, version_BC = scored.prob_BK, scored.head_version_BK
@@ -55,7 +55,7 @@ class Answers:
         if missing_BC.any():
             available_BC = ~missing_BC
             column_C = np.arange(len(self._ids)) if column_C is None else column_C
-            self._check(missing_BC, column_C, scored.answered_K[column_C])
+            self._check(missing_BC, column_C, scored)
             prob_BC = np.where(missing_BC, self._prior_K[column_C], prob_BC)
         decision = decide(prob_BC, threshold_K=asked.threshold_C, policy=asked.policy, available_BK=available_BC)
         num_rows = len(prob_BC)
@@ -81,14 +81,19 @@ class Answers:
                 outputs[name] = np.nan_to_num(outputs[name], nan=asked.fill)
         return {name: np.ascontiguousarray(array) for name, array in outputs.items()}
 
-    def _check(self, missing_BC: NDArray[np.bool_], column_C: NDArray[np.int64], answered_C: NDArray[np.bool_]) -> None:
+    def _check(self, missing_BC: NDArray[np.bool_], column_C: NDArray[np.int64], scored: Scored) -> None:
         """Raise where what is missing leaves nothing to answer, or what must not be missing is."""
-        if not answered_C.any():
+        if not scored.answered_K[column_C].any():
             raise NotAnswered(f"no head answers of those that are asked for: {self._named(column_C)}")
-        if (empty_B := missing_BC.all(axis=1)).any():
+        empty_B = missing_BC.all(axis=1)
+        if scored.is_odd_B is not None and (odd_B := empty_B & scored.is_odd_B).any():
             raise InputError(
-                f"row {int(np.argmax(empty_B))} gets no probability of any class that is asked for: its values overflow within the "
-                "model, or the heads do not work"
+                f"row {int(np.argmax(odd_B))} gets no probability of any class that is asked for: its values overflow within the "
+                "model"
+            )
+        if empty_B.any():
+            raise NotAnswered(
+                f"no head that is asked for gives a probability of row {int(np.argmax(empty_B))}: {self._named(column_C)}"
             )
         if (needed_C := missing_BC.any(axis=0) & self._must_K[column_C]).any():
             some = self._named(column_C[needed_C])

@@ -58,6 +58,14 @@ class Answered:
     latency_s: float  # of each request: they were answered at the same time
 
 
+def own_series(is_critical: Sequence[bool], max_classes: int) -> NDArray[np.bool_]:
+    """Return which classes (K,) have series of their own: critical ones first, then by column."""
+    order = sorted(range(len(is_critical)), key=lambda column: (not is_critical[column], column))
+    is_own_K = np.zeros(len(order), np.bool_)
+    is_own_K[order[:max_classes]] = True
+    return is_own_K
+
+
 class ClassCounts:
     """Groups: a class and the version of its head that answered, for `max_classes` classes; one for all others together.
 
@@ -66,9 +74,7 @@ class ClassCounts:
 
     def __init__(self, class_ids: Sequence[str], *, is_critical: Sequence[bool], max_classes: int) -> None:
         """Give groups of their own to critical classes first, then by column."""
-        order = sorted(range(len(class_ids)), key=lambda column: (not is_critical[column], column))
-        self._is_own_K = np.zeros(len(class_ids), np.bool_)
-        self._is_own_K[order[:max_classes]] = True
+        self._is_own_K = own_series(is_critical, max_classes)
         self._ids = class_ids
         self._noted: list[Answered] = []
         self.num_noted = 0  # probabilities

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovr.core.artifact import ModelCard
+from ovr.core.faults import MAX_TEXT_CHARS
 from ovr.core.schema import check_rows
 from ovr.errors import InputError
-from ovr.input.encoder import encoder_from_json
-from ovr.input.records import IMAGE, from_bytes, wire_name
+from ovr.input.encoder import check_runs_here, encoder_from_json
+from ovr.input.records import IMAGE, TEXTS, from_bytes, wire_name
 from ovr.input.row_problems import row_problems
 from ovr.runtime.cohort_rows import cohort_names, split_cohorts
 from ovr.runtime.triton.together import Call
@@ -22,9 +23,15 @@ from ovr.runtime.triton.together import Call
 class Encoding:
     """The checks and the encoder of one publication."""
 
-    def __init__(self, card: ModelCard) -> None:
-        self._card = card
+    def __init__(self, card: ModelCard, *, max_text_chars: int = MAX_TEXT_CHARS) -> None:
+        """Read the encoder; a text of more than `max_text_chars` is refused.
+
+        Raises:
+            ArtifactError, ConfigError: it cannot be read, or a package that it needs is not here.
+        """
+        self._card, self._max_text_chars = card, max_text_chars
         self._encoder = encoder_from_json(card.input.encoder)
+        check_runs_here(self._encoder)
         self.input_name = card.input.name if self._encoder is None else wire_name(self._encoder.kind)
 
     def of_all(self, calls: Sequence[Call]) -> NDArray[np.float32] | None:
@@ -62,6 +69,15 @@ class Encoding:
 
     def _rows(self, sent: NDArray[Any]) -> tuple[NDArray[np.float32], Any]:
         """Return the rows as the network takes them, and the cells of the cohorts' column that they hold."""
-        rows = sent if self._encoder is None else from_bytes(sent, self._encoder.kind)
+        rows: Any = sent
+        if self._encoder is not None:
+            rows = from_bytes(sent, self._encoder.kind)
+            if self._encoder.kind in TEXTS:
+                self._check_lengths(rows)
         cells, rows = split_cohorts(rows, self._card, self._encoder)
         return check_rows(rows, self._card.input) if self._encoder is None else self._encoder.encode(rows), cells
+
+    def _check_lengths(self, texts: Sequence[str]) -> None:
+        for number, text in enumerate(texts):
+            if len(text) > self._max_text_chars:
+                raise InputError(f"row {number} has {len(text)} characters; a text has at most {self._max_text_chars} here")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ovr.core.faults import HeadPlan
 from ovr.core.taxonomy import Taxonomy, slug
 from ovr.runtime.triton.breaker import Breaker
+from ovr.runtime.triton.needed import reason_of
 from ovr.runtime.triton.workers import Workers
 
 F32 = NDArray[np.float32]
@@ -43,7 +44,8 @@ class Scored:
 
     prob_BK: F32  # NaN where nothing was got, or no probability
     head_version_BK: NDArray[np.int64]  # that of the head which gave it, 0 where none did
-    answered_K: NDArray[np.bool_]  # the heads that answered, be it with no probability
+    answered_K: NDArray[np.bool_]  # the heads that work, whatever they say of these rows
+    is_odd_B: NDArray[np.bool_] | None = None  # rows that a head which works has no probability of; None: there are none
 
 
 class Heads:
@@ -101,7 +103,7 @@ class Heads:
             head = self._heads[column]
             (asked if self._may_be_called(head) else left_alone).append(head)
         earlier = [self._earlier[head.column] for head in left_alone if head.column in self._earlier]
-        scored = Scored(prob_BK, version_BK, np.zeros(self._num_heads, np.bool_))
+        scored = Scored(prob_BK, version_BK, np.zeros(self._num_heads, np.bool_), np.zeros(len(features_BD), np.bool_))
         self._ask([*asked, *(head for head in earlier if self._may_be_called(head))], features_BD, scored)
         if self._earlier:
             missing = [head.column for head in asked if head.column in self._earlier and np.isnan(prob_BK[:, head.column]).any()]
@@ -134,7 +136,7 @@ class Heads:
             if not call.done():
                 self._failed(head, "late", f"no answer within {deadline_s:g} s")
             elif (error := call.exception()) is not None:
-                self._failed(head, "missing", str(error))
+                self._failed(head, "missing", reason_of(error))
             else:
                 answered.append(head)
                 probs.append(call.result())
@@ -142,30 +144,45 @@ class Heads:
             return
         prob_BA = np.stack(probs, axis=1)
         good_BA = (prob_BA >= 0) & (prob_BA <= 1)
-        # A row for which no head of several gives a number is itself at fault, and tells nothing of them.
-        counts_B = good_BA.any(axis=1) if len(answered) > 1 else np.ones(len(prob_BA), np.bool_)
         columns = [head.column for head in answered]  # each once
         before_BA, version_A = scored.prob_BK[:, columns], np.array([head.version for head in answered])
         fill_BA = good_BA & np.isnan(before_BA)
         scored.prob_BK[:, columns] = np.where(fill_BA, prob_BA, before_BA)
         scored.head_version_BK[:, columns] = np.where(fill_BA, version_A, scored.head_version_BK[:, columns])
-        scored.answered_K[columns] = True
-        for head, good_R in zip(answered, good_BA[counts_B].T, strict=True):
-            self._judge(head, good_R)
-
-    def _judge(self, head: Head, good_R: NDArray[np.bool_]) -> None:
-        """Record a call that was answered, by which of the rows that count got a probability."""
-        if good_R.all():
-            if len(good_R) and head.breaker.record(failed=False):
-                self._on_change(head)
+        if good_BA.all():
+            scored.answered_K[columns] = True
+            for head in answered:
+                self._works(head)
             return
-        why = f"no probability for {int((~good_R).sum())} of {len(good_R)} rows"
-        if good_R.any():
-            self._on_fault(head, "sick", why)
-            if head.breaker.record(failed=False):
-                self._on_change(head)
-        else:
-            self._failed(head, "sick", why)
+        sick = self._sick([head for head, good_B in zip(answered, good_BA.T, strict=True) if not good_B.any()], features_BD)
+        # A row for which no head of several gives a number is itself at fault, and tells nothing of those that work.
+        counts_B = good_BA.any(axis=1)
+        for head, good_B in zip(answered, good_BA.T, strict=True):
+            if head in sick:
+                self._failed(head, "sick", f"no probability for {len(good_B)} of {len(good_B)} rows, nor for a plain one")
+                continue
+            assert scored.is_odd_B is not None
+            scored.answered_K[head.column] = True
+            scored.is_odd_B[~good_B] = True
+            if num_bad := int((counts_B & ~good_B).sum()):
+                self._on_fault(head, "sick", f"no probability for {num_bad} of {len(good_B)} rows")
+            self._works(head)
+
+    def _sick(self, heads: Sequence[Head], features_BD: F32) -> list[Head]:
+        """Return those of the heads that have no probability of a plain row either: else those that were asked for are odd."""
+        if not heads:
+            return []
+        plain_1D = np.linspace(0, 1, features_BD[0].size, dtype=np.float32).reshape(1, *features_BD.shape[1:])
+        calls = []
+        for head in heads:
+            calls.append(self._workers.submit(self._call, head.model, head.version, plain_1D))
+            head.last_call = calls[-1]
+        wait(calls, timeout=self._deadline_s)
+        return [head for head, call in zip(heads, calls, strict=True) if not _gave_a_probability(call)]
+
+    def _works(self, head: Head) -> None:
+        if head.breaker.record(failed=False):
+            self._on_change(head)
 
     def _failed(self, head: Head, fault: Fault, why: str) -> None:
         self._on_fault(head, fault, why)
@@ -173,10 +190,15 @@ class Heads:
             self._on_change(head)
 
 
+def _gave_a_probability(call: Future[F32]) -> bool:
+    return call.done() and call.exception() is None and bool(0 <= call.result()[0] <= 1)
+
+
 def scored_at_once(prob_BK: Any, head_versions: NDArray[np.int64]) -> Scored:
-    """Return what one model for all heads gave, NaN for what is no probability."""
+    """Return what one model for all heads gave, NaN for what is no probability. A row without any is an odd one."""
     good_BK = (prob_BK >= 0) & (prob_BK <= 1)
     answered_K = np.ones(len(head_versions), np.bool_)
     if good_BK.all():
         return Scored(prob_BK, np.broadcast_to(head_versions, prob_BK.shape), answered_K)
-    return Scored(np.where(good_BK, prob_BK, np.float32(np.nan)), np.where(good_BK, head_versions, 0), answered_K)
+    prob_BK = np.where(good_BK, prob_BK, np.float32(np.nan))
+    return Scored(prob_BK, np.where(good_BK, head_versions, 0), answered_K, ~good_BK.any(axis=1))

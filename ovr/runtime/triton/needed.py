@@ -13,7 +13,16 @@ Outcomes = SimpleQueue[tuple[Any, Exception | None]]
 
 
 class NotScored(OvrError):
-    """What every class needs does not answer."""
+    """A model does not answer. What it says of itself, as `details`, is for the log alone: it may name paths."""
+
+    def __init__(self, message: str, details: str = "") -> None:
+        super().__init__(message)
+        self.details = details
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what the log is told of a call that failed."""
+    return (isinstance(error, NotScored) and error.details) or str(error)
 
 
 class Needed:

@@ -16,12 +16,14 @@ from ovr.core.cohorts import COHORT
 from ovr.core.faults import HeadPlan
 from ovr.core.taxonomy import slug
 from ovr.runtime.triton.all_heads import AllHeads
-from ovr.runtime.triton.heads import Fault, Head, Heads, Scored, scored_at_once
+from ovr.runtime.triton.head_faults import HeadFaults
+from ovr.runtime.triton.heads import Heads, Scored, scored_at_once
 from ovr.runtime.triton.needed import Needed, NotScored
 
 SCORES = "ovr_scores"
 BACKBONE = "backbone"
 ENSEMBLE = "ovr_heads"
+QUEUE_FULL = "Exceeds maximum queue size"  # Triton's words, by which clients know that it is for now
 
 
 class FusedScores:
@@ -49,7 +51,7 @@ class HeadScores:
     """Layout per_head: all heads by their ensemble, or else the features once, then the heads at the same time."""
 
     def __init__(self, card: ModelCard, version: int, plan: HeadPlan) -> None:
-        """Take `version` of the router, for the labels of its metrics."""
+        """Take `version` of the router: the ensemble of the same publication has the same."""
         assert plan.backbone_version is not None
         self._input, self._backbone_version = card.input.name, plan.backbone_version
         self._outputs = [f"prob_{slug(class_id)}" for class_id in card.taxonomy.ids]
@@ -58,13 +60,10 @@ class HeadScores:
         self._head_timeout_s = plan.faults.head_timeout_ms / 1000
         self._backbone_s: float | None = None  # the longest that it took, but for its first call; None before that
         self._needed = Needed(BACKBONE, plan.faults.scores_timeout_ms / 1000, _asked)
-        self._heads = Heads(card.taxonomy, card.head_versions, plan, call=_head_prob, on_fault=self._count, on_change=self._tell)
-        self._faults_total = pb_utils.MetricFamily(  # must outlive its metrics
-            name="ovr_head_faults_total",
-            description="Batches for which a head was missing, late, or sick (no probability of some row), or skipped: not asked",
-            kind=pb_utils.MetricFamily.COUNTER,
-        )
-        self._num_faults: dict[tuple[str, int, Fault], Any] = {}
+        labels = {"model": "ovr", "version": str(version)}
+        self.faults = HeadFaults(card, max_classes=plan.metrics.max_classes, labels=labels)
+        count, changed = self.faults.count, self.faults.changed
+        self._heads = Heads(card.taxonomy, card.head_versions, plan, call=_head_prob, on_fault=count, on_change=changed)
         self._router_version = version
 
     def score(self, x: NDArray[np.float32], cohort_B1: NDArray[np.int64] | None, columns: Sequence[int]) -> Scored:
@@ -89,33 +88,13 @@ class HeadScores:
         scored = self._heads.score(np.where(finite_B[:, None], features_BD, np.float32(0)), columns)
         scored.prob_BK[~finite_B] = np.nan
         scored.head_version_BK[~finite_B] = 0
+        assert scored.is_odd_B is not None
+        scored.is_odd_B[~finite_B] = True
         return scored
-
-    def finalize(self) -> None:
-        """Let go of the counts before their family."""
-        self._num_faults.clear()
 
     def _prob_of_all(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return what the ensemble of this publication gives, which has the router's version."""
         return np.concatenate(_asked_for(ENSEMBLE, self._router_version, {self._input: x}, self._outputs), axis=1)
-
-    def _count(self, head: Head, fault: Fault, why: str) -> None:
-        key = (head.model, head.version, fault)
-        if key not in self._num_faults:  # made when there is one: most heads have none
-            labels = {
-                "model": "ovr",
-                "version": str(self._router_version),
-                "head": head.model,
-                "head_version": str(head.version),
-                "fault": fault,
-            }
-            self._num_faults[key] = self._faults_total.Metric(labels=labels)
-        self._num_faults[key].increment(1)
-        if fault != "skipped":
-            pb_utils.Logger.log_warn(f"{head.model} version {head.version} is {fault}: {why}")
-
-    def _tell(self, head: Head) -> None:
-        pb_utils.Logger.log_warn(f"the breaker of {head.model} version {head.version} is {head.breaker.state}")
 
 
 def _head_prob(model: str, version: int, features_BD: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -141,6 +120,8 @@ def _asked_for(model: str, version: int, inputs: dict[str, NDArray[Any]], output
     )
     response = request.exec()
     if response.has_error():
-        raise NotScored(f"{model}: {response.error().message()}")
+        details = str(response.error().message())
+        told = f"takes no more requests now: {QUEUE_FULL}" if QUEUE_FULL in details else "does not answer"
+        raise NotScored(f"{model} {told}", details)
     tensors = {tensor.name(): tensor for tensor in response.output_tensors()}
     return [tensors[output].as_numpy() for output in outputs]

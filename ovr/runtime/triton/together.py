@@ -25,6 +25,7 @@ class Call:
     wanted: tuple[str, ...]  # the outputs that it asks for
     cohorts: NDArray[Any] | None = None  # (B, 1), where it has an input for them
     start: int = 0  # of its rows among those that are scored
+    is_probe: bool = False  # whether it only asks if there is an answer: its row is no client's
 
     @property
     def num_rows(self) -> int:
@@ -33,10 +34,10 @@ class Call:
 
 
 def alike(calls: Sequence[Call]) -> list[list[Call]]:
-    """Return the calls in groups that ask for the same; `parameters_of` gives the same object for the same parameters."""
-    groups: dict[tuple[int, tuple[str, ...]], list[Call]] = {}
+    """Return the calls in groups that ask for the same, probes apart; `parameters_of` gives one object for the same parameters."""
+    groups: dict[tuple[int, tuple[str, ...], bool], list[Call]] = {}
     for call in calls:
-        groups.setdefault((id(call.wishes), call.wanted), []).append(call)
+        groups.setdefault((id(call.wishes), call.wanted, call.is_probe), []).append(call)
     return list(groups.values())
 
 
@@ -50,4 +51,5 @@ def scored_of(calls: Sequence[Call], scored: Scored) -> Scored:
         rows: Any = slice(first.start, first.start + num_rows)
     else:
         rows = np.concatenate([np.arange(call.start, call.start + call.num_rows) for call in calls])
-    return Scored(scored.prob_BK[rows], scored.head_version_BK[rows], scored.answered_K)
+    is_odd_B = None if scored.is_odd_B is None else scored.is_odd_B[rows]
+    return Scored(scored.prob_BK[rows], scored.head_version_BK[rows], scored.answered_K, is_odd_B)

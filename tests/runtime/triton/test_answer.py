@@ -104,4 +104,12 @@ def test_a_row_without_any_probability_is_an_error():
     with pytest.raises(InputError, match="row 1 gets no probability of any class that is asked for: its values overflow"):
         outputs([[0.5, 0.5, 0.5], [NAN, NAN, NAN]])
     with pytest.raises(InputError, match="row 0 gets no probability"):
-        outputs([[NAN, 0.5, 0.5]], '{"classes": "a"}')
+        outputs([[NAN, NAN, NAN]], '{"classes": "a"}', fallback_of={"a": "fail"})
+
+
+@pytest.mark.parametrize("fallback", ["unavailable", "prior"])
+def test_a_class_that_is_asked_for_alone_and_is_missing_where_others_are_not_may_be_there_later(fallback):
+    with pytest.raises(NotAnswered, match="no head that is asked for gives a probability of row 1: 'a'"):
+        outputs([[0.5, 0.5, 0.5], [NAN, 0.5, 0.5]], '{"classes": "a"}', fallback_of={"a": fallback}, prior={"a": 0.25})
+    with pytest.raises(NotAnswered, match="unavailable, and must not be missing: 'a'"):
+        outputs([[0.5, 0.5, 0.5], [NAN, NAN, 0.5]], '{"classes": "a,c"}', fallback_of={"a": "fail"})

@@ -33,7 +33,8 @@ class Models:
 
     def call(self, model, version, features_BD):
         self.calls.append((model, version))
-        return self.does.get((model, version), lambda: np.full(len(features_BD), 0.5, np.float32))()
+        does = self.does.get((model, version), lambda: np.full(len(features_BD), 0.5, np.float32))
+        return does(features_BD) if does in (nothing_of_odd_rows, nothing) else does()
 
     def num_calls(self, model):
         return sum(name == model for name, _ in self.calls)
@@ -46,6 +47,14 @@ def no_head_is_given_more_time(monkeypatch):
 
 def raises():
     raise ValueError("gone")
+
+
+def nothing(features_BD):
+    return np.full(len(features_BD), np.nan, np.float32)
+
+
+def nothing_of_odd_rows(features_BD):
+    return np.where((features_BD > 1).any(axis=1), np.float32(np.nan), np.float32(0.5))
 
 
 def gives(*values):
@@ -129,7 +138,9 @@ def test_a_head_that_gives_no_probability_is_left_out_and_then_alone(value):
         scored = models.heads.score(FEATURES, range(3))
         assert np.isnan(scored.prob_BK).tolist() == [[False, False, True]] * 4
         assert scored.head_version_BK.tolist() == [[7, 8, 0]] * 4
-    assert models.num_calls("head_c") == 2
+        assert scored.answered_K.tolist() == [True, True, False]
+        assert not scored.is_odd_B.any()
+    assert models.num_calls("head_c") == 2 * 2  # for a plain row too
 
 
 def test_rows_without_a_probability_are_marked_and_do_not_condemn_their_head():
@@ -141,15 +152,49 @@ def test_rows_without_a_probability_are_marked_and_do_not_condemn_their_head():
     assert models.faults == [("head_c", 9, "sick")] * 4
 
 
-def test_rows_for_which_no_head_has_a_probability_condemn_none():
-    models = Models()
+@pytest.mark.parametrize("columns", [[2], [0, 1, 2]])
+def test_odd_rows_condemn_no_head_however_few_are_asked_for(columns):
+    models, x = Models(), FEATURES + 2
     for head in (("head_a", 7), ("head_b", 8), ("head_c", 9)):
-        models.does[head] = gives(np.nan, np.nan, np.nan, np.nan)
+        models.does[head] = nothing_of_odd_rows
     for _ in range(4):
-        scored = models.heads.score(FEATURES, range(3))
+        scored = models.heads.score(x, columns)
         assert np.isnan(scored.prob_BK).all()
-        assert scored.answered_K.all()
-    assert models.faults == []
+        assert scored.answered_K[columns].all()
+        assert scored.is_odd_B.all()
+    assert models.faults == models.changes == []
+    scored = models.heads.score(x[:2] - 2, columns)
+    assert (np.isnan(scored.prob_BK[:, columns]) == [[False], [True]]).all()
+    assert scored.is_odd_B.tolist() == [False, True]
+
+
+def test_rows_that_are_odd_to_one_head_are_told_and_condemn_it_not():
+    models = Models()
+    models.does["head_c", 9] = nothing_of_odd_rows
+    for _ in range(4):
+        assert np.isnan(models.heads.score(FEATURES + 2, range(3)).prob_BK).tolist() == [[False, False, True]] * 4
+    assert models.faults == [("head_c", 9, "sick")] * 4
+    assert models.changes == []
+
+
+@pytest.mark.parametrize("columns", [[2], [1, 2]])
+def test_sick_heads_that_are_asked_alone_are_found_so(columns):
+    models = Models()
+    models.does["head_b", 8] = models.does["head_c", 9] = nothing
+    for _ in range(3):
+        scored = models.heads.score(FEATURES, columns)
+        assert not scored.answered_K.any()
+        assert not scored.is_odd_B.any()
+    assert models.changes == [(f"head_{IDS[column]}", "open") for column in columns]
+
+
+def test_a_head_that_gives_a_plain_row_no_answer_in_time_is_sick():
+    models, done = Models(), threading.Event()
+    answers = iter([lambda: np.full(4, np.nan, np.float32), lambda: done.wait(30) and np.full(1, 0.5, np.float32)])
+    models.does["head_c", 9] = lambda: next(answers)()
+    assert not models.heads.score(FEATURES, [2]).answered_K.any()
+    assert models.faults == [("head_c", 9, "sick")]
+    done.set()
 
 
 def test_the_version_before_fills_in_what_the_present_one_leaves():
@@ -166,6 +211,11 @@ def test_the_version_before_fills_in_what_the_present_one_leaves():
     for _ in range(4):
         assert np.isnan(models.heads.score(FEATURES, range(3)).prob_BK[:, 2]).all()
     assert models.calls.count(("head_c", 4)) == 1 + 4 + 2
+    models = Models(earlier={"c": 4})
+    models.does["head_c", 9], models.does["head_c", 4] = gives(np.nan, 0.25, 0.25, 0.25), nothing
+    scored = models.heads.score(FEATURES, [2])
+    assert scored.answered_K.tolist() == [False, False, True]  # the present one works
+    assert scored.is_odd_B.tolist() == [True, False, False, False]
 
 
 def test_one_model_for_all_heads_is_marked_cell_by_cell():
@@ -174,6 +224,7 @@ def test_one_model_for_all_heads_is_marked_cell_by_cell():
     assert np.isnan(scored.prob_BK).tolist() == [[False, True], [False, False]]
     assert scored.head_version_BK.tolist() == [[3, 0], [3, 4]]
     assert scored_at_once(prob_BK[1:], np.array([3, 4])).head_version_BK.tolist() == [[3, 4]]
+    assert scored_at_once(np.array([[0.5, np.nan], [2, np.nan]]), np.array([3, 4])).is_odd_B.tolist() == [False, True]
 
 
 def test_workers_are_as_many_as_calls_at_one_time():

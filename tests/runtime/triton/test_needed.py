@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from ovr.runtime.triton.needed import Needed, NotScored
+from ovr.runtime.triton.needed import Needed, NotScored, reason_of
 
 
 def test_what_a_call_returns_or_raises_comes_back():
@@ -14,6 +14,13 @@ def test_what_a_call_returns_or_raises_comes_back():
     with pytest.raises(ZeroDivisionError):
         needed.ask(1, 0)
     assert needed.ask(1, 1) == 1
+
+
+def test_what_a_model_says_of_itself_is_for_the_log_alone():
+    error = NotScored("scores does not answer", "At: /secret/model.py")
+    assert (str(error), reason_of(error)) == ("scores does not answer", "At: /secret/model.py")
+    assert reason_of(NotScored("scores did not answer within 1 s")) == "scores did not answer within 1 s"
+    assert reason_of(ValueError("gone")) == "gone"
 
 
 def test_a_call_that_hangs_is_given_up_and_no_other_is_made_until_it_is_done():
