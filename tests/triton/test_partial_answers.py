@@ -1,11 +1,12 @@
 """One server with a model a head: heads that are taken away, killed, stopped, slow or sick are done without, and taken back."""
 
+import http.client
 import os
 import re
 import signal
 import time
 import urllib.request
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from ovr.serving import control
 from ovr.serving.contents import read_config
 from ovr.serving.contract import served_prob
 from ovr.serving.pbtxt import to_text
+from ovr.serving.probe import UNAVAILABLE, Probe
 from ovr.serving.repository import publish
 from ovr.serving.server import start
 from tests.bundles import small_bundle
@@ -183,6 +185,10 @@ def test_a_head_that_is_unloaded_is_left_out_and_comes_back(heads):
     assert answer.records()[0]["prob"]["a"] is None
     assert answer.labels() == [(max(row, key=row.get),) for row in known(answer)]
     assert heads.ask(fill=-1).as_numpy("prob")[:, 0].tolist() == [-1.0] * 3
+    probe = Probe("ovr", None, {"x": heads.x[:1]}, ["prob", UNAVAILABLE])
+    with closing(http.client.HTTPConnection(heads.server.http_url.partition("://")[2])) as connection:
+        seen = probe.ask(connection)
+    assert (seen.outcome, seen.unavailable, seen.not_finite) == ("ok", (0,), {"prob": (0,)})
     with pytest.raises(ServingError, match="class 'a' is unavailable at grpc://"):
         served_prob(heads.bundle, heads.x, url=heads.server.grpc_url)
     assert heads.unavailable() == {"a"}
