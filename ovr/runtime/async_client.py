@@ -6,7 +6,7 @@ B = batch, K = heads
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ovr.core.artifact import ModelCard
 from ovr.core.prediction import Prediction
+from ovr.errors import InputError, ServingError
 from ovr.runtime.calls import (
     MAX_ATTEMPTS,
     MAX_REQUEST_BYTES,
@@ -29,6 +30,7 @@ from ovr.runtime.calls import (
     served_from,
 )
 from ovr.runtime.remote import address as addresses
+from ovr.runtime.remote.failures import TooManyRows
 from ovr.runtime.remote.http import AsyncHttp, closed
 from ovr.runtime.remote.retry import Deadline, Failure, Retries, Retry, check_seconds
 from ovr.runtime.remote.v2 import Answer, Request
@@ -60,8 +62,8 @@ class AsyncClient:
         self.url = url
         self._address = addresses.parse(url)
         check_seconds("timeout_s", timeout_s)
-        check_seconds("deadline_s", deadline_s)
-        check_settings(max_in_flight)
+        check_seconds("deadline_s", deadline_s, is_optional=True)
+        check_settings(max_in_flight=max_in_flight, max_request_bytes=max_request_bytes)
         security = addresses.security(
             self._address,
             headers=headers,
@@ -149,7 +151,7 @@ class AsyncClient:
         """Return the call and its answers, all of one model version."""
         deadline = Deadline(self.deadline_s if deadline_s is None else deadline_s)
         for attempt in range(1, MAX_ATTEMPTS + 1):
-            call = Call(self._served or await self._ask(deadline), self._address, model, rows, asked)
+            call = await self._call(model, rows, asked, deadline)
             answers: list[Answer] = []
             try:
                 async with aclosing(self._answers(call, deadline)) as coming:
@@ -161,14 +163,25 @@ class AsyncClient:
                             progress(call.num_rows(number))
                 return call, answers
             except Replaced as error:
-                self._served = None
-                if attempt == MAX_ATTEMPTS:
-                    raise call.replaced(error).error from None
-                if answers:
-                    await self._pause(call.replaced(error), attempt, deadline)
-                    if progress is not None:
-                        progress(-sum(map(call.num_rows, range(len(answers)))))
+                self._served, failure = None, call.replaced(error)
+            except TooManyRows as error:
+                if (await self._ask(deadline)).max_batch_size >= call.served.max_batch_size:
+                    raise
+                failure = Failure(error, may_retry=True)
+            if attempt == MAX_ATTEMPTS:
+                raise failure.error
+            if answers:
+                await self._pause(failure, attempt, deadline)
+                if progress is not None:
+                    progress(-sum(map(call.num_rows, range(len(answers)))))
         raise AssertionError("the last attempt returns or raises")
+
+    async def _call(self, model: str, rows: Any, asked: Asked, deadline: Deadline) -> Call:
+        """Return the call by what is known of the model; what that refuses, by what is served now: a class may be new there."""
+        if (known := self._served) is not None:
+            with suppress(InputError, ServingError):
+                return Call(known, self._address, model, rows, asked)
+        return Call(await self._ask(deadline), self._address, model, rows, asked)
 
     async def _answers(self, call: Call, deadline: Deadline) -> AsyncGenerator[Answer, None]:
         """Yield the answers of a call in order, several requests in flight."""

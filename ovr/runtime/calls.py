@@ -29,10 +29,10 @@ from ovr.runtime.remote.v2 import LENGTH, Answer, Request, Tensor
 ROUTER = "ovr"
 SCORES = "ovr_scores"
 OUTPUTS = ("prob", "label", "abstained", "top", "unavailable")
-MAX_REQUEST_BYTES = 8 << 20  # of the rows of one request, unless a client is told otherwise
+MAX_REQUEST_BYTES = 4 << 20  # of the rows of one request, unless a client is told otherwise; a gateway of ours takes 6 MiB in all
 TRACEPARENT = re.compile("00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 HEADER_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")  # a request id that a gateway's log has too, as X-Request-Id
-MAX_ATTEMPTS = 3  # of a call whose first batch was answered by another version than the model card is of
+MAX_ATTEMPTS = 3  # of a call that begins anew, as the model is not the one that the card is of
 
 
 class Replaced(Exception):
@@ -64,7 +64,7 @@ class Asked:
     traceparent: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "max_request_bytes", "top_k"):
+        for name in ("batch_size", "top_k"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise InputError(f"{name} is {value!r}; expected at least 1, a whole number")
@@ -99,7 +99,7 @@ class Call:
             InputError: the rows do not fit, or the cohorts, classes or thresholds.
             ServingError: parameters for a router that takes none.
         """
-        self._served, self._address, self._model = served, address, model
+        self.served, self._address, self._model = served, address, model
         self.card = card_of(served.card, asked)
         self.index = index_of(rows)
         self.request_id = asked.request_id or os.urandom(16).hex()
@@ -142,8 +142,8 @@ class Call:
             Replaced: it is of another version of the model.
             ServingError: it is not of this request, or has not the size that was asked for.
         """
-        if answer.version != self._served.version:
-            raise Replaced(f"version {self._served.version}, then {answer.version}")
+        if answer.version != self.served.version:
+            raise Replaced(f"version {self.served.version}, then {answer.version}")
         if answer.id != self.request_id:
             raise ServingError(
                 f"{self._address.url} answered request {answer.id!r}, and {self.request_id!r} was asked; "
@@ -261,7 +261,8 @@ def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
     return np.concatenate(parts) if len(parts) > 1 else parts[0].copy()
 
 
-def check_settings(max_in_flight: int) -> None:
-    """Raise ConfigError unless requests can be sent."""
-    if not isinstance(max_in_flight, int) or isinstance(max_in_flight, bool) or max_in_flight < 1:
-        raise ConfigError(f"max_in_flight is {max_in_flight!r}; expected a whole number of at least 1")
+def check_settings(**counts: int) -> None:
+    """Raise ConfigError, with the name of what is none, unless all are counts of something."""
+    for name, count in counts.items():
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise ConfigError(f"{name} is {count!r}; expected a whole number of at least 1")

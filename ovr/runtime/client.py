@@ -6,7 +6,8 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from ovr.core.artifact import ModelCard
 from ovr.core.prediction import Prediction
+from ovr.errors import InputError, ServingError
 from ovr.runtime.calls import (
     MAX_ATTEMPTS,
     MAX_REQUEST_BYTES,
@@ -29,6 +31,7 @@ from ovr.runtime.calls import (
     served_from,
 )
 from ovr.runtime.remote import address as addresses
+from ovr.runtime.remote.failures import TooManyRows
 from ovr.runtime.remote.http import Http, closed
 from ovr.runtime.remote.retry import Deadline, Failure, Retries, Retry, check_seconds
 from ovr.runtime.remote.v2 import Answer, Request
@@ -60,6 +63,7 @@ class Client:
 
         Args:
             url: http://HOST:PORT or grpc://HOST:PORT (https and grpcs with TLS); of HTTP also with a path in front of Triton's.
+                Ports, where there are none: 8000, 8001, with TLS 443.
             timeout_s: of one request.
             deadline_s: of a whole call, with all of its requests, retries and pauses; each request gets what is left of it.
             retry: when requests are sent again; None: as `Retry()` says.
@@ -78,8 +82,8 @@ class Client:
         self.url = url
         self._address = addresses.parse(url)
         check_seconds("timeout_s", timeout_s)
-        check_seconds("deadline_s", deadline_s)
-        check_settings(max_in_flight)
+        check_seconds("deadline_s", deadline_s, is_optional=True)
+        check_settings(max_in_flight=max_in_flight, max_request_bytes=max_request_bytes)
         security = addresses.security(
             self._address,
             headers=headers,
@@ -149,8 +153,9 @@ class Client:
             traceparent: of W3C's trace context: the trace that the call is part of, where the server sends traces.
 
         Raises:
-            InputError: rows that do not fit the model's input schema or are of another kind, cohorts of another number than rows or
-                for a model that has none, or classes, thresholds or a traceparent that cannot be; nothing has been sent then.
+            InputError: rows that do not fit the input schema of the model that is served now or are of another kind, cohorts of
+                another number than rows or for a model that has none, or classes, thresholds or a traceparent that cannot be; no
+                row has been sent then.
             UnavailableError: the server cannot be reached or is full, after all retries.
             DeadlineError: a request or the call took too long.
             ServingError: the server answers with an error, such as for a text or a cell that does not fit, its router is of an
@@ -179,7 +184,7 @@ class Client:
         return call.scores(answers)
 
     def close(self) -> None:
-        """Close the connections. Calls that other threads are in fail, and so do later ones."""
+        """Close the connections. Calls that other threads are in fail with a ServingError, and so do later ones."""
         self._closing.set()
         self._connections.close()
         with self._lock:
@@ -205,7 +210,7 @@ class Client:
         """Return the call and its answers, all of one model version."""
         deadline = Deadline(self.deadline_s if deadline_s is None else deadline_s)
         for attempt in range(1, MAX_ATTEMPTS + 1):
-            call = Call(self._served or self._ask(deadline), self._address, model, rows, asked)
+            call = self._call(model, rows, asked, deadline)
             answers: list[Answer] = []
             try:
                 for number, answer in enumerate(self._answers(call, deadline)):
@@ -215,14 +220,25 @@ class Client:
                         progress(call.num_rows(number))
                 return call, answers
             except Replaced as error:
-                self._served = None
-                if attempt == MAX_ATTEMPTS:
-                    raise call.replaced(error).error from None
-                if answers:
-                    self._pause(call.replaced(error), attempt, deadline)
-                    if progress is not None:
-                        progress(-sum(map(call.num_rows, range(len(answers)))))
+                self._served, failure = None, call.replaced(error)
+            except TooManyRows as error:
+                if self._ask(deadline).max_batch_size >= call.served.max_batch_size:
+                    raise
+                failure = Failure(error, may_retry=True)
+            if attempt == MAX_ATTEMPTS:
+                raise failure.error
+            if answers:
+                self._pause(failure, attempt, deadline)
+                if progress is not None:
+                    progress(-sum(map(call.num_rows, range(len(answers)))))
         raise AssertionError("the last attempt returns or raises")
+
+    def _call(self, model: str, rows: Any, asked: Asked, deadline: Deadline) -> Call:
+        """Return the call by what is known of the model; what that refuses, by what is served now: a class may be new there."""
+        if (known := self._served) is not None:
+            with suppress(InputError, ServingError):
+                return Call(known, self._address, model, rows, asked)
+        return Call(self._ask(deadline), self._address, model, rows, asked)
 
     def _answers(self, call: Call, deadline: Deadline) -> Iterator[Answer]:
         """Yield the answers of a call in order, several requests in flight."""
@@ -242,9 +258,9 @@ class Client:
             for request in call.requests():
                 waiting.append(self._submit(threads, request, deadline))
                 if len(waiting) == self._max_in_flight:
-                    yield waiting.popleft().result()
+                    yield self._result(waiting.popleft())
             while waiting:
-                yield waiting.popleft().result()
+                yield self._result(waiting.popleft())
         finally:
             for future in waiting:
                 future.cancel()
@@ -254,6 +270,12 @@ class Client:
         try:
             return threads.submit(self._send, request, deadline)
         except RuntimeError:  # closed by another thread
+            raise closed(self._address).error from None
+
+    def _result(self, future: Future[Answer]) -> Answer:
+        try:
+            return future.result()
+        except CancelledError:  # closed by another thread, before it was sent
             raise closed(self._address).error from None
 
     def _send(self, request: Request, deadline: Deadline) -> Answer:

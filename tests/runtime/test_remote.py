@@ -1,23 +1,30 @@
 """Addresses, requests as bytes, retries and what errors mean, without a server; with one: tests/triton/test_client.py."""
 
+import asyncio
+import json
 import socket
 import ssl
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import repeat
 
 import grpc
 import numpy as np
 import pytest
+from tritonclient.grpc import model_config_pb2
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as services
 
-from ovr import Retry
-from ovr.errors import ConfigError, DeadlineError, ServingError, UnavailableError
+from ovr import AsyncClient, Retry
+from ovr.errors import ConfigError, DeadlineError, InputError, ServingError, UnavailableError
 from ovr.runtime.remote import failures
 from ovr.runtime.remote.address import parse
 from ovr.runtime.remote.grpc import from_grpc, to_grpc
 from ovr.runtime.remote.retry import Deadline, Failure, Retries
 from ovr.runtime.remote.v2 import Request, Tensor, from_http, to_http
+from ovr.serving.gateway import REFUSALS
+from tests.bundles import small_bundle
 from tests.clients import CLIENTS
 from tests.gateways import Relay
 
@@ -43,15 +50,18 @@ def test_addresses_that_say_too_much_are_refused(make, url, told):
 
 
 def test_an_address_is_taken_apart():
-    assert parse("https://[::1]/team/").host_port == "[::1]:8000"
+    assert parse("https://[::1]/team/").host_port == "[::1]:443"
     assert parse("https://[::1]/team/").path == "/team"
-    assert parse("grpcs://host").host_port == "host:8001"
+    assert [parse(f"{scheme}://host").port for scheme in ("http", "grpc", "grpcs")] == [8000, 8001, 443]
+    assert parse("https://host:8000").port == 8000
 
 
 @pytest.mark.parametrize(
     ("url", "settings", "told"),
     [
         ("http://h", {"timeout_s": 0}, "timeout_s is 0; expected a number of seconds above 0"),
+        ("http://h", {"timeout_s": None}, "timeout_s is None; expected a number of seconds above 0"),
+        ("http://h", {"max_request_bytes": 0}, "max_request_bytes is 0; expected a whole number of at least 1"),
         ("http://h", {"deadline_s": "1"}, "deadline_s is '1'; expected a number of seconds above 0"),
         ("http://h", {"max_in_flight": 0}, "max_in_flight is 0; expected a whole number of at least 1"),
         ("http://h", {"verify": False}, r"verify=False is given, but http://h does not speak TLS; expected https://"),
@@ -248,6 +258,19 @@ def test_headers_and_token_are_sent_with_a_path_in_front(make):
     assert b"\r\nx-tenant: t\r\n" in head
 
 
+@contextmanager
+def answering(servicer, num_threads=1):
+    """Yield the address of a server of gRPC that answers so."""
+    server = grpc.server(ThreadPoolExecutor(num_threads))
+    services.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"grpc://127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait()
+
+
 class Refusing(services.GRPCInferenceServiceServicer):
     """Answers every request with the next status, and remembers what came with it."""
 
@@ -265,6 +288,7 @@ class Refusing(services.GRPCInferenceServiceServicer):
         ("UNAVAILABLE", "Exceeds maximum queue size", UnavailableError, 4, "now: Exceeds maximum queue size; tried 4 times"),
         ("RESOURCE_EXHAUSTED", "rate", UnavailableError, 4, "now: rate; tried 4 times"),
         ("RESOURCE_EXHAUSTED", "message larger than max (9 vs. 4)", ServingError, 1, "smaller max_request_bytes"),
+        ("RESOURCE_EXHAUSTED", REFUSALS[413][2], ServingError, 1, "is too large .*; give a smaller max_request_bytes"),
         ("INTERNAL", "Received RST_STREAM with error code 2", UnavailableError, 4, "RST_STREAM"),
         ("INTERNAL", "in the model", ServingError, 1, "could not tell the model's configuration: in the model"),
         ("INVALID_ARGUMENT", "row 2", ServingError, 1, "could not tell the model's configuration: row 2"),
@@ -276,16 +300,95 @@ class Refusing(services.GRPCInferenceServiceServicer):
 )
 def test_what_a_status_of_grpc_means(make, code, message, kind, num_asked, told):
     refusing = Refusing(repeat((grpc.StatusCode[code], message)))
-    server = grpc.server(ThreadPoolExecutor(1))
-    services.add_GRPCInferenceServiceServicer_to_server(refusing, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        with make(f"grpc://127.0.0.1:{port}", token="secret", retry=Retry(first_delay_s=0.0)) as client:
-            with pytest.raises(kind, match=told) as caught:
-                client.card()
-            assert type(caught.value) is kind
-    finally:
-        server.stop(None).wait()
+    with answering(refusing) as url, make(url, token="secret", retry=Retry(first_delay_s=0.0)) as client:
+        with pytest.raises(kind, match=told) as caught:
+            client.card()
+        assert type(caught.value) is kind
     assert len(refusing.metadata) == num_asked
     assert all(metadata["authorization"] == "Bearer secret" for metadata in refusing.metadata)
+
+
+class Limited(services.GRPCInferenceServiceServicer):
+    """Says that it takes so many rows, and takes none."""
+
+    def __init__(self, card):
+        self.asked = []
+        self._config = model_config_pb2.ModelConfig(name="ovr", max_batch_size=64)
+        for name, value in {"ovr.card": json.dumps(card.to_json()), "ovr.version": "1"}.items():
+            self._config.parameters[name].string_value = value
+
+    def ModelConfig(self, request, context):
+        self.asked.append("config")
+        return pb.ModelConfigResponse(config=self._config)
+
+    def ModelInfer(self, request, context):
+        self.asked.append(f"infer {request.inputs[0].shape[0]}")
+        context.abort(grpc.StatusCode.INVALID_ARGUMENT, "inference request batch-size must be <= 8 for 'ovr'")
+
+
+def test_rows_that_are_too_many_by_no_limit_that_is_told_are_an_error(make, tmp_path):
+    limited = Limited(small_bundle(tmp_path / "bundle").card)
+    told = r"could not infer rows 0 to 63: .*batch-size must be <= 8"
+    with answering(limited) as url, make(url, max_in_flight=1) as client, pytest.raises(ServingError, match=told):
+        client.predict(np.zeros((100, 6)))
+    assert limited.asked == ["config", "infer 64", "config"]
+
+
+def test_classes_and_rows_that_the_model_refuses_are_held_against_what_is_served_now(make, tmp_path):
+    """Only the first of these is checked against what the client knows already, and no row of any is sent."""
+    limited = Limited(small_bundle(tmp_path / "bundle").card)
+    with answering(limited) as url, make(url) as client:
+        for number, (rows, settings, told) in enumerate(
+            (
+                (np.zeros((1, 6)), {"classes": ["cow"]}, "has no class 'cow'"),
+                (np.zeros((1, 7)), {}, r"rows have shape \(1, 7\)"),
+                (np.full((1, 6), np.nan), {}, "holds nan"),
+            ),
+            start=1,
+        ):
+            with pytest.raises(InputError, match=told):
+                client.predict(rows, **settings)
+            assert limited.asked == ["config"] * number
+
+
+class Silent(services.GRPCInferenceServiceServicer):
+    """Answers nothing until it is let."""
+
+    def __init__(self):
+        self.num_asked, self.let = 0, threading.Event()
+
+    def ModelConfig(self, request, context):
+        self.num_asked += 1
+        self.let.wait(20)
+        return pb.ModelConfigResponse()
+
+
+def test_close_ends_what_tasks_wait_for_and_a_task_that_is_cancelled_is_that():
+    async def asked(url, count):
+        client = AsyncClient(url)
+        tasks = [asyncio.ensure_future(client.card()) for _ in range(3)]
+        while count() < 3:
+            await asyncio.sleep(0.01)
+        tasks[0].cancel()
+        await asyncio.sleep(0)
+        await client.close()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    silent = Silent()
+    with answering(silent, num_threads=3) as url:
+        try:
+            of_grpc = asyncio.run(asked(url, lambda: silent.num_asked))
+        finally:
+            silent.let.set()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        taken = []
+        thread = threading.Thread(target=lambda: [taken.append(listening.accept()[0]) for _ in range(3)])
+        thread.start()
+        of_http = asyncio.run(asked(f"http://127.0.0.1:{listening.getsockname()[1]}", lambda: len(taken)))
+        thread.join()
+        for sock in taken:
+            sock.close()
+    for cancelled, *ended in (of_grpc, of_http):
+        assert isinstance(cancelled, asyncio.CancelledError)
+        assert [type(error) for error in ended] == [ServingError] * 2
+        assert all("is closed; make another" in str(error) for error in ended)

@@ -1,7 +1,5 @@
 """One server with both layouts of odd classes: what it answers is what the edge predictor answers."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc_api
@@ -14,7 +12,7 @@ from ovr.core.faults import Faults
 from ovr.core.outcomes import OUTPUTS
 from ovr.core.prediction import Prediction
 from ovr.core.taxonomy import slug
-from ovr.errors import InputError, ServingError
+from ovr.errors import InputError
 from ovr.serving.labels import escape_label
 from ovr.serving.repository import publish
 from ovr.serving.server import start
@@ -159,14 +157,6 @@ def test_bad_rows_are_refused_before_they_are_sent(client):
         client.scores(np.full((1, 2, 3), np.nan))
     with pytest.raises(InputError, match="batch_size is 0; expected at least 1"):
         client.predict(np.zeros((1, 2, 3)), batch_size=0)
-
-
-def test_an_error_of_the_server_is_told_with_its_reason(served, x):
-    with Client(served[0].http_url) as client:
-        client.card()
-        client._served = replace(client._served, max_batch_size=1000)
-        with pytest.raises(ServingError, match=r"could not infer rows 0 to 99: .*batch-size must be <= 32"):
-            client.predict(x, batch_size=100)
 
 
 def ask(api, connection, model, name, array, **options):

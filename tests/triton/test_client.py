@@ -194,12 +194,14 @@ def close_while_asked(relay, x):
             client.predict(x, batch_size=10)
         told.append(caught.value)
 
-    thread = threading.Thread(target=ask)
-    thread.start()
+    threads = [threading.Thread(target=ask) for _ in range(3)]  # with more requests than are in flight at a time
+    for thread in threads:
+        thread.start()
     time.sleep(0.1)
     client.close()
-    thread.join(20)
-    assert len(told) == 1
+    for thread in threads:
+        thread.join(20)
+    assert len(told) == 3
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
@@ -275,8 +277,8 @@ def test_the_other_protocol_s_port_is_said_to_be_one(kind, served):
     ports = {name: url.rpartition(":")[2] for name, url in (("http", served[0].http_url), ("grpc", served[0].grpc_url))}
     for url, told in (
         (f"http://127.0.0.1:{ports['grpc']}", "is no Triton server, or not this protocol's port"),
-        (f"grpc://127.0.0.1:{ports['http']}", "does it speak grpc at this host and port"),
-        (f"https://127.0.0.1:{ports['http']}", "does it speak https at this host and port"),
+        (f"grpc://127.0.0.1:{ports['http']}", f"does it speak grpc at 127.0.0.1:{ports['http']}"),
+        (f"https://127.0.0.1:{ports['http']}", f"does it speak https at 127.0.0.1:{ports['http']}"),
         (f"grpcs://127.0.0.1:{ports['grpc']}", f"speaks no TLS at this port: expected grpc://127.0.0.1:{ports['grpc']}"),
     ):
         with make(url, retry=Retry(attempts=1)) as client, pytest.raises(ServingError, match=told) as caught:

@@ -1,13 +1,14 @@
 """Publishing into a server that is answering."""
 
 import threading
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
 
 from ovr import Client, EdgePredictor, Retry
 from ovr.core.faults import Faults
-from ovr.errors import ServingError
+from ovr.errors import InputError, ServingError
 from ovr.serving.control import load_model, ready_versions, wait_until_alone
 from ovr.serving.repository import publish
 from tests.bundles import small_bundle
@@ -91,6 +92,30 @@ def test_a_first_bundle_can_be_published_into_a_server_of_another(tmp_path, star
     assert published.versions["ovr_heads"] == 2
     with Client(server.grpc_url) as client:
         assert len(client.predict(rng.normal(size=(2, 6)))) == 2
+
+
+def test_clients_find_the_classes_and_the_limit_of_what_is_served_by_now(tmp_path, started, rng):
+    publish(small_bundle(tmp_path / "first", ("a", "b")), tmp_path / "repo", max_batch_size=64)
+    server = started(tmp_path / "repo")
+    x = rng.normal(size=(40, 6)).astype(np.float32)
+    second = small_bundle(tmp_path / "second", ("a", "b", "c"), version=2)
+    expected = EdgePredictor(second.path).predict_proba(x)
+    with ExitStack() as stack:
+        urls = (server.http_url, server.grpc_url)
+        clients = [stack.enter_context(make(url)) for make in CLIENTS.values() for url in urls for _ in range(2)]
+        for client in clients:
+            assert len(client.predict(x)) == 40  # in one request
+        publish(second, tmp_path / "repo", max_batch_size=16, server=server.http_url)
+        for number, client in enumerate(clients):
+            if number % 2:
+                done = []
+                assert np.abs(client.predict(x, progress=done.append).prob_BK - expected).max() <= 1e-6
+                assert done == [16, 16, 8]
+            else:
+                answer = client.predict(x[:5], classes=["c"])
+                assert np.abs(answer.prob_BK - expected[:5, 2:]).max() <= 1e-6
+            with pytest.raises(InputError, match="has no class 'd'"):
+                client.predict(x, classes=["d"])
 
 
 def test_a_call_during_which_the_model_is_replaced_begins_anew(tmp_path, started, rng):

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 from ovr.errors import ConfigError, ServingError
 
-DEFAULT_PORTS = {"http": 8000, "https": 8000, "grpc": 8001, "grpcs": 8001}
+# Plain connections are to Triton itself; TLS is mostly a gateway's, whose port is 443 by HTTPS's and by gRPC's own rule.
+DEFAULT_PORTS = {"http": 8000, "https": 443, "grpc": 8001, "grpcs": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def parse(url: str) -> Address:
             raise ConfigError(
                 f"{url} needs tritonclient, which is not installed ({error}): pip install 'ovr[client]'; HTTP does without"
             ) from None
-    return Address(url, parts.scheme, parts.hostname, port or DEFAULT_PORTS[parts.scheme], path)
+    return Address(url, parts.scheme, parts.hostname, DEFAULT_PORTS[parts.scheme] if port is None else port, path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,17 @@ from ovr.runtime.remote.address import Address
 from ovr.runtime.remote.retry import Failure
 
 STARTING = ("has no available versions", "is not ready", "is not healthy")  # of a model that is loaded, or must be, again
-OTHER_PORT = "the default ports are 8000 for http:// and 8001 for grpc://"
+TOO_MANY_ROWS = "batch-size must be <="  # Triton's words
+OTHER_PORT = "the default ports are 8000 for http://, 8001 for grpc://, and 443 for https:// and grpcs://"
+
+
+class TooManyRows(ServingError):
+    """A request with more rows than the model takes now."""
 
 
 def unreachable(address: Address, reason: object, *, may_retry: bool = True) -> Failure:
     """Return the failure of a request that found no server, or lost it."""
-    asked = f"is it started, and does it speak {address.scheme} at this host and port?"
+    asked = f"is it started, and does it speak {address.scheme} at {address.host_port}?"
     error = UnavailableError(f"no server answers at {address.url}: {_line(reason)}; {asked}")
     return Failure(error, may_retry=may_retry)
 
@@ -44,7 +49,8 @@ def no_triton(address: Address, reason: object) -> Failure:
 
 def refused(address: Address, what: str, message: object) -> Failure:
     """Return the failure of a request that the server answered with an error."""
-    return Failure(ServingError(f"the server at {address.url} could not {what}: {message}"))
+    kind = TooManyRows if TOO_MANY_ROWS in str(message) else ServingError
+    return Failure(kind(f"the server at {address.url} could not {what}: {message}"))
 
 
 def of_tls(address: Address, reason: str) -> Failure | None:
@@ -117,7 +123,7 @@ def of_code(address: Address, what: str, code: str, message: str, timeout_s: flo
     if code in ("UNAVAILABLE", "CANCELLED") or any(words in message for words in (*STARTING, "RST_STREAM", "Stream removed")):
         return Failure(UnavailableError(f"the server at {address.url} could not {what} now: {message}"), may_retry=True)
     if code == "RESOURCE_EXHAUSTED":
-        if "larger than max" in message:
+        if "larger than" in message:  # gRPC's own words, and those of `ovr.serving.gateway`
             return _too_large(address, message)
         return Failure(UnavailableError(f"the server at {address.url} could not {what} now: {message}"), may_retry=True)
     if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):

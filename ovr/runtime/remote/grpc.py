@@ -1,5 +1,6 @@
 """Requests over gRPC, many at a time on one connection: from threads, or on an event loop."""
 
+import asyncio
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -118,6 +119,16 @@ class AsyncGrpc:
             raise of_code(self._address, what, error.code().name, error.details() or "", timeout_s) from None
         except grpc.aio.UsageError:
             raise closed(self._address) from None
+        except asyncio.CancelledError:  # of the task that waits, or as gRPC ends the calls of a channel that is closed
+            if self._closed and not _is_cancelled():
+                raise closed(self._address) from None
+            raise
+
+
+def _is_cancelled() -> bool:
+    """Return whether the current task was cancelled; Python 3.10 cannot tell."""
+    cancelling = getattr(asyncio.current_task(), "cancelling", None)
+    return cancelling is not None and cancelling() > 0
 
 
 def to_grpc(request: Request) -> Any:

@@ -4,6 +4,7 @@ A connection is kept for the next request once its answer was read whole, and cl
 """
 
 import http.client
+import io
 import json
 import select
 import socket
@@ -186,7 +187,7 @@ class AsyncHttp:
             async with self._session.request(
                 method,
                 f"{scheme}://{self._address.host_port}{self._address.path}{path}",
-                data=body,
+                data=body if body is None or len(body) <= READ_BYTES else io.BytesIO(body),  # more at once would hold the loop
                 skip_auto_headers=("Accept-Encoding",),
                 headers=headers,
                 ssl=True if self._context is None else self._context,

@@ -63,7 +63,7 @@ class Deadline:
         Raises:
             ConfigError: no number above 0.
         """
-        check_seconds("deadline_s", given_s)
+        check_seconds("deadline_s", given_s, is_optional=True)
         self.given_s = given_s
         self.ends = None if given_s is None else time.monotonic() + given_s
 
@@ -135,9 +135,11 @@ class Retries:
         return delay_s
 
 
-def check_seconds(name: str, value: float | None) -> None:
-    """Raise ConfigError unless `value` is a number above 0, or None."""
-    if value is not None and (not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf")):
+def check_seconds(name: str, value: float | None, *, is_optional: bool = False) -> None:
+    """Raise ConfigError unless `value` is a number above 0, or None where that is one."""
+    if value is None and is_optional:
+        return
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
         raise ConfigError(f"{name} is {value!r}; expected a number of seconds above 0")
 
 
