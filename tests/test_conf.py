@@ -68,7 +68,8 @@ NOT_PLUG_INS = {
     "registry/lineage",
     "registry/lock",
 }
-COMMAND_OF = {"gate": "head add", "serving": "publish", "registry": "bundle path"}  # groups that `ovr train` does not have
+# Groups that `ovr train` does not have.
+COMMAND_OF = {"gate": "head add", "serving": "publish", "registry": "bundle path", "client": "predict"}
 MOUNTED = {"encoder": ["data=text", "encoder@data.source.encoder"]}  # groups that are part of another group's options
 GROUPS = sorted(path for path in conf_dir().glob("*/*.yaml"))
 

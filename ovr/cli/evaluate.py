@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from ovr.cli.asked_server import card_at, client_settings
 from ovr.cli.instantiate import build
 from ovr.cli.labelled_rows import num_threads, read_rows
 from ovr.errors import ConfigError
@@ -42,8 +43,11 @@ def run(cfg: DictConfig) -> None:
     check_out(bundle, out)
     if cfg.contract:
         from ovr.metric.contract import limits_of
+        from ovr.serving.contract import address_of, check_serves
 
         limits_of(bundle.taxonomy, settings["limit"], settings["limit_of"])  # what it refuses, before rows are read
+        if cfg.server is not None:
+            check_serves(card_at(address_of(cfg.server), settings["client"]).bundle_sha256, bundle, cfg.server)
     rows = read_rows(cfg, bundle, purpose="measured on", unseen=True)
     assert rows is not None
     contract = None
@@ -89,4 +93,5 @@ def contract_settings(cfg: DictConfig) -> dict[str, Any]:
         "confidence": cfg.confidence,
         "undecided": cfg.undecided,
         "server": cfg.server,
+        "client": {} if cfg.server is None else client_settings(cfg.client),
     }

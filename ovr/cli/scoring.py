@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from omegaconf import DictConfig
 
+from ovr.cli.asked_server import card_at, client_settings
 from ovr.cli.signatures import required_trust
 from ovr.core.artifact import ModelCard
 from ovr.core.prediction import Prediction
@@ -146,7 +147,8 @@ def scorer_of(cfg: DictConfig, stack: ExitStack, *, top_k: int | None) -> FromBu
         top_k: how many top classes are needed of a bundle, None for those of its policy.
 
     Raises:
-        ConfigError: neither or both of bundle and server, or signatures are required of what carries none.
+        ConfigError: neither or both of bundle and server, settings of the client that cannot be used, or signatures are required
+            of what carries none.
         ArtifactError: a bundle that is damaged, or not signed as required.
         ServingError: the server is not there.
     """
@@ -164,8 +166,9 @@ def scorer_of(cfg: DictConfig, stack: ExitStack, *, top_k: int | None) -> FromBu
     if cfg.server is not None:
         from ovr.runtime.client import Client
 
-        client = stack.enter_context(Client(cfg.server))
-        return FromServer(client, client.card(), cfg.batch_size)
+        settings = client_settings(cfg.client)
+        card = card_at(cfg.server, settings)
+        return FromServer(stack.enter_context(Client(cfg.server, **settings)), card, cfg.batch_size)
     from ovr.runtime.predictor import EdgePredictor
 
     return FromBundle(EdgePredictor(Path(cfg.bundle)), cfg.batch_size, cfg.workers or default_workers(), top_k)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,7 @@ def measure_contract(
     confidence: float = CONFIDENCE,
     undecided: str = "fail",
     server: str | None = None,
+    client: Mapping[str, Any] = MappingProxyType({}),
 ) -> Contract:
     """Return what a server's answers for labelled rows say of each head's calibration error.
 
@@ -122,7 +124,9 @@ def measure_contract(
         cohort: of a bundle with cohorts, see `Client.predict`; every head is judged in each cohort that it is calibrated for, too.
         limit, limit_of: of the calibration error, see `limits_of`.
         undecided: what a head comes to whose rows are too few to decide: "fail", as it is not proven, or "allow".
-        server: gRPC address HOST:PORT of a server on this bundle; None starts one on a repository of its own while it measures.
+        server: URL, or gRPC address HOST:PORT, of a server on this bundle; None starts one on a repository of its own while it
+            measures.
+        client: arguments of `Client` for that server.
 
     Raises:
         ConfigError: limits, `confidence` or `undecided` that cannot be used.
@@ -138,7 +142,7 @@ def measure_contract(
     if not len(x):
         raise DataError("the contract got no rows; expected labelled rows that the bundle was not made from")
     with _address(bundle, server) as url:
-        served = served_prob(bundle, x, cohort=cohort, url=url)
+        served = served_prob(bundle, x, cohort=cohort, url=url, client_settings=client)
     about: dict[str, Any] = {"class_ids": bundle.taxonomy.ids, "limit_K": limit_K, "confidence": confidence}
     verdicts = judge(served.prob_NK, target_NK, mask_NK, **about)
     if bundle.cohorts is not None:
@@ -153,15 +157,17 @@ def _counts(verdicts: Sequence[HeadVerdict]) -> dict[str, int]:
     return {outcome: sum(verdict.outcome == outcome for verdict in verdicts) for outcome in ("pass", "fail", "undecided")}
 
 
-def served_prob(bundle: ModelBundle, x: Any, *, cohort: Any = None, url: str) -> Served:
-    """Return the probabilities (N, K) that the server at `url` (grpc://HOST:PORT) gives for rows, compared with ONNX Runtime's.
+def served_prob(
+    bundle: ModelBundle, x: Any, *, cohort: Any = None, url: str, client_settings: Mapping[str, Any] = MappingProxyType({})
+) -> Served:
+    """Return the probabilities (N, K) that the server at `url` gives for rows, compared with ONNX Runtime's.
 
     Raises:
         ServingError: the server is not there, serves another bundle, a class is unavailable, or the model is replaced on the way.
     """
     prob_NK = np.empty((len(x), len(bundle.taxonomy)), np.float32)
     edge, diff, same = EdgePredictor(bundle.path), 0.0, True
-    with Client(url) as client:
+    with Client(url, **client_settings) as client:
         for start in range(0, len(x), CHUNK_ROWS):
             here = slice(start, min(start + CHUNK_ROWS, len(x)))
             part = np.asarray(x[here])
@@ -174,19 +180,29 @@ def served_prob(bundle: ModelBundle, x: Any, *, cohort: Any = None, url: str) ->
                 prob_NK[here] = prediction.prob_BK
             else:
                 prob_NK[here] = client.scores(part, cohort=names)
-            if (answered := client.card().bundle_sha256) != bundle.bundle_sha256:
-                raise ServingError(f"the server at {url} serves bundle {answered[:12]}; this one is {bundle.bundle_sha256[:12]}")
+            check_serves(client.card().bundle_sha256, bundle, url)
             expected_NK = edge.predict_proba(part, cohort=names, encoded=True)
             diff = max(diff, float(np.abs(prob_NK[here].astype(np.float64) - expected_NK).max()))
             same = same and prob_NK[here].tobytes() == expected_NK.tobytes()
     return Served(prob_NK, url, diff, same)
 
 
+def check_serves(bundle_sha256: str, bundle: ModelBundle, server: str) -> None:
+    """Raise ServingError unless what `server` serves is this bundle."""
+    if bundle_sha256 != bundle.bundle_sha256:
+        raise ServingError(f"the server at {server} serves bundle {bundle_sha256[:12]}; this one is {bundle.bundle_sha256[:12]}")
+
+
+def address_of(server: str) -> str:
+    """Return the URL of a server that is named by it, or by HOST:PORT of its gRPC."""
+    return server if "://" in server else f"grpc://{server}"
+
+
 @contextmanager
 def _address(bundle: ModelBundle, server: str | None) -> Iterator[str]:
-    """Yield the gRPC address of `server`, or of one that is started on the bundle and stopped at the end."""
+    """Yield the URL of `server`, or of one that is started on the bundle and stopped at the end."""
     if server is not None:
-        yield server if "://" in server else f"grpc://{server}"
+        yield address_of(server)
         return
     with tempfile.TemporaryDirectory(prefix="ovr-contract-") as scratch:
         repository = Path(scratch) / "repository"

@@ -19,6 +19,8 @@ from tests.bundles import small_bundle
 from tests.cli.test_main import error_of
 from tests.export.sample import sample_rows
 
+SERVER = ["bundle=null", "server=https://127.0.0.1:1"]
+
 
 @pytest.fixture
 def rows(tmp_path):
@@ -78,6 +80,15 @@ def test_an_output_that_exists_is_replaced_only_on_purpose(bundle, rows, tmp_pat
         (["bundle=/nonexistent"], "/nonexistent does not exist"),
         (["bundle=null", "server=http://127.0.0.1:1"], "no server answers at http://127.0.0.1:1"),
         (["bundle=null", "server=grpc://127.0.0.1:1"], "no server answers at grpc://127.0.0.1:1"),
+        (
+            [*SERVER, "client.token_env=OVR_NO_SUCH"],
+            "client.token_env=OVR_NO_SUCH: that environment variable is not set; ",
+        ),
+        ([*SERVER, "client.headers=7"], "client.headers is 7; expected values by name, such as {X-Tenant: a}"),
+        ([*SERVER, "client.retry.attempts=0"], "attempts of Retry is 0; expected a whole number of at least 1"),
+        ([*SERVER, "client.timeout_s=null"], "timeout_s is None; expected a number of seconds above 0"),
+        ([*SERVER, "client.root_certificates=ca.pem"], "the files of TLS cannot be used: "),
+        ([*SERVER, "client.tokn=x"], "nearest: "),
         (["input=/nonexistent.csv"], "/nonexistent.csv cannot be read: No such file or directory"),
         (["output=/nonexistent/y.csv"], "the folder /nonexistent of output= does not exist"),
         (["output=y.xlsx"], "output=y.xlsx must end in one of .csv, .jsonl, .ndjson, .parquet"),

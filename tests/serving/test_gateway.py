@@ -4,9 +4,12 @@ import stat
 from dataclasses import replace
 
 import pytest
+from omegaconf import OmegaConf
 
+from ovr.cli.conf import conf_dir
 from ovr.cli.main import main
 from ovr.errors import ConfigError
+from ovr.runtime.calls import MAX_REQUEST_BYTES
 from ovr.serving.gateway import Gateway, nginx_conf, parse_upstream, read_tokens, write_gateway
 
 TOKEN = "0123456789abcdef.+/~"
@@ -128,6 +131,12 @@ def test_only_the_owner_reads_the_configuration_with_the_tokens(gateway, tmp_pat
     assert "server triton-1.local:8001 " in text
     assert "non_idempotent" not in text
     assert "non_idempotent" in nginx_conf(replace(gateway, retry_other=True))
+
+
+def test_what_clients_send_by_default_is_let_through_by_default():
+    gateway, client = (OmegaConf.load(conf_dir() / f"{name}.yaml") for name in ("gateway", "client/default"))
+    assert client.max_request_bytes == MAX_REQUEST_BYTES
+    assert gateway.max_body_mb * 2**20 >= MAX_REQUEST_BYTES + 2**20  # beside the rows: names, parameters, cohorts
 
 
 def test_the_command_says_who_is_let_in_and_how_to_start(tmp_path, capsys, monkeypatch):

@@ -1,5 +1,6 @@
 """The clients through the generated nginx before two servers, one of which is killed."""
 
+import json
 import shutil
 import threading
 import time
@@ -8,10 +9,13 @@ import numpy as np
 import pytest
 
 from ovr import EdgePredictor, Retry
+from ovr.cli.main import main
 from ovr.errors import ServingError, UnavailableError
 from ovr.serving.repository import publish
 from ovr.serving.server import start
 from tests.bundles import small_bundle
+from tests.cli.batch import probs
+from tests.cli.test_main import error_of
 from tests.clients import CLIENTS, PAIRS
 from tests.gateways import TOKEN, certificates, gate
 from tests.triton.processes import until
@@ -29,9 +33,9 @@ def pem(tmp_path_factory):
 def served(tmp_path_factory, installed):
     folder = tmp_path_factory.mktemp("served")
     bundle = small_bundle(folder / "bundle")
-    publish(bundle, folder / "repo")
+    publish(bundle, folder / "repo", max_batch_size=1 << 16)
     with start(folder / "repo") as first, start(folder / "repo") as second:
-        yield [first, second], EdgePredictor(bundle.path)
+        yield [first, second], EdgePredictor(bundle.path), folder
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +63,65 @@ def scheme(pair):
 def test_a_token_lets_in_and_no_other(make, scheme, address, served, pem, rng):
     x = rng.normal(size=(600, 6))
     with make(f"{scheme}://{address}", root_certificates=pem / "ca.pem", token=TOKEN) as client:
-        assert np.abs(client.predict(x).prob_BK - served[1].predict_proba(x)).max() <= 1e-6
+        assert np.abs(client.predict(x, batch_size=200).prob_BK - served[1].predict_proba(x)).max() <= 1e-6
     with make(f"{scheme}://{address}", root_certificates=pem / "ca.pem", token="another") as client:
         with pytest.raises(ServingError, match=r"does not let this client in: .*no token that is known.*; give token="):
             client.predict(x)
         assert client.num_retries == 0
+
+
+def test_a_request_that_is_larger_than_is_let_through_is_told_and_sent_once(make, scheme, address, pem):
+    x, settings = np.zeros((60_000, 6)), {"root_certificates": pem / "ca.pem", "token": TOKEN}
+    with make(f"{scheme}://{address}", **settings) as client:
+        with pytest.raises(ServingError, match=r"too large for .*larger than is let through.*; give a smaller max_request_bytes"):
+            client.predict(x)
+        assert client.num_retries == 0
+    with make(f"{scheme}://{address}", max_request_bytes=900_000, **settings) as client:
+        assert len(client.predict(x)) == len(x)
+
+
+def predict(url, pem, folder, *more):
+    """Return the arguments that score x.npy of a folder through a gateway."""
+    return ["predict", f"server={url}", f"client.root_certificates={pem / 'ca.pem'}", f"input={folder / 'x.npy'}",
+            f"output={folder / 'y.parquet'}", *more]  # fmt: skip
+
+
+def test_files_are_scored_through_the_gateway_by_who_has_a_token_or_a_certificate(
+    address, served, pem, tmp_path, monkeypatch, capsys, rng
+):
+    x = rng.normal(size=(300, 6)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    expected = served[1].predict_proba(x)
+    arguments = predict(f"https://{address}", pem, tmp_path)
+    assert "does not let this client in" in error_of(capsys, *arguments)
+    monkeypatch.setenv("OVR_TOKEN", TOKEN)
+    assert main([*arguments, "client.token_env=OVR_TOKEN"]) == 0
+    np.testing.assert_allclose(probs(tmp_path / "y.parquet"), expected, rtol=0, atol=1e-6)
+    with gate(tmp_path / "gate", pem, served[0], client_ca=pem / "ca.pem", tokens=None) as other:
+        own = [f"client.private_key={pem / 'client.key'}", f"client.certificate_chain={pem / 'client.pem'}", "overwrite=true"]
+        assert main(predict(f"grpcs://{other}", pem, tmp_path, *own)) == 0
+    np.testing.assert_allclose(probs(tmp_path / "y.parquet"), expected, rtol=0, atol=1e-6)
+
+
+def test_the_contract_is_measured_through_the_gateway(address, served, pem, tmp_path, monkeypatch, capsys, rng):
+    x = rng.normal(size=(300, 6)).astype(np.float32)
+    label_NK = served[1].predict_proba(x) > rng.random((300, 3))
+    np.savez(tmp_path / "rows.npz", x=x, y=label_NK)
+    measured = [
+        "--contract",
+        "undecided=allow",
+        "max_ece=0.5",
+        "report=false",
+        "data=features",
+        f"data.path={tmp_path / 'rows.npz'}",
+    ]
+    asked = [f"server=grpcs://{address}", f"client.root_certificates={pem / 'ca.pem'}"]
+    arguments = ["evaluate", f"bundle={served[2] / 'bundle'}", f"out={tmp_path / 'out'}", *measured, *asked]
+    assert "does not let this client in" in error_of(capsys, *arguments)
+    monkeypatch.setenv("OVR_TOKEN", TOKEN)
+    assert main([*arguments, "client.token_env=OVR_TOKEN"]) == 0
+    told = json.loads((tmp_path / "out/contract.json").read_text())
+    assert (told["kept"], told["server"], told["num_rows"]) == (True, f"grpcs://{address}", 300)
 
 
 def test_a_client_s_certificate_lets_in(make, scheme, tmp_path, pem, served, rng):
@@ -92,7 +150,7 @@ def test_a_gateway_s_rate_is_waited_for(make, scheme, tmp_path, pem, served, rng
 
 
 def test_no_call_fails_while_one_of_two_servers_is_killed(address, served, pem, rng):
-    servers, edge = served
+    servers, edge, _ = served
     x = rng.normal(size=(20, 6))
     expected, wrong, counts, over = edge.predict_proba(x), [], {}, threading.Event()
 
@@ -121,3 +179,27 @@ def test_no_call_fails_while_one_of_two_servers_is_killed(address, served, pem, 
         for thread in threads:
             thread.join()
     assert wrong == []
+
+
+def test_a_run_outlasts_a_server_that_is_killed_and_started_again(served, pem, tmp_path, monkeypatch, rng):
+    """The last test here, as no one else has that server afterwards."""
+    monkeypatch.setattr("ovr.cli.scoring.CHUNK_ROWS", (16, 512))
+    monkeypatch.setenv("OVR_TOKEN", TOKEN)
+    (server, _), edge, folder = served
+    x, ended = rng.normal(size=(12_000, 6)).astype(np.float32), []
+    np.save(tmp_path / "x.npy", x)
+    journal = tmp_path / "_y.parquet.partial" / "journal.jsonl"
+    with gate(tmp_path / "gate", pem, [server]) as address:
+        more = ["client.token_env=OVR_TOKEN", "part_rows=512", "batch_size=8"]
+        run = threading.Thread(target=lambda: ended.append(main(predict(f"https://{address}", pem, tmp_path, *more))))
+        run.start()
+        until(lambda: journal.exists() and journal.read_bytes().count(b"\n") > 1)
+        server.process.kill()
+        server.stop()
+        ports = [int(url.rpartition(":")[2]) for url in (server.http_url, server.grpc_url)]
+        with start(folder / "repo", http_port=ports[0], grpc_port=ports[1]):
+            run.join()
+        answered = [json.loads(line)["status"] for line in (tmp_path / "gate" / "access.log").read_text().splitlines()]
+    assert ended == [0]
+    assert set(answered) > {200}  # it was away
+    np.testing.assert_allclose(probs(tmp_path / "y.parquet"), edge.predict_proba(x), rtol=0, atol=1e-6)
