@@ -188,9 +188,14 @@ def _score_file(
     with_empty = cfg.on_error == "empty"
     answers = Answers(output.suffix.lower(), card, cfg.probabilities, outputs, images is not None, with_empty)
     about = _about(cfg, scorer, source, outputs, images)
-    # Rows of one Parquet file may be empty or may not be: what is begun without such rows does not go on with them.
-    empty_rows = {"empty_rows": with_empty} if answers.ending == ".parquet" else {}
-    with journal_of(output, about | empty_rows, on_error=cfg.on_error, resume=cfg.resume, overwrite=cfg.overwrite) as journal:
+    # Parts end where chunks do: with chunks of another size, rows would come twice.
+    parts: dict[str, Any] = {"chunk_rows": chunk_rows(card)}
+    if answers.ending == ".parquet":
+        from ovr.runtime.batch.parquet_parts import group_rows
+
+        # Rows of one file may be empty or may not be: what is begun without such rows does not go on with them.
+        parts |= {"empty_rows": with_empty, "group_rows": group_rows(answers.schema)}
+    with journal_of(output, about | parts, on_error=cfg.on_error, resume=cfg.resume, overwrite=cfg.overwrite) as journal:
         if journal.parts:
             print(f"{source}: {journal.num_rows} rows are done already")
         chunks = file.read(journal.num_rows, chunk_rows(card))

@@ -118,6 +118,15 @@ def test_a_run_that_is_killed_when_its_output_has_its_name_has_nothing_left_to_d
     assert not (tmp_path / "_y.csv.partial").exists()
 
 
+def test_parts_of_chunks_of_another_size_are_not_gone_on_with(unfinished, tmp_path, capsys, monkeypatch):
+    goes_on = [*unfinished, "resume=true", "on_error=skip"]
+    with monkeypatch.context() as patch:
+        patch.setattr("ovr.cli.scoring.CHUNK_ROWS", (16, 1024))
+        assert "(chunk_rows: 512, now 1024); resume=true needs the same" in error_of(capsys, *goes_on)
+    assert main(goes_on) == 0
+    assert len((tmp_path / "y.csv").read_text().splitlines()) == 2_000
+
+
 def test_parquet_begun_without_empty_rows_does_not_go_on_with_them(numbers, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("ovr.cli.scoring.CHUNK_ROWS", (16, 512))
     x = np.ones((2_000, 6))

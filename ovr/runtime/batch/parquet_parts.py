@@ -35,7 +35,7 @@ class RowGroups:
     def __init__(self, file: BinaryIO, start: int, answers: "Answers") -> None:
         self._waiting: list[Any] = []
         self._waiting_rows = 0
-        self._group_rows = _group_rows(answers.schema)
+        self._group_rows = group_rows(answers.schema)
         self._sink = _Sink(None if start else file)
         stream = pa.PythonFile(self._sink, "w")
         self._writer = pq.ParquetWriter(
@@ -121,7 +121,7 @@ class _Sink:
         self.closed = True
 
 
-def _group_rows(schema: Any) -> int:
+def group_rows(schema: Any) -> int:
     """Return the least number of rows of a row group that is not the last of its part."""
     least, most = ROW_GROUP_BYTES
     row_bytes = sum(1 if pa.types.is_boolean(kind) else 4 if pa.types.is_float32(kind) else 8 for kind in schema.types)
