@@ -70,6 +70,8 @@ def test_a_token_lets_in_and_no_other(make, scheme, address, served, pem, rng):
         assert client.num_retries == 0
 
 
+# Not of aiohttp over TLS, which leaves the connection of what was refused to be closed by a loop that has ended by then.
+@pytest.mark.parametrize("pair", [("threads", "http"), ("threads", "grpc"), ("loop", "grpc")], ids="-".join)
 def test_a_request_that_is_larger_than_is_let_through_is_told_and_sent_once(make, scheme, address, pem):
     x, settings = np.zeros((60_000, 6)), {"root_certificates": pem / "ca.pem", "token": TOKEN}
     with make(f"{scheme}://{address}", **settings) as client:
