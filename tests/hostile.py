@@ -48,7 +48,7 @@ from ovr.runtime.record_files import read_placed_records
 from ovr.runtime.rows import read_rows as read_input
 from tests.bundles import forge, small_bundle
 from tests.hostile_models import BRANCH, ENDLESS, IN_STEPS, MODELS, STEPS, UNKNOWN, external, model, node, outer, whole
-from tests.hostile_patches import PATCHES
+from tests.hostile_patches import EXPORTS, PATCHES
 
 MORE_BYTES = 512 << 20
 MOST_WAIT_S = 20
@@ -441,7 +441,7 @@ def _(folder: Path) -> Callable[[], Any]:
     return lambda: build({"_target_": "ovr.core.files.os.mkdir", "path": str(folder / "ran")})
 
 
-ATTACKS.update(PATCHES)
+ATTACKS.update(EXPORTS | PATCHES)
 
 
 def stop_waiting(*_: Any) -> None:

@@ -151,5 +151,6 @@ MODELS: dict[str, Callable[[], onnx.ModelProto | bytes]] = {
     "3000 nodes": lambda: model(*[helper.make_node("Relu", [f"v{i}"], [f"v{i + 1}"]) for i in range(3000)]),
     "a million fields": lambda: PLAIN + b"\x28\x00" * 1_000_000,
     "card nested 100,000 deep": lambda: with_card("[" * 100_000),
+    "card of four million lists": lambda: with_card("[" + "[]," * (4 << 20) + "[]]"),
     "card without end of digits": lambda: with_card('{"schema_version":' + "1" * 1_000_000 + "}"),
 }

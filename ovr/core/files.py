@@ -68,19 +68,40 @@ def read_json(path: Path, *, beside_bytes: int | None = None) -> Any:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):  # to open a pipe is to wait
             raise ArtifactError(f"{path} cannot be read as JSON: it is no regular file")
-        most = MAX_JSON_BYTES if beside_bytes is None else min(MAX_JSON_BYTES, FOREIGN_JSON_BYTES + 4 * beside_bytes)
-        if found.st_size > most:
-            raise ArtifactError(f"{path} is {found.st_size} bytes; at most {most} are read as JSON")
+        _check_json_bytes(found.st_size, beside_bytes, str(path))
         data = path.read_bytes()
         if beside_bytes is not None:
-            num_values, most = sum(map(data.count, (b",", b"[", b"{"))), FOREIGN_JSON_VALUES + beside_bytes // 8
-            if num_values > most:
-                raise ArtifactError(f"{path} has some {num_values} values; at most {most} are read as JSON")
+            check_foreign_json(data, beside_bytes=beside_bytes, what=str(path))
         return strict_json(data)
     except FileNotFoundError:
         raise ArtifactError(f"{path} does not exist") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} cannot be read as JSON: {error}") from None
+
+
+def check_foreign_json(data: bytes, *, beside_bytes: int, what: str) -> None:
+    """Raise ArtifactError where JSON that may come from somebody else is larger than `read_json` takes it; it is not parsed.
+
+    Args:
+        beside_bytes: how large what it describes is.
+        what: how the error calls it.
+    """
+    _check_json_bytes(len(data), beside_bytes, what)
+    num_values, most = sum(map(data.count, (b",", b"[", b"{"))), FOREIGN_JSON_VALUES + beside_bytes // 8
+    if num_values > most:
+        raise ArtifactError(f"{what} has some {num_values} values; at most {most} are read as JSON")
+
+
+def _check_json_bytes(size: int, beside_bytes: int | None, what: str) -> None:
+    most = MAX_JSON_BYTES if beside_bytes is None else min(MAX_JSON_BYTES, FOREIGN_JSON_BYTES + 4 * beside_bytes)
+    if size > most:
+        raise ArtifactError(f"{what} is {size} bytes; at most {most} are read as JSON")
+
+
+def bytes_on_disk(path: Path) -> int:
+    """Return what a file takes on the disk, where holes take nothing; its size where that is not told (Windows)."""
+    found = path.stat()
+    return min(found.st_size, 512 * int(getattr(found, "st_blocks", found.st_size)))
 
 
 def strict_json(data: bytes) -> Any:

@@ -4,6 +4,7 @@
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _apply(args)
         elif args.output is None:
             _predict(args, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
         else:
             _predict_to(args, Path(args.output))
     except OvrError as error:
@@ -31,6 +33,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # who reads has read enough
         sys.stderr.close()
         return 1
+    except OSError as error:
+        where = error.filename or getattr(args, "output", None) or "standard output"
+        print(f"error: {where} cannot be written or read: {error.strerror or error}", file=sys.stderr)
+        if getattr(args, "output", "") is None:  # what is left of them would fail again at the end of the process
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
@@ -76,8 +86,12 @@ def _add_keys(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def _apply(args: argparse.Namespace) -> None:
-    from ovr.edge.apply import apply_patch
-
+    try:
+        from ovr.edge.apply import apply_patch
+    except ModuleNotFoundError as error:
+        if error.name != "fcntl":
+            raise
+        raise InputError("patches need Linux, or with --out another POSIX system; copy the new export whole") from None
     out = None if args.out is None else Path(args.out)
     try:
         applied = apply_patch(Path(args.patch), Path(args.directory), out=out, trusted_keys=args.require_signature)
@@ -88,16 +102,17 @@ def _apply(args: argparse.Namespace) -> None:
 
 def _predict_to(args: argparse.Namespace, output: Path) -> None:
     try:
-        with output.open("xb") as out:
-            try:
-                _predict(args, out)
-            except BaseException:
-                output.unlink()
-                raise
+        out = output.open("xb")
     except FileExistsError:
         raise InputError(f"{output} exists already; choose another file") from None
-    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+    except OSError as error:
         raise InputError(f"{output} cannot be written: {error.strerror}") from None
+    try:
+        with out:  # on a full disk what fails may be to close it
+            _predict(args, out)
+    except BaseException:
+        output.unlink(missing_ok=True)
+        raise
 
 
 def _predict(args: argparse.Namespace, out: BinaryIO) -> None:

@@ -51,11 +51,11 @@ def apply_patch(patch: Path, directory: Path, *, out: Path | None = None, truste
         if trusted_keys:
             check_signed(PATCH_KIND, read.content_sha256, dict(read.signatures), trusted_keys, what=what)
         files = export_files(directory)
-        digests = {name: sha256_file(found) for name, found in files.items()}
-        if out is None and digests == {part.name: part.sha256 for part in read.parts}:
+        there = {name: (sha256_file(found), found.stat().st_size) for name, found in files.items()}
+        if out is None and there == {part.name: (part.sha256, part.size_bytes) for part in read.parts}:
             sweep(directory.resolve())  # of the old directory, by one that was killed before it had removed it
             return Applied(read, directory, is_new=False)
-        _check_base(read, digests, directory, what)
+        _check_base(read, there, directory, what)
         if out is not None and out.resolve().is_relative_to(directory.resolve()):
             raise ArtifactError(f"out={out} is within {directory}, which takes no other files; choose a place outside of it")
         made = replaced_directory(directory) if out is None else staged_directory(out)
@@ -67,14 +67,18 @@ def apply_patch(patch: Path, directory: Path, *, out: Path | None = None, truste
     return Applied(read, directory if out is None else out, is_new=True)
 
 
-def _check_base(patch: Patch, digests: Mapping[str, str], directory: Path, what: str) -> None:
-    expected = {name: digest for name, (digest, _) in patch.base.items()}
-    if wrong := sorted(name for name in digests.keys() | expected.keys() if digests.get(name) != expected.get(name)):
-        there, asked = digests.get(wrong[0], "not there")[:12], expected.get(wrong[0], "none")[:12]
+def _check_base(patch: Patch, there: Mapping[str, tuple[str, int]], directory: Path, what: str) -> None:
+    """Raise unless the files are those of the base, in size too: the sizes that a patch names have decided how much it may make."""
+    if wrong := sorted(name for name in there.keys() | patch.base.keys() if there.get(name) != patch.base.get(name)):
+        found, asked = there.get(wrong[0]), patch.base.get(wrong[0])
         raise ArtifactError(
-            f"{what} is for another base than {directory}: {wrong[0]} is {there}, the patch is for {asked}; take the patch "
-            "that was made from this export, or copy the new export whole"
+            f"{what} is for another base than {directory}: {wrong[0]} is {_told(found, 'not there')}, the patch is for "
+            f"{_told(asked, 'none')}; take the patch that was made from this export, or copy the new export whole"
         )
+
+
+def _told(file: tuple[str, int] | None, absent: str) -> str:
+    return absent if file is None else f"{file[0][:12]} of {file[1]} bytes"
 
 
 def _write(file: BinaryIO, patch: Patch, files: Mapping[str, Path], staging: Path, directory: Path, what: str) -> None:

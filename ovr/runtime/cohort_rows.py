@@ -1,5 +1,6 @@
 """The cohorts of rows as a predictor, a client or the router is given them. Knows nothing of what a cohort changes."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from ovr.core.artifact import ModelCard
@@ -35,11 +36,17 @@ def cohort_names(cohort: Any, num_rows: int) -> list[str | None]:
         cohort: one text for all rows, or a cell a row: text, number or date. None, NaN and the empty text are not known.
 
     Raises:
-        InputError: another number than rows, or a cell that is none of these.
+        InputError: another number than rows, a cell that is none of these, or neither a text nor cells.
     """
     if cohort is None or isinstance(cohort, str):
         return [(cohort or "").strip() or None] * num_rows
-    cells = cohort.tolist() if hasattr(cohort, "tolist") else list(cohort)
+    cells = cohort.tolist() if hasattr(cohort, "tolist") else cohort
+    try:
+        cells = None if isinstance(cells, str | bytes | Mapping) else list(cells)
+    except TypeError:  # a number, or an array of no axis
+        cells = None
+    if cells is None:
+        raise InputError(f"cohort is {cohort!r}; expected one text a row, or one for all")
     if len(cells) != num_rows:
         raise InputError(f"got {len(cells)} cohorts for {num_rows} rows; expected one a row, or one text for all")
     for row, cell in enumerate(cells):

@@ -9,11 +9,12 @@ Of `ovr export target=web` the same, but for bundle.sig, among the files of a pa
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ovr.core.bundle import BUNDLE_SIGNATURE, SIGNATURES
-from ovr.core.files import read_json, sha256_file
+from ovr.core.bundle import BUNDLE_SIGNATURE, MANIFEST, SIGNATURES
+from ovr.core.files import bytes_on_disk, read_json, sha256_file
 from ovr.errors import ArtifactError
 from ovr.runtime.edge_signatures import EXPORT_SIGNATURE, add_export_signature, check_export_signature
 
@@ -21,12 +22,13 @@ EXPORT_CARD = "card.json"
 MODELS = ("model.onnx", "model.ort")
 FILES = (*MODELS, EXPORT_CARD, BUNDLE_SIGNATURE, EXPORT_SIGNATURE)  # that such a directory may hold
 PAGE = "page.json"  # that a page alone has
+COPY_AGAIN = "copy all that `ovr export target=edge` wrote"
 MAX_SWAPS = 3  # of the directory while it is read
 
 
 def is_edge_export(path: Path) -> bool:
-    """Return whether it is a directory with a model of an edge export in it."""
-    return path.is_dir() and (path / EXPORT_CARD).is_file() and any((path / name).is_file() for name in MODELS)
+    """Return whether it is a directory of an edge export, or what was copied of one; a bundle has a manifest."""
+    return path.is_dir() and not (path / MANIFEST).exists() and any((path / name).is_file() for name in (EXPORT_CARD, *MODELS))
 
 
 def is_page(path: Path) -> bool:
@@ -38,7 +40,7 @@ def export_files(directory: Path) -> dict[str, Path]:
     """Return the files of an edge export by their names in it.
 
     Raises:
-        ArtifactError: it is none, is a page, or something else lies there too.
+        ArtifactError: it is none, or not all of one; it is a page; something else lies there too.
     """
     if is_page(directory):
         raise ArtifactError(
@@ -47,7 +49,10 @@ def export_files(directory: Path) -> dict[str, Path]:
         )
     if not is_edge_export(directory):
         raise ArtifactError(f"{directory} is no directory that `ovr export target=edge` wrote; expected {EXPORT_CARD} and a model")
+    _check_has_card(directory)
     files = {name: directory / name for name in FILES if (directory / name).is_file()}
+    if not files.keys() & set(MODELS):
+        raise ArtifactError(f"{directory} has no {' or '.join(MODELS)} beside its {EXPORT_CARD}; {COPY_AGAIN}")
     there = {entry.name for entry in os.scandir(directory)}
     if (directory / SIGNATURES).is_dir():
         there = (there - {SIGNATURES}) | {f"{SIGNATURES}/{entry.name}" for entry in os.scandir(directory / SIGNATURES)}
@@ -63,15 +68,17 @@ def checked_model(directory: Path, trusted_keys: Sequence[Path] = ()) -> Path:
         trusted_keys: public keys, one of which must have signed the export; without any, nobody needs to have.
 
     Raises:
-        ArtifactError: card.json is none of an edge export, the model's file is missing or was changed, or no trusted key signed it.
+        ArtifactError: card.json is missing or none of an edge export, the model's file is missing or was changed, or no trusted key
+            signed it.
         ConfigError: a key cannot be used, or cryptography is not installed.
     """
-    card = read_json(directory / EXPORT_CARD)
+    _check_has_card(directory)
+    card = _card(directory)
     for _ in range(MAX_SWAPS):
         try:
             return _checked(directory, card, trusted_keys)
         except ArtifactError:
-            before, card = card, read_json(directory / EXPORT_CARD)
+            before, card = card, _card(directory)
             if card == before:  # else a patch was applied meanwhile, which is no fault of the directory
                 raise
     return _checked(directory, card, trusted_keys)
@@ -99,13 +106,29 @@ def sign_export(directory: Path, key: Path, password: bytes | None) -> Path:
     return add_export_signature(directory, directory / EXPORT_CARD, key, password)
 
 
-def _checked(directory: Path, card: Any, trusted_keys: Sequence[Path]) -> Path:
+def _check_has_card(directory: Path) -> None:
+    if not (directory / EXPORT_CARD).is_file():
+        raise ArtifactError(f"{directory} has no {EXPORT_CARD}, as every edge export has beside its model; {COPY_AGAIN}")
+
+
+def _card(directory: Path) -> Any:
+    """Return what card.json holds, a model among it; whoever it is from, it is as large as what lies beside it lets it be."""
+    beside_bytes = 0
+    for name in MODELS:
+        with suppress(FileNotFoundError):
+            beside_bytes += bytes_on_disk(directory / name)
+    card = read_json(directory / EXPORT_CARD, beside_bytes=beside_bytes)
     found = card.get("model") if isinstance(card, dict) and card.get("target") == "edge" else None
     if not isinstance(found, dict) or found.get("file") not in MODELS:
         raise ArtifactError(f"{directory / EXPORT_CARD} is not that of `ovr export target=edge`; expected target and model in it")
+    return card
+
+
+def _checked(directory: Path, card: Any, trusted_keys: Sequence[Path]) -> Path:
+    found = card["model"]
     file: Path = directory / found["file"]
     if not file.is_file():
-        raise ArtifactError(f"{directory} has no {found['file']}, which its {EXPORT_CARD} names; export it again")
+        raise ArtifactError(f"{directory} has no {found['file']}, which its {EXPORT_CARD} names; {COPY_AGAIN}")
     if file.stat().st_size != found.get("size_bytes") or sha256_file(file) != found.get("sha256"):
         raise ArtifactError(f"{file} was changed or cut short: its digest is not the one in {EXPORT_CARD}; export it again")
     if trusted_keys:

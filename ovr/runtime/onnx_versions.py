@@ -48,6 +48,14 @@ def versions_of(path: Path) -> tuple[int, int]:
     return opset, ir_version
 
 
+def of_another_runtime(runtime: str) -> str:
+    """Return why a file in ONNX Runtime's own format, whose digest is right, may not be opened by this runtime."""
+    return (
+        f"a file in ONNX Runtime's own format is for the release that made it and later ones, and this is {runtime}: run "
+        "`ovr export target=edge format=ort` where that release is, or leave format out"
+    )
+
+
 def too_old(opset: int, ir_version: int, *, runtime: str, error: str) -> str | None:
     """Return which runtime the file needs and how to get a file for the one that is here; None where that is no reason.
 
@@ -68,5 +76,5 @@ def too_old(opset: int, ir_version: int, *, runtime: str, error: str) -> str | N
     need = f"onnxruntime {needed} or a later one" if needed is not None else "a later release"
     here = f"onnxruntime {runtime} takes {' and '.join(takes)} at most" if takes else f"this is onnxruntime {runtime}"
     fits = f"opset={min(most, MADE[0])} ir_version={min(most_ir, MADE[1])}"
-    hint = f"; `ovr export target=edge {fits}` makes a file for this one" if most else ""
+    hint = f"; `ovr export target=edge {fits}` makes a file for this one, where all its operators are that old" if most else ""
     return f"it has opset {opset} and IR version {ir_version}, and needs {need}: {here}{hint}"

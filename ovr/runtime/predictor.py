@@ -3,7 +3,6 @@
 B = batch, K = heads
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from ovr.core.artifact import ModelCard
 from ovr.core.bundle import open_bundle
 from ovr.core.cohorts import COHORT
+from ovr.core.files import bytes_on_disk, check_foreign_json, strict_json
 from ovr.core.onnx_file import EDGE_OPS, check_onnx, check_onnx_file
 from ovr.core.prediction import Prediction
 from ovr.core.schema import check_rows
@@ -29,7 +29,7 @@ from ovr.runtime.cohort_rows import check_takes_cohorts, cohort_names, split_coh
 from ovr.runtime.edge_files import EXPORT_CARD, checked_model, checked_ort, is_edge_export
 from ovr.runtime.edge_signatures import signed_model
 from ovr.runtime.frames import index_of, numbers_of
-from ovr.runtime.onnx_versions import too_old, versions_of
+from ovr.runtime.onnx_versions import of_another_runtime, too_old, versions_of
 
 CARD_KEY = "ovr.card"  # of the ONNX file's metadata
 OUTPUT = "prob"
@@ -60,9 +60,21 @@ class EdgePredictor:
             raise ConfigError(f"num_threads is {num_threads!r}; expected a whole number of at least 0")
         if not isinstance(path, str | PathLike):
             raise ConfigError(f"path is {path!r}; expected that of a bundle directory, an edge export or a fused ONNX file")
-        path = Path(path)
         if isinstance(trusted_keys, str | PathLike):
             raise ConfigError(f"trusted_keys is {str(trusted_keys)!r}; expected a list of files")
+        try:
+            self._open(Path(path), num_threads, [Path(key) for key in trusted_keys])
+        except OSError as error:
+            raise ArtifactError(f"{error.filename or path} cannot be read: {error.strerror or error}") from None
+        self._encoder = encoder_from_json(self.card.input.encoder)
+        self.num_rows = {
+            "passed": 0,
+            "refused": 0,
+        }  # given to `encode`: those that fit, and those that `check` tells of
+        self.num_cohort_rows = {"known": 0, "unknown": 0, "missing": 0}  # of models with cohorts: those of the last two are pooled
+
+    def _open(self, path: Path, num_threads: int, trusted_keys: Sequence[Path]) -> None:
+        """Open the model and read its card, each only once it was checked."""
         if trusted_keys and not is_edge_export(path):
             raise ConfigError(
                 f"signatures are required of {path}, which is no directory of `ovr export target=edge`; those of bundles are "
@@ -70,9 +82,9 @@ class EdgePredictor:
             )
         signed = None  # the bytes that a trusted key signed
         if is_edge_export(path):
-            path = checked_model(path, [Path(key) for key in trusted_keys])
+            path = checked_model(path, trusted_keys)
             if trusted_keys:
-                signed = signed_model(path, path.parent / EXPORT_CARD, [Path(key) for key in trusted_keys])
+                signed = signed_model(path, path.parent / EXPORT_CARD, trusted_keys)
         elif path.suffix == ".ort" and path.is_file():
             checked_ort(path)
         bundle = open_bundle(path) if path.is_dir() else None
@@ -90,20 +102,18 @@ class EdgePredictor:
                 check_onnx(signed, allowed_ops=EDGE_OPS, what=str(model_path))
         try:
             self._session = ort.InferenceSession(
-                model_path if signed is None else signed, options, providers=["CPUExecutionProvider"]
+                str(model_path) if signed is None else signed, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime's exceptions have no common base of their own
-            hint = None if path.suffix == ".ort" else too_old(*versions_of(model_path), runtime=ort.__version__, error=str(error))
+            hint = (
+                of_another_runtime(ort.__version__)
+                if path.suffix == ".ort"
+                else too_old(*versions_of(model_path), runtime=ort.__version__, error=str(error))
+            )
             raise ArtifactError(
                 f"{model_path} cannot be opened as an ONNX model: {f'{hint}; ' if hint else ''}{str(error).strip()}"
             ) from None
-        self.card = self._read_card(model_path)
-        self._encoder = encoder_from_json(self.card.input.encoder)
-        self.num_rows = {
-            "passed": 0,
-            "refused": 0,
-        }  # given to `encode`: those that fit, and those that `check` tells of
-        self.num_cohort_rows = {"known": 0, "unknown": 0, "missing": 0}  # of models with cohorts: those of the last two are pooled
+        self.card = self._read_card(model_path, bytes_on_disk(model_path) if signed is None else len(signed))
         if bundle is not None and self.card != bundle.card:
             raise ArtifactError(f"the model card in {model_path} is not that of the bundle; export the bundle again")
 
@@ -244,14 +254,16 @@ class EdgePredictor:
             self.num_cohort_rows[outcome] += count
         return self.card.cohorts.numbers(names)[:, None]
 
-    def _read_card(self, model_path: Path) -> ModelCard:
+    def _read_card(self, model_path: Path, size_bytes: int) -> ModelCard:
         text = self._session.get_modelmeta().custom_metadata_map.get(CARD_KEY)
         if text is None:
             raise ArtifactError(f"{model_path} has no {CARD_KEY} in its metadata; expected a fused ONNX file made by `ovr export`")
+        what, data = f"the model card in {model_path}", text.encode()
+        check_foreign_json(data, beside_bytes=max(size_bytes - len(data), 0), what=what)
         try:
-            value = json.loads(text)
+            value = strict_json(data)
         except (ValueError, RecursionError) as error:
-            raise ArtifactError(f"the model card in {model_path} is not JSON: {error}") from None
+            raise ArtifactError(f"{what} is not JSON: {error}") from None
         return ModelCard.from_json(value)
 
 

@@ -1,6 +1,8 @@
 """`python -m ovr.edge`: the answers of `ovr predict`, without Hydra."""
 
 import json
+import resource
+import signal
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ import pytest
 from ovr.cli.main import main as ovr
 from ovr.edge.__main__ import CHUNK_ROWS, main
 from tests.bundles import small_bundle
+from tests.edge.test_patch import drop_rights_of_root
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +84,41 @@ def test_it_ends_in_order_where_nobody_reads_on(bundle, rows):
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 1
+
+
+def test_it_ends_in_order_where_it_is_interrupted(bundle, tmp_path, rng):
+    np.save(tmp_path / "x.npy", rng.normal(size=(8 * CHUNK_ROWS, 6)).astype(np.float32))
+    command = [sys.executable, "-m", "ovr.edge", str(bundle), str(tmp_path / "x.npy")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline().startswith(b"row,")  # from here on it waits for somebody to read more
+        process.send_signal(signal.SIGINT)
+        assert process.communicate()[1] == b""
+        assert process.returncode == 130
+
+
+def test_a_full_disk_is_told_and_leaves_no_file(bundle, rows, tmp_path):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    command = [sys.executable, "-m", "ovr.edge", str(bundle), str(rows)]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    said = "error: standard output cannot be written or read: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, said)
+    output = tmp_path / "y.csv"
+    done = subprocess.run([*command, "--output", str(output)], stderr=subprocess.PIPE, text=True, check=False, preexec_fn=limit)
+    assert (done.returncode, done.stderr) == (1, f"error: {output} cannot be written or read: File too large\n")
+    assert not output.exists()
+
+
+def test_a_model_that_may_not_be_read_is_named_and_not_the_output(bundle, rows, tmp_path):
+    model, output = tmp_path / "model.onnx", tmp_path / "y.csv"
+    model.write_bytes((bundle / "fused" / "model.onnx").read_bytes())
+    model.chmod(0)
+    command = [sys.executable, "-m", "ovr.edge", str(model), str(rows), "--output", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=drop_rights_of_root)
+    assert (done.returncode, done.stderr) == (1, f"error: {model} cannot be read: Permission denied\n")
+    assert not output.exists()
 
 
 @pytest.mark.parametrize(

@@ -166,15 +166,32 @@ def test_who_opens_the_directory_while_it_is_replaced_finds_it_whole(files):
 
 def test_another_base_is_refused_before_anything_is_written(files, tmp_path):
     old, _, file, device = files
-    refused("is for another base than .*: card.json is [0-9a-f]{12}, the patch is for", file, export(tmp_path / "a", b"other"))
+    said = "is for another base than .*: card.json is [0-9a-f]{12} of [0-9]+ bytes, the patch is for"
+    refused(said, file, export(tmp_path / "a", b"other"))
     (device / "signatures").mkdir()
     (device / "signatures" / "bundle.sig").write_text("{}")
-    refused("signatures/bundle.sig is [0-9a-f]{12}, the patch is for none", file, device)
+    refused("signatures/bundle.sig is [0-9a-f]{12} of 2 bytes, the patch is for none", file, device)
     both = export(tmp_path / "b", b"other")
     shutil.copy(old / "card.json", both)
     refused("model.onnx is", file, both)
     refused("is no directory that `ovr export target=edge` wrote", file, tmp_path)
     refused("exists already", file, old, out=device)
+
+
+def test_a_base_of_the_right_digest_and_another_size_is_refused_before_anything_is_made_of_it(files):
+    _, _, file, device = files
+    claimed = forged(file, set_at("base", "model.onnx", "size_bytes", 1 << 30))  # which would let 4 GiB be made
+    refused("model.onnx is ([0-9a-f]{12}) of 20000 bytes, the patch is for \\1 of 1073741824 bytes", claimed, device)
+    refused("of 1073741824 bytes", claimed, device, out=device.with_name("out"))
+
+
+def test_without_what_locks_a_directory_it_is_said_where_patches_are_applied(files):
+    _, _, file, device = files
+    code = "import sys; sys.modules['fcntl'] = None; from ovr.edge.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "apply", str(file), str(device)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    said = "error: patches need Linux, or with --out another POSIX system; copy the new export whole\n"
+    assert (done.returncode, done.stderr) == (1, said)
 
 
 def test_other_files_in_the_directory_are_not_lost(files):

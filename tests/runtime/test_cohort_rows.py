@@ -100,6 +100,9 @@ def test_cohorts_are_texts_as_training_rows_have_them():
     assert cohort_names(np.array([1, 2]), 2) == ["1", "2"]
     with pytest.raises(InputError, match="got 1 cohorts for 2 rows; expected one a row, or one text for all"):
         cohort_names(["a"], 2)
+    for cohort in (5, 2.5, np.array("F"), b"F", {"F": 1}):
+        with pytest.raises(InputError, match=r"cohort is .*; expected one text a row, or one for all"):
+            cohort_names(cohort, 2)
     with pytest.raises(InputError, match=r"the cohort of row 1 is \['b'\]; expected a text or a number"):
         cohort_names(["a", ["b"]], 2)
 

@@ -53,7 +53,8 @@ def test_an_old_runtime_is_told_which_is_needed_and_what_it_takes_itself():
     said = too_old(18, 10, runtime="1.12.1", error="No Op registered for LayerNormalization with domain_version of 17")
     assert said == (
         "it has opset 18 and IR version 10, and needs onnxruntime 1.18 or a later one: onnxruntime 1.12.1 takes opset 17 and IR "
-        "version 8 at most; `ovr export target=edge opset=17 ir_version=8` makes a file for this one"
+        "version 8 at most; `ovr export target=edge opset=17 ir_version=8` makes a file for this one, where all its operators are "
+        "that old"
     )
     assert too_old(18, 10, runtime="1.18.0", error="the weights do not fit") is None
     assert "opset=18 ir_version=9`" in too_old(18, 10, runtime="1.17.3", error="Unsupported model IR version: 10")
