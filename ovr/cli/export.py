@@ -15,7 +15,8 @@ from ovr.errors import ConfigError
 TARGETS = ("onnx", "edge", "web")
 # Settings of some targets alone, and what they are where they are not used.
 GATE_SETTINGS = {"margin": 0.01, "min_positives": 5, "min_negatives": 5, "refit": True, "data": None}  # of a reduced precision
-EDGE_SETTINGS = {"classes": None, "precision": "fp32", "opset": None, "ir_version": None, "format": "onnx", **GATE_SETTINGS}
+ROW_SETTINGS = {"rows": "all", "max_overlap": 0}  # of `data`
+EDGE_SETTINGS = {"classes": None, "precision": "fp32", "opset": None, "ir_version": None, "format": "onnx"}
 WEB_SETTINGS = {"runtime": None, "examples": 10}
 MAX_LINES = 20
 
@@ -36,7 +37,7 @@ def run(cfg: DictConfig) -> None:
     if cfg.target != "onnx":
         _edge(cfg)
         return
-    if used := _used(cfg, EDGE_SETTINGS):
+    if used := _used(cfg, EDGE_SETTINGS | GATE_SETTINGS | ROW_SETTINGS):
         raise ConfigError(f"{used} is of target=edge; add that, or leave it out")
     from ovr.core.bundle import open_bundle
     from ovr.export.standalone import export_onnx
@@ -55,6 +56,7 @@ def _used(cfg: DictConfig, settings: Mapping[str, Any]) -> str:
 
 def _edge(cfg: DictConfig) -> None:
     from ovr.core.bundle import open_bundle
+    from ovr.input.encoder import packages_of
     from ovr.lifecycle.edge_export import EdgeOptions, check_options, export_edge
     from ovr.lifecycle.edge_gate import given_rows
     from ovr.lifecycle.web_export import check_page, export_web
@@ -64,8 +66,10 @@ def _edge(cfg: DictConfig) -> None:
         raise ConfigError(f"heads is of target=onnx; name the heads of target={cfg.target} with classes=[ID,...]")
     if type(cfg.refit) is not bool:
         raise ConfigError(f"refit is {cfg.refit!r}; expected true or false")
-    if cfg.precision == "fp32" and (used := _used(cfg, GATE_SETTINGS)):
+    if cfg.precision == "fp32" and (used := _used(cfg, GATE_SETTINGS | ROW_SETTINGS)):
         raise ConfigError(f"{used} is of precision=fp16 and int8, which are judged; add one of them, or leave it out")
+    if cfg.data is None and cfg.max_overlap != 0:
+        raise ConfigError(f"max_overlap={cfg.max_overlap} is of a source of rows; say which: data=table data.path=FILE, say")
     options = EdgeOptions(
         class_ids=class_ids(cfg.classes, key="classes"),
         precision=cfg.precision,
@@ -88,6 +92,9 @@ def _edge(cfg: DictConfig) -> None:
     else:
         card = export_edge(bundle, out, options, rows)
     print("\n".join(_told(card)))
+    if not web and (packages := packages_of(bundle.input.encoder)):
+        names = " ".join(shlex.quote(package) for package in packages)
+        print(f"to encode its rows a device needs more than 'ovr[edge]': pip install {names}")
     if web:
         if num_examples := len(read_json(out / "page.json")["examples"]):
             print(f"{num_examples} reference rows of the bundle are published with the page, to be tried (examples=0: none)")
@@ -113,6 +120,8 @@ def _told(card: dict[str, Any]) -> list[str]:
         lines.append(table(cells))
         if len(gate["heads"]) > len(shown):
             lines.append(f"... and {len(gate['heads']) - len(shown)} more in card.json")
+        num_rows, num_changed = gate["data"]["num_rows"], gate["num_rows_decided_otherwise"]
+        lines.append(f"{num_changed} of {num_rows} rows are decided otherwise than in fp32, by the bundle's policy")
         if few := [head["class_id"] for head in gate["heads"] if not head["judged"]]:
             lines.append(
                 f"{len(few)} heads are not judged, and stay in fp32, as they have fewer than {gate['min_positives']} known rows of "

@@ -14,6 +14,7 @@ from ovr.runtime.onnx_versions import release_for
 
 MIN_OPSET = 7  # the least that onnx converts to
 MIN_IR_VERSION = 4  # from there on weights are no inputs
+FAILURES = (RuntimeError, version_converter.ConvertError)  # of onnx's converter
 
 
 def check_versions(opset: int | None, ir_version: int | None) -> None:
@@ -26,31 +27,37 @@ def check_versions(opset: int | None, ir_version: int | None) -> None:
 def with_versions(model: onnx.ModelProto, opset: int | None, ir_version: int | None) -> onnx.ModelProto:
     """Return the model in an opset and an IR version; by default those that it has, and the IR version that came with the opset.
 
+    The IR version of an opset that is given is taken also where the model has that opset already, so that older runtimes open it.
+
     Raises:
         ConfigError: the model uses an operator that onnx does not bring to this opset; the least that works is named.
     """
-    made = model
+    made, asked = model, asked_ir_version(opset, ir_version)
     if opset is not None and opset != opset_of(model):
         try:
             made = version_converter.convert_version(model, opset)
-        except RuntimeError as error:
+        except FAILURES as error:
             least = next((number for number in range(opset + 1, OPSET) if _converts(model, number)), OPSET)
             found = re.search(r"No Adapter .*|[^:]*$", str(error).strip())
             why = found[0].strip() if found else error
             raise ConfigError(
                 f"this model cannot be brought to opset {opset} ({why}); it needs opset {least} or a later one, and with it "
-                f"onnxruntime {release_for(least, _ir_version_of(least))} or a later one"
+                f"onnxruntime {release_for(least, _ir_version_of(least) if ir_version is None else ir_version)} or a later one"
             ) from None
         # The converter loses nothing that it knows; metadata are put back where it does not know them.
         del made.metadata_props[:]
         made.metadata_props.extend(model.metadata_props)
-        made.ir_version = min(_ir_version_of(opset), IR_VERSION)
-    if ir_version is not None:
+    if asked is not None:
         if made is model:
             made = onnx.ModelProto()
             made.CopyFrom(model)
-        made.ir_version = ir_version
+        made.ir_version = asked
     return made
+
+
+def asked_ir_version(opset: int | None, ir_version: int | None) -> int | None:
+    """Return the IR version that a file is to have: the one given, or else the one that came with the opset given, if any was."""
+    return ir_version if ir_version is not None or opset is None else min(_ir_version_of(opset), IR_VERSION)
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -84,7 +91,7 @@ def ort_file(data: bytes) -> bytes:
 def _converts(model: onnx.ModelProto, opset: int) -> bool:
     try:
         version_converter.convert_version(model, opset)
-    except RuntimeError:
+    except FAILURES:
         return False
     return True
 

@@ -23,6 +23,8 @@ KINDS = {
     "sparse": "ovr.input.sparse.SparseRows",
     "image": "ovr.input.image.ImageEncoder",
 }
+# What a kind needs beyond numpy where rows are encoded, as pyproject.toml has it.
+PACKAGES = {"tokens": "tokenizers>=0.22,<0.24", "image": "pillow>=11.3,<14"}
 
 
 class Encoder(Protocol):
@@ -66,6 +68,12 @@ def check_runs_here(encoder: Encoder | None) -> None:
     check = getattr(encoder, "check_runs_here", None)  # of those that need more than NumPy
     if check is not None:
         check()
+
+
+def packages_of(value: dict[str, Any] | None) -> list[str]:
+    """Return the packages beyond numpy, as pip takes them, that what `to_json` wrote needs where it runs."""
+    encoders = [] if value is None else [value, *(part for _, part in value.get("parts", ()))]
+    return [PACKAGES[kind] for kind in PACKAGES if kind in {encoder["kind"] for encoder in encoders}]
 
 
 def encoder_from_json(value: dict[str, Any] | None) -> Encoder | None:

@@ -43,11 +43,15 @@ def write_patch(old: Path, new: Path, out: Path, *, key: Path | None = None, pas
         key: private EC key (PEM) that signs the patch, with its password.
 
     Raises:
-        ArtifactError: either is no edge export, holds other files too, or was changed; both are the same; `out` exists.
+        ArtifactError: either is no edge export, holds other files too, or was changed; both are the same; `out` exists, or lies
+            within one of them.
         ConfigError: the key cannot be used, or cryptography is not installed.
     """
     if out.exists():
         raise ArtifactError(f"{out} exists already; choose another file")
+    for directory in (old, new):
+        if out.resolve().is_relative_to(directory.resolve()):
+            raise ArtifactError(f"{out} is within {directory}, which would be no edge export with it; choose a place outside of it")
     base, target = ({name: file.read_bytes() for name, file in export_files(directory).items()} for directory in (old, new))
     model = checked_model(new)
     checked_model(old)

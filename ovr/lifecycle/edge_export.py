@@ -29,7 +29,7 @@ from ovr.export.derived import check_derived
 from ovr.export.fused import fused_model
 from ovr.export.reduced import PRECISIONS
 from ovr.export.stored import parsed, stored_models
-from ovr.export.versions import check_versions, opset_of, ort_file, with_versions
+from ovr.export.versions import asked_ir_version, check_versions, opset_of, ort_file, with_versions
 from ovr.lifecycle.assemble import check_out
 from ovr.lifecycle.edge_gate import GateRows, ReducedModel, check_reducible, kept_rows, reduce_model
 from ovr.lifecycle.edge_heads import MIN_KNOWN, Limits
@@ -155,7 +155,7 @@ def edge_files(
             refit=options.refit,
         )
         model = found.model
-    identical = every and found is None and (options.opset, options.ir_version) in _no_change(model)
+    identical = every and found is None and _has_versions(model, options)
     if not identical:
         made = {"bundle_sha256": bundle.bundle_sha256, "precision": options.precision, "classes": None if every else len(columns)}
         props = {entry.key: entry.value for entry in model.metadata_props}
@@ -212,7 +212,8 @@ def edge_files(
     if found is not None:
         assert rows is not None
         settings = {**asdict(options.limits), "refit": options.refit, "data": rows.record}
-        card["gate"] = {**settings, "heads": _table(found, bundle, columns)}
+        changed = {"num_rows_decided_otherwise": found.final.changed_from(found.full)[1]}
+        card["gate"] = {**settings, **changed, "heads": _table(found, bundle, columns)}
     parts: dict[str, bytes | Path] = {file: data, EXPORT_CARD: canonical_json(card)}
     if card["same_bytes_as_fused_graph"] and (bundle.path / BUNDLE_SIGNATURE).is_file():
         parts[BUNDLE_SIGNATURE] = bundle.path / BUNDLE_SIGNATURE
@@ -248,9 +249,10 @@ def _fp32(bundle: ModelBundle, columns: list[int], reference: Reference) -> byte
     return data
 
 
-def _no_change(model: onnx.ModelProto) -> Collection[tuple[int | None, int | None]]:
-    opset, ir_version = opset_of(model), int(model.ir_version)
-    return [(None, None), (opset, None), (None, ir_version), (opset, ir_version)]
+def _has_versions(model: onnx.ModelProto, options: EdgeOptions) -> bool:
+    """Return whether the model has the opset and the IR version that are asked for."""
+    ir_version = asked_ir_version(options.opset, options.ir_version)
+    return options.opset in (None, opset_of(model)) and ir_version in (None, int(model.ir_version))
 
 
 def _precisions(found: ReducedModel | None, num_heads: int) -> dict[str, Any]:
@@ -263,10 +265,11 @@ def _precisions(found: ReducedModel | None, num_heads: int) -> dict[str, Any]:
 def _table(found: ReducedModel, bundle: ModelBundle, columns: list[int]) -> list[dict[str, Any]]:
     """Return a line a head: its precision, its rows, what it was in fp32, and what it is with and without its calibration refitted.
 
-    `with_refit` is measured on rows that the calibration was not fitted on, whether it was taken or not.
+    `with_refit` is measured on rows that the calibration was not fitted on, whether it was taken or not. A decision is that of the
+    bundle's policy on the class, among the classes of the export.
     """
     states = {"fp32": found.full, "without_refit": found.without_refit, "final": found.final}
-    changed_NK = found.final.label_NK != found.full.label_NK
+    num_changed_K = found.final.changed_from(found.full)[0]
     return [
         {
             "class_id": bundle.taxonomy.ids[column],
@@ -282,7 +285,7 @@ def _table(found: ReducedModel, bundle: ModelBundle, columns: list[int]) -> list
             "average_precision": {
                 name: None if np.isnan(state.ap_K[k]) else float(state.ap_K[k]) for name, state in states.items()
             },
-            "num_decisions_changed": int(changed_NK[:, k].sum()),
+            "num_decisions_changed": int(num_changed_K[k]),
         }
         for k, column in enumerate(columns)
     ]

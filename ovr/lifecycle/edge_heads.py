@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from ovr.core.artifact import Calibration, ModelCard
 from ovr.core.bundle import ModelBundle
+from ovr.core.prediction import Decision
+from ovr.decision.decide import decide
 from ovr.errors import ConfigError
 from ovr.export.fused import heads_graph
 from ovr.export.head import head_metadata, head_model
@@ -22,7 +24,7 @@ from ovr.export.stored import stored_weights
 from ovr.lifecycle.edge_refit import better_calibrations
 from ovr.lifecycle.logits import answers, open_session
 from ovr.metric.calibration_bound import ece_upper_bound
-from ovr.metric.classification import at_thresholds, average_precision
+from ovr.metric.classification import average_precision
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -56,11 +58,17 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What rows show of each head (K,): the upper bound of its calibration error, its average precision, and its decisions."""
+    """What rows show of each head (K,), the upper bound of its calibration error and its average precision; and their decisions."""
 
     ece_upper_K: F64
     ap_K: F64
-    label_NK: Bool
+    decision: Decision
+
+    def changed_from(self, other: "Judged") -> tuple[NDArray[np.int64], int]:
+        """Return on how many rows each class (K,) is decided otherwise than in `other`, and how many rows are, with abstention."""
+        changed_NK = self.decision.label_BK != other.decision.label_BK
+        changed_N = changed_NK.any(axis=1) | (self.decision.abstained_B != other.decision.abstained_B)
+        return changed_NK.sum(axis=0), int(changed_N.sum())
 
     def worse_than(self, other: "Judged", margin: float) -> Bool:
         """Return which heads (K,) are worse than those of `other` by more than the margin."""
@@ -172,8 +180,8 @@ class GatedHeads:
     def judged(self, prob_NK: NDArray[np.floating[Any]]) -> Judged:
         """Return what the rows show of probabilities."""
         upper_K = ece_upper_bound(prob_NK, self.target_NK, self.mask_NK)[1]
-        label_NK = at_thresholds(prob_NK, self.card.thresholds)
-        return Judged(upper_K, average_precision(prob_NK, self.target_NK, self.mask_NK), label_NK)
+        decision = decide(prob_NK, threshold_K=self.card.thresholds, policy=self.card.policy)
+        return Judged(upper_K, average_precision(prob_NK, self.target_NK, self.mask_NK), decision)
 
 
 def _run(model: onnx.ModelProto, rows: F32) -> F32:

@@ -89,7 +89,7 @@ def f1_interval(counts: Counts, *, confidence: float = CONFIDENCE) -> tuple[F64,
 
 
 def confusion(label_NK: Any, target_NK: Any, mask_NK: Any) -> Counts:
-    """Return the counts for decisions `label_NK`, such as `Decision.label_BK` or `at_thresholds`.
+    """Return the counts for decisions `label_NK`, such as `Decision.label_BK`.
 
     Args:
         label_NK: bool or 0 and 1.
@@ -102,12 +102,6 @@ def confusion(label_NK: Any, target_NK: Any, mask_NK: Any) -> Counts:
     label_NK, target_NK, mask_NK = check_decisions(label_NK, target_NK, mask_NK)
     label_NK, target_NK = label_NK & mask_NK, target_NK & mask_NK
     return Counts(*(array.sum(axis=0, dtype=np.int64) for array in (mask_NK, target_NK, label_NK, label_NK & target_NK)))
-
-
-def at_thresholds(prob_NK: Any, threshold_K: ArrayLike) -> NDArray[np.bool_]:
-    """Return prob >= threshold (N, K), compared as float32 like every decision."""
-    above_NK: NDArray[np.bool_] = np.asarray(prob_NK, dtype=np.float32) >= np.asarray(threshold_K, dtype=np.float32)
-    return above_NK
 
 
 def average_precision(score_NK: Any, target_NK: Any, mask_NK: Any) -> F64:

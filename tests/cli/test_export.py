@@ -6,7 +6,9 @@ from ovr.cli.main import main
 from ovr.core.faults import PLAN, Faults, HeadPlan
 from ovr.core.files import sha256_file
 from ovr.core.taxonomy import slug
+from ovr.input.image import ImageEncoder
 from ovr.serving.contents import read_config
+from tests.bundles import small_bundle
 from tests.cli.test_main import error_of
 
 
@@ -88,3 +90,13 @@ def test_export_of_some_heads_writes_them_and_the_backbone(bundle, tmp_path, cap
     assert "heads holds ['1'], which is no text; quote class ids" in error_of(capsys, *args[:-1], "heads=[[1]]")
     assert "heads is an empty list" in error_of(capsys, *args[:-1], "heads=[]")
     assert not (tmp_path / "other").exists()
+
+
+def test_what_a_device_needs_to_encode_its_rows_is_told(tmp_path, capsys):
+    encoder = ImageEncoder(3, 2, mode="grey")
+    images = small_bundle(tmp_path / "images", shape=encoder.tensor.shape, encoder=encoder.to_json())
+    plain, told = small_bundle(tmp_path / "plain"), "more than 'ovr[edge]': pip install 'pillow>=11.3,<14'"
+    for bundle, said in ((images, told), (plain, None)):
+        assert main(["export", f"bundle={bundle.path}", f"out={bundle.path}.edge", "target=edge"]) == 0
+        out = capsys.readouterr().out
+        assert "pip install" not in out if said is None else said in out

@@ -195,6 +195,11 @@ def test_what_cannot_be_diffed_is_refused_and_nothing_is_written(export, trained
     (broken / "rows.csv").write_text("")
     refused("holds rows.csv, which is no part", old, broken)
     assert not out.exists()
+    (tmp_path / "link").symlink_to(new)
+    for within in (old / "patch", new / "patch", tmp_path / "link" / "some" / "patch"):
+        with pytest.raises(ArtifactError, match=r"is within .*, which would be no edge export with it; choose a place outside"):
+            write_patch(old, new, within)
+        assert not within.exists()
     out.write_text("mine")
     refused("exists already; choose another file", old, new)
     assert out.read_text() == "mine"

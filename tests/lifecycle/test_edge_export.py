@@ -17,9 +17,11 @@ from ovr.calibrator.beta import Beta
 from ovr.calibrator.platt import Platt
 from ovr.calibrator.temperature import Temperature
 from ovr.cli.main import main
+from ovr.core.artifact import DecisionPolicy
 from ovr.core.bundle import open_bundle
 from ovr.core.files import canonical_json
 from ovr.core.shards import npy_bytes
+from ovr.decision.decide import decide
 from ovr.edge.__main__ import main as edge_main
 from ovr.errors import ArtifactError, ConfigError, TaxonomyError
 from ovr.export.check import run
@@ -123,11 +125,32 @@ def test_a_head_that_int8_makes_worse_stays_in_fp32_with_its_bits_and_is_listed(
     others = [k for k in range(64) if k != 1]
     assert (got_NK[:, others] != whole_NK[:, others]).any(axis=0).all()
     num_rows = len(x)  # all of them are known to some head
-    changed_K = ((got_NK >= 0.5) != (whole_NK >= 0.5)).sum(axis=0)
     assert kept_rows(bundle, range(64)).record["num_rows"] == num_rows
-    assert [line["num_decisions_changed"] for line in card["gate"]["heads"]] == changed_K.tolist()
+    assert_changes(card["gate"], *(EdgePredictor(path).predict(x).decision for path in (tmp_path / "out", bundle.path)))
     with pytest.raises(ArtifactError, match=r"nothing of this model can be int8 within a margin of 0.01 on \d+ rows: every head"):
         export_edge(bundle, tmp_path / "crude", EdgeOptions(precision="int8", class_ids=[CRUDE]))
+
+
+def assert_changes(gate, got, whole):
+    """Compare what a card says of decisions that changed with those that the predictors make."""
+    changed_NK = got.label_BK != whole.label_BK
+    assert [line["num_decisions_changed"] for line in gate["heads"]] == changed_NK.sum(axis=0).tolist()
+    changed_N = changed_NK.any(axis=1) | (got.abstained_B != whole.abstained_B)
+    assert 0 < gate["num_rows_decided_otherwise"] == changed_N.sum() < len(changed_N)
+
+
+def test_decisions_that_change_are_those_of_the_policy(bundle):
+    bundle, x = bundle
+    policy = DecisionPolicy(mode="multilabel", abstain_below=0.5)
+    card, rows = replace(bundle.card, policy=policy, thresholds=(0.95,) * 4), kept_rows(bundle, range(4))
+    made = reduce_model(bundle, card, range(4), rows, precision="int8", limits=Limits(0.5), refit=False)
+    models = made.model.SerializeToString(), bundle.fused_onnx.read_bytes()
+    got, whole = (decide(run(model, x), threshold_K=card.thresholds, policy=policy) for model in models)
+    only_abstained_N = (got.abstained_B != whole.abstained_B) & ~(got.label_BK != whole.label_BK).any(axis=1)
+    assert only_abstained_N.any()
+    num_changed_K, num_rows = made.final.changed_from(made.full)
+    lines = [{"num_decisions_changed": int(count)} for count in num_changed_K]
+    assert_changes({"heads": lines, "num_rows_decided_otherwise": num_rows}, got, whole)
 
 
 def test_a_calibration_that_fits_the_rows_stays_bit_for_bit_and_one_that_does_not_is_fitted_again(bundle):
@@ -185,11 +208,13 @@ def test_the_terminal_names_heads_that_are_not_judged_and_shows_changes(many, tm
     least = int(np.sort(num_positives)[1])
     assert num_positives[lone] < least
     args = ["export", f"bundle={bundle.path}", f"out={tmp_path / 'out'}", "target=edge", "precision=int8", "margin=0.05"]
-    assert main([*args, f"min_positives={least}"]) == 0
+    assert main([*args, f"min_positives={least}", "opset=18"]) == 0
     text = capsys.readouterr().out
     said = f"1 heads are not judged, and stay in fp32, as they have fewer than {least} known rows of their class or 5 of others: "
     assert said + repr(bundle.taxonomy.ids[lone]) in text
-    lines = json.loads((tmp_path / "out" / "card.json").read_bytes())["gate"]["heads"]
+    card = json.loads((tmp_path / "out" / "card.json").read_bytes())
+    assert (card["model"]["opset"], card["model"]["ir_version"]) == (18, 8)
+    lines = card["gate"]["heads"]
     assert [line["num_positives"] for line in lines] == num_positives.tolist()
     assert lines[lone]["precision"] == "fp32"
     for line in (line for line in text.splitlines() if line.split()[0] in bundle.taxonomy.ids):
@@ -280,10 +305,21 @@ def test_an_older_opset_gives_the_same_answers_or_says_which_is_needed(tmp_path,
     assert (card["model"]["opset"], card["model"]["ir_version"]) == (15, 8)
     assert (EdgePredictor(tmp_path / "old").predict_proba(x) == EdgePredictor(bundle.path).predict_proba(x)).all()
     assert export_edge(bundle, tmp_path / "ir", EdgeOptions(ir_version=9))["model"]["ir_version"] == 9
+    card = export_edge(bundle, tmp_path / "same", EdgeOptions(opset=18))  # of which the IR version alone is older
+    assert (card["model"]["opset"], card["model"]["ir_version"], card["same_bytes_as_fused_graph"]) == (18, 8, False)
+    assert (EdgePredictor(tmp_path / "same").predict_proba(x) == EdgePredictor(bundle.path).predict_proba(x)).all()
+    card = export_edge(bundle, tmp_path / "both", EdgeOptions(opset=18, ir_version=10))
+    assert card["same_bytes_as_fused_graph"]
     with pytest.raises(
         ConfigError, match=r"cannot be brought to opset 12 .*Relu.*; it needs opset 14 or a later one, and with it onnxruntime 1.8 "
     ):
         with_versions(onnx.load(bundle.fused_onnx), 12, None)
+    with pytest.raises(ConfigError, match=r"needs opset 14 or a later one, and with it onnxruntime 1.18 or"):
+        with_versions(onnx.load(bundle.fused_onnx), 12, 10)  # whose IR version no earlier runtime takes
+    odd = onnx.load(bundle.fused_onnx)
+    odd.graph.initializer.add(name="odd", data_type=99, dims=[1], raw_data=b"1")
+    with pytest.raises(ConfigError, match=r"cannot be brought to opset 15 \(Unknown tensor data type\); it needs opset 18"):
+        with_versions(odd, 15, None)
 
 
 def test_a_file_in_onnx_runtimes_format_is_opened_with_its_digest_alone(tmp_path, rng):
@@ -336,11 +372,14 @@ def test_options_that_cannot_be_are_refused_and_nothing_is_written(bundle, tmp_p
         (["data=digits"], "data is of precision=fp16 and int8"),
         (["margin=0.3", "min_positives=9"], "margin, min_positives is of precision=fp16 and int8"),
         (["precision=int8", "rows=test"], "rows=test is of a source of rows"),
+        (["precision=int8", "max_overlap=0.5"], "max_overlap=0.5 is of a source of rows"),
+        (["rows=test", "max_overlap=0.5"], "rows, max_overlap is of precision=fp16 and int8"),
         (["heads=[train]"], "heads is of target=onnx"),
     ):
         assert said in error_of(capsys, *args, *more)
     assert "target is 'tab'; expected one of onnx, edge, web" in error_of(capsys, *args[:-1], "target=tab")
     assert "margin, refit is of target=edge" in error_of(capsys, *args[:-1], "margin=0.5", "refit=false")
+    assert "rows, max_overlap is of target=edge" in error_of(capsys, *args[:-1], "rows=test", "max_overlap=0.5")
     assert "precision, opset is of target=edge" in error_of(capsys, *args[:-1], "precision=int8", "opset=17")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ArtifactError, match="lies within the bundle"):

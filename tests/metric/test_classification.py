@@ -13,7 +13,7 @@ from sklearn.metrics import (
 
 from ovr.core import ranking
 from ovr.errors import DataError
-from ovr.metric.classification import accuracy, at_thresholds, average_precision, confusion, mean_defined
+from ovr.metric.classification import accuracy, average_precision, confusion, mean_defined
 
 
 @pytest.fixture
@@ -88,11 +88,6 @@ def test_accuracy_is_that_of_scikit_learn_on_rows_known_whole(rng):
 
 def test_an_abstained_row_that_has_a_class_is_wrong():
     assert accuracy([[0, 0], [0, 1]], [[1, 0], [0, 1]], np.ones((2, 2))) == 0.5
-
-
-def test_thresholds_are_compared_as_float32():
-    prob_NK = np.array([[0.7, 0.69999]], dtype=np.float32)
-    np.testing.assert_array_equal(at_thresholds(prob_NK, [0.7, 0.7]), [[True, False]])
 
 
 def test_arrays_that_do_not_belong_together_are_refused():
