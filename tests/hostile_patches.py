@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ovr.core.files import sha256_bytes
 from ovr.edge.apply import apply_patch
 from ovr.edge.delta import MAX_OPS, encoded
 from ovr.runtime.predictor import EdgePredictor
@@ -30,22 +31,24 @@ def _of_a_base_said_to_be_large(file: Path) -> Path:
     copies = {"card.json": [(0, 0, 100)], "model.onnx": [(0, 20_000 * k, 20_000) for k in range(10_000)]}
     sizes = {name: sum(size for _, _, size in found) for name, found in copies.items()}
     ops = {name: encoded(found, bytes(sizes[name]))[0] for name, found in copies.items()}
+    none = zlib.compress(b"")
     packed = {name: zlib.compress(data, 9) for name, data in ops.items()}
 
     def change(said: dict[str, Any]) -> None:
         for name in copies:
             said["base"][name]["size_bytes"] = 1 << 30
+        said["new"]["card.json"]["sha256"] = sha256_bytes((file.parent / "old" / "card.json").read_bytes()[:100])
         said["new"] = {
             name: {
                 **said["new"][name],
                 "ops": [len(packed[name]), len(ops[name])],
-                "literals": [0, 0],
+                "literals": [len(none), 0],
                 "size_bytes": sizes[name],
             }
             for name in copies
         }
 
-    return forged(file, change, bodies=b"".join(packed.values()))
+    return forged(file, change, bodies=b"".join(data + none for data in packed.values()))
 
 
 def _escaping(file: Path) -> Path:
