@@ -75,7 +75,14 @@ def training_error(
 
 def check_weights(trainer: Trainer, model: OvrModel, taxonomy: Taxonomy) -> None:
     """Raise TrainingError, on all ranks, where a weight of any rank is NaN or infinite: such a checkpoint is not to be written."""
-    values = [value for value in model.state_dict().values() if value.is_floating_point() and value.numel()]
+    # Not the state dict, for which sharded weights would be gathered.
+    kept = (
+        value
+        for module in model.modules()
+        for name, value in module.named_buffers(recurse=False)
+        if name not in module._non_persistent_buffers_set
+    )
+    values = [value.detach() for value in (*model.parameters(), *kept) if value.is_floating_point() and value.numel()]
     # Unlike isfinite, extremes take no array of the weights' size; NaN is both of them.
     bad = not all(extreme.isfinite() for value in values for extreme in value.aminmax())
     flag = torch.tensor(float(bad), device=trainer.strategy.root_device)

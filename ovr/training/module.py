@@ -9,6 +9,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.plugins.precision import FSDPPrecision
+from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics.classification import BinaryAveragePrecision, MultilabelAveragePrecision
@@ -16,7 +17,7 @@ from torchmetrics.classification import BinaryAveragePrecision, MultilabelAverag
 from ovr.errors import ConfigError
 from ovr.head.bank import clip_head_gradients
 from ovr.model import OvrModel
-from ovr.training.diverged import check_weights, findings, training_error
+from ovr.training.diverged import Findings, check_weights, findings, training_error
 from ovr.training.feed import Feed
 from ovr.training.loader import Batch
 from ovr.training.plan import HeadPlan
@@ -94,7 +95,9 @@ class OvrModule(lightning.LightningModule):
             batch, batch_idx, loss_BK = next(bad, self._since_step[-1])
             columns = (~loss_BK.isfinite()).any(0).nonzero().flatten().tolist()
             what = f"epoch {self.current_epoch}, step {batch_idx} (the loss is {float(loss_BK.sum() / len(loss_BK)):g})"
-            found = findings(self.model, batch.x, batch.row_B, columns)
+            # Of sharded weights no process has what features are made with.
+            sharded = isinstance(self.trainer.strategy, FSDPStrategy)
+            found = Findings(columns, []) if sharded else findings(self.model, batch.x, batch.row_B, columns)
             raise training_error(self.trainer, self.feed.splits.taxonomy, [found], what=what, row_B=batch.row_B)
         self._since_step.clear()
 

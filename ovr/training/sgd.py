@@ -30,6 +30,7 @@ from ovr.training.chunked import ChunkedModule
 from ovr.training.environment import record_environment
 from ovr.training.features import has_frozen_part, rows_on_features, without_frozen_part
 from ovr.training.feed import Feed
+from ovr.training.fsdp import check_fsdp
 from ovr.training.initial import start_from_bundle
 from ovr.training.large_k import check_large_k, chunked_module, keep_in_bfloat16, memory_of
 from ovr.training.memory import check_memory
@@ -130,6 +131,7 @@ class Sgd:
         in_bfloat16 = self.head_dtype == torch.bfloat16
         if plan.frozen and trainer.precision in ("bf16-true", "16-true"):
             raise ConfigError(f"trainer.precision={trainer.precision} rounds every weight, and frozen_heads keep every bit")
+        check_fsdp(recipe, trainer)
         if chunked:
             check_large_k(recipe, trainer, loss, plan, in_bfloat16=in_bfloat16)
         elif self.chunk_heads or in_bfloat16 or self.loss_every != 1 or self.triton_kernels or recipe.head_optimizer is not None:
@@ -138,7 +140,7 @@ class Sgd:
                 f"that are trained in chunks, and these {plan.num_heads} are trained at once; add solver.head_step=chunked"
             )
         check_memory(
-            memory_of(recipe, splits, plan, trainer, chunked=chunked, chunk_heads=self.chunk_heads, in_bfloat16=in_bfloat16),
+            memory_of(recipe, splits, loss, plan, trainer, chunked=chunked, chunk_heads=self.chunk_heads, in_bfloat16=in_bfloat16),
             trainer.strategy.root_device,
         )
         model = _start(recipe, splits, plan, resume)
