@@ -6,6 +6,7 @@ N = rows, D = features, K = heads, C = heads of one block
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import lightning
 import numpy as np
@@ -22,10 +23,12 @@ from ovr.model import OvrModel
 from ovr.sampler.shuffled import Shuffled
 from ovr.training.blocks import LogitBlocks
 from ovr.training.environment import record_environment
+from ovr.training.exact_memory import check_exact_memory
 from ovr.training.features import frozen_features
 from ovr.training.initial import start_from_bundle
-from ovr.training.logistic import LogisticFit, check_settings, fit_logistic
-from ovr.training.recipe import Fitted, Recipe, build_model, is_pretrained
+from ovr.training.large_k import sized
+from ovr.training.logistic import LogisticFit, check_settings, fit_logistic_blocks
+from ovr.training.recipe import Fitted, Recipe, build_model, is_pretrained, settings
 
 log = logging.getLogger(__name__)
 
@@ -54,16 +57,15 @@ class Convex:
         """Return the model with every head at its optimum for the training rows; nothing is drawn but an untrained backbone.
 
         Raises:
-            ConfigError: heads that are not linear, another loss than bce, an untrained backbone, a run to resume, or several
-                processes; nothing is written then.
+            ConfigError: heads that are not linear, another loss than bce, an untrained backbone, a run to resume, several
+                processes, or more heads than fit the memory; nothing is written then.
         """
         model, head, pos_weight_K = self._parts(recipe, splits, resume)
         record_environment(run_dir)
-        target_NK, mask_NK = splits.train.labels.dense()
-        fit = fit_logistic(
+        fit = fit_logistic_blocks(
             self._features(model, splits.train),
-            target_NK,
-            mask_NK,
+            splits.train.labels.counts(),
+            splits.train.labels.some_columns,
             C=self.C,
             tol=self.tol,
             max_iter=self.max_iter,
@@ -96,6 +98,11 @@ class Convex:
             lightning.seed_everything(recipe.seed, workers=True, verbose=False)
         if recipe.augment is not None:
             raise ConfigError("solver=convex computes the features of every row once, and augment changes rows; use solver=sgd")
+        with torch.random.fork_rng(devices=[]), settings("backbone", recipe.backbone):
+            backbone: Any = sized(recipe.backbone, splits.input.shape)
+        check_exact_memory(
+            num_heads=len(splits.taxonomy), num_rows=len(splits.train), num_features=backbone.num_features, device=self.device
+        )
         model = build_model(recipe, splits)
         if not isinstance(model.head, Linear):
             raise ConfigError(f"solver=convex solves head=linear, got {type(model.head).__name__}; use solver=sgd")

@@ -104,11 +104,19 @@ def chunked_module(
 
 
 def memory_of(
-    recipe: Recipe, splits: Splits, plan: HeadPlan, trainer: Trainer, *, chunked: bool, chunk_heads: int | None, in_bfloat16: bool
+    recipe: Recipe,
+    splits: Splits,
+    loss: nn.Module,
+    plan: HeadPlan,
+    trainer: Trainer,
+    *,
+    chunked: bool,
+    chunk_heads: int | None,
+    in_bfloat16: bool,
 ) -> Fit:
     """Return what decides how much memory the fit takes."""
     with torch.random.fork_rng(devices=[]), settings("backbone", recipe.backbone):
-        backbone: Any = _sized(recipe.backbone, splits.input.shape)
+        backbone: Any = sized(recipe.backbone, splits.input.shape)
     with settings("head", recipe.head), settings("optimizer", recipe.optimizer):
         head = HeadSizes.of(recipe.head, backbone.num_features, head_optimizer(recipe))
     weights_bytes = sum(value.nbytes for value in backbone.parameters())
@@ -116,8 +124,10 @@ def memory_of(
         head=head,
         num_heads=plan.num_heads,
         batch_rows=recipe.batch_size,
-        val_rows=len(splits.val) * (backbone.num_features if chunked else 1),
+        val_rows=len(splits.val),
+        num_features=backbone.num_features,
         chunked=chunked,
+        may_be_chunked=chunked or _may_be_chunked(recipe, trainer, loss, plan),
         chunk_heads=chunk_heads,
         bfloat16=in_bfloat16,
         in_groups=not plan.is_plain,
@@ -128,7 +138,15 @@ def memory_of(
     )
 
 
-def _sized(make: Any, shape: tuple[int, ...]) -> nn.Module:
+def _may_be_chunked(recipe: Recipe, trainer: Trainer, loss: nn.Module, plan: HeadPlan) -> bool:
+    try:
+        check_large_k(recipe, trainer, loss, plan, in_bfloat16=False)
+    except ConfigError:
+        return False
+    return True
+
+
+def sized(make: Any, shape: tuple[int, ...]) -> nn.Module:
     """Return a module whose weights have sizes alone, or else, where its constructor needs their values, are there."""
     try:
         with torch.device("meta"):

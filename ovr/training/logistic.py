@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.linalg import vecdot
 
+from ovr.core.counts import ClassCounts
 from ovr.core.targets import check_flags
 from ovr.errors import ConfigError, DataError
 
@@ -82,10 +83,42 @@ def fit_logistic(
         DataError: shapes that do not belong together, features that are not finite or above 1e15 (naming row and column), targets
             or mask other than 0 and 1, a positive weight that is not above 0.
     """
+    target_NK, mask_NK = _checked_targets(feature_ND, target_NK, mask_NK)
+    num_positives_K = target_NK.sum(axis=0)
+    return fit_logistic_blocks(
+        feature_ND,
+        ClassCounts(num_positives_K, mask_NK.sum(axis=0) - num_positives_K),
+        lambda columns: (target_NK[:, columns], mask_NK[:, columns]),
+        C=C,
+        tol=tol,
+        max_iter=max_iter,
+        pos_weight_K=pos_weight_K,
+        device=device,
+    )
+
+
+def fit_logistic_blocks(
+    feature_ND: NDArray[np.floating[Any]],
+    counts: ClassCounts,
+    labels_of: Callable[[NDArray[np.int64]], tuple[NDArray[np.bool_], NDArray[np.bool_]]],
+    *,
+    C: float,
+    tol: float,
+    max_iter: int,
+    pos_weight_K: NDArray[Any] | None = None,
+    device: str = "cpu",
+) -> LogisticFit:
+    """Return what `fit_logistic` does, of targets that are never all there at once.
+
+    Args:
+        counts: of the positive and negative rows of each head.
+        labels_of: gives target and mask (N, C), without a target outside the mask, of some columns, ascending; `block_heads` of
+            them at the most.
+    """
     check_settings(C=C, tol=tol, max_iter=max_iter)
-    feature_ND, target_NK, mask_NK, pos_weight_K = _checked(feature_ND, target_NK, mask_NK, pos_weight_K)
-    num_known_K, num_positives_K = mask_NK.sum(axis=0), target_NK.sum(axis=0)
-    num_negatives_K = num_known_K - num_positives_K
+    num_positives_K, num_negatives_K = counts.num_positives_K, counts.num_negatives_K
+    feature_ND, pos_weight_K = _checked_features(feature_ND), _checked_weights(pos_weight_K, len(num_positives_K))
+    num_known_K = num_positives_K + num_negatives_K
     num_heads = len(num_known_K)
     weight_KD = np.zeros((num_heads, feature_ND.shape[1]))
     bias_K = np.log((num_positives_K + 0.5) / (num_negatives_K + 0.5))
@@ -96,7 +129,7 @@ def fit_logistic(
         effective_K = (num_negatives_K * pos_weight_K * num_positives_K / np.maximum(total_K, 1))[solvable_K]
         rows = _Rows.centred(feature_ND, RIDGE / (C * float(np.median(effective_K))), device)
         for columns in _blocks(np.flatnonzero(solvable_K), len(feature_ND)):
-            heads, start_CE = _block(rows, target_NK[:, columns], mask_NK[:, columns], pos_weight_K[columns], C)
+            heads, start_CE = _block(rows, *labels_of(columns), pos_weight_K[columns], C)
             w_CE, steps_C, grad_C = _solve(rows, heads, start_CE, tol=tol, max_iter=max_iter)
             weight_KD[columns] = w_CE[:, :-1].cpu().numpy()
             bias_K[columns] = (w_CE[:, -1] - w_CE[:, :-1] @ rows.mean_D).cpu().numpy()
@@ -379,27 +412,38 @@ def _line_search(heads: _Heads, x_NE: Tensor, w_CE: Tensor, line: _Line, grad_CE
     return length_C
 
 
-def _checked(
-    feature_ND: NDArray[np.floating[Any]], target_NK: NDArray[Any], mask_NK: NDArray[Any], pos_weight_K: NDArray[Any] | None
-) -> tuple[NDArray[np.floating[Any]], NDArray[np.bool_], NDArray[np.bool_], F64]:
-    feature_ND, shape = np.asarray(feature_ND), np.shape(target_NK)
-    if feature_ND.ndim != 2 or len(shape) != 2 or shape[0] != len(feature_ND):
-        raise DataError(f"features have shape {feature_ND.shape} and targets {shape}; expected (rows, features) and (rows, heads)")
+def _checked_features(feature_ND: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    feature_ND = np.asarray(feature_ND)
     usable_ND = np.abs(feature_ND) <= MAX_FEATURE
     if not usable_ND.all():
         row, column = (int(i) for i in np.argwhere(~usable_ND)[0])
         raise DataError(
             f"feature {column} of row {row} is {feature_ND[row, column]}; expected finite ones of at most {MAX_FEATURE:g}"
         )
+    return feature_ND
+
+
+def _checked_targets(feature_ND: Any, target_NK: NDArray[Any], mask_NK: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+    shape, shape_ND = np.shape(target_NK), np.shape(feature_ND)
+    if len(shape_ND) != 2 or len(shape) != 2 or shape[0] != shape_ND[0]:
+        raise DataError(f"features have shape {shape_ND} and targets {shape}; expected (rows, features) and (rows, heads)")
     mask_NK = check_flags(mask_NK, name="mask", shape_NK=shape)
-    target_NK = check_flags(target_NK, name="target", shape_NK=shape, known_NK=mask_NK) & mask_NK
-    weight_K = np.ones(shape[1]) if pos_weight_K is None else np.asarray(pos_weight_K, dtype=np.float64)
-    if weight_K.shape != shape[1:] or not (np.isfinite(weight_K) & (weight_K > 0)).all():
-        raise DataError(f"positive weights must be {shape[1]} finite numbers above 0, got {weight_K}")
-    return feature_ND, target_NK, mask_NK, weight_K
+    return check_flags(target_NK, name="target", shape_NK=shape, known_NK=mask_NK) & mask_NK, mask_NK
+
+
+def _checked_weights(pos_weight_K: NDArray[Any] | None, num_heads: int) -> F64:
+    weight_K = np.ones(num_heads) if pos_weight_K is None else np.asarray(pos_weight_K, dtype=np.float64)
+    if weight_K.shape != (num_heads,) or not (np.isfinite(weight_K) & (weight_K > 0)).all():
+        raise DataError(f"positive weights must be {num_heads} finite numbers above 0, got {weight_K}")
+    return weight_K
 
 
 def _blocks(columns: NDArray[np.intp], num_rows: int) -> Iterator[NDArray[np.intp]]:
-    size = max(1, BLOCK_VALUES // num_rows)
+    size = block_heads(num_rows)
     for start in range(0, len(columns), size):
         yield columns[start : start + size]
+
+
+def block_heads(num_rows: int) -> int:
+    """Return how many heads are solved together."""
+    return max(1, BLOCK_VALUES // num_rows)

@@ -32,6 +32,7 @@ class HeadSizes:
     weight_bytes: int
     state_bytes: int
     rowwise_bytes: int  # the state of a row-wise optimizer
+    linear: bool  # of the kind that may be kept in bfloat16
 
     @classmethod
     def of(cls, make_head: Callable[..., nn.Module], num_features: int, make_optimizer: MakeOptimizer) -> "HeadSizes":
@@ -44,6 +45,7 @@ class HeadSizes:
             sum(value.nbytes for value in weights) // 2,
             _state_bytes(weights, make_optimizer) // 2,
             _state_bytes(weights, lambda parameters: RowwiseAdagrad(parameters, lr=0.1, eps=1e-8, weight_decay=0.0)) // 2,
+            getattr(heads, "kind", None) == "linear",
         )
 
 
@@ -55,7 +57,9 @@ class Fit:
     num_heads: int
     batch_rows: int  # of a process
     val_rows: int
+    num_features: int
     chunked: bool
+    may_be_chunked: bool  # nothing else in the run rules it out
     chunk_heads: int | None
     bfloat16: bool
     in_groups: bool  # the heads are drawn, and then copied into groups
@@ -73,7 +77,9 @@ class Fit:
             chunk = self.chunk_heads or 0
             arrays = 4 * chunk * (2 * self.batch_rows * self.world_size + 2 * head.weight_bytes // 4)
             parts["arrays of a chunk"] = 3 * max(arrays, CHUNK_BYTES[self.device])
-            parts["features of the validation rows and settings by head"] = LOSS_BYTES * self.num_heads + 8 * self.val_rows
+            parts["features of the validation rows and settings by head"] = (
+                LOSS_BYTES * self.num_heads + 8 * self.val_rows * self.num_features
+            )
         else:
             parts["gradient of the heads"] = num_own * head.weight_bytes
             parts["logits and targets of a batch"] = DENSE_BYTES * self.batch_rows * num_own
@@ -103,11 +109,11 @@ def check_memory(fit: Fit, gpu: torch.device | None = None) -> None:
     memory = available_memory()
     if fit.device == "cuda":
         free, _ = torch.cuda.mem_get_info(gpu)
-        _check(fit, fit.on_device(), free, "on the GPU", lambda other: other.total() <= _usable(free))
+        _check(fit, fit.on_device(), free, "on the GPU", lambda other: other.total() <= usable(free))
         if memory is not None:
-            _check(fit, {"weights while they are drawn": fit.drawn()}, *memory, lambda other: other.drawn() <= _usable(memory[0]))
+            _check(fit, {"weights while they are drawn": fit.drawn()}, *memory, lambda other: other.drawn() <= usable(memory[0]))
     elif memory is not None:
-        _check(fit, fit.on_device(), *memory, lambda other: other.total() <= _usable(memory[0]))
+        _check(fit, fit.on_device(), *memory, lambda other: other.total() <= usable(memory[0]))
 
 
 def available_memory() -> tuple[int, str] | None:
@@ -152,40 +158,68 @@ def _cgroup_memory() -> int | None:
     return min(left, default=None)
 
 
-def _usable(available: int) -> int:
+def usable(available: int) -> int:
+    """Return how many of the bytes that are there may be planned with."""
     return int(available * (1 - MIN_FREE_SHARE))
 
 
 def _check(fit: Fit, parts: dict[str, int], available: int, source: str, fits: Callable[[Fit], bool]) -> None:
-    if fits(fit):
+    refuse_unless(
+        lambda num_heads: fits(replace(fit, num_heads=num_heads)),
+        fit.num_heads,
+        parts,
+        available,
+        source,
+        remedies=lambda: _remedies(fit, fits),
+    )
+
+
+def refuse_unless(
+    fits: Callable[[int], bool],
+    num_heads: int,
+    parts: dict[str, int],
+    available: int,
+    source: str,
+    *,
+    remedies: Callable[[], list[str]] = list,
+) -> None:
+    """Raise ConfigError unless `num_heads` fit, with the bytes of each part, the most that fit, and settings with which all would.
+
+    Args:
+        available: bytes, as `source` says.
+    """
+    if fits(num_heads):
         return
     shown = ", ".join(
         f"{name} {_gib(size)}" for name, size in sorted(parts.items(), key=lambda item: -item[1]) if size >= GIB >> 10
     )
-    largest = _largest(lambda num_heads: fits(replace(fit, num_heads=num_heads)), fit.num_heads)
-    remedies = _remedies(fit, fits)
+    found = remedies()
     raise ConfigError(
-        f"{fit.num_heads:,} heads do not fit: {_gib(sum(parts.values()))} are needed ({shown}), and {_gib(available)} are there "
-        f"{source}; at most {largest:,} heads fit as it is configured"
-        + (f"; all of them would fit with {' or with '.join(remedies)}" if remedies else "")
+        f"{num_heads:,} heads do not fit: {_gib(sum(parts.values()))} are needed ({shown}), and {_gib(available)} are there "
+        f"{source}; at most {_largest(fits, num_heads):,} heads fit as it is configured"
+        + (f"; all of them would fit with {' or with '.join(found)}" if found else "")
     )
 
 
 def _remedies(fit: Fit, fits: Callable[[Fit], bool]) -> list[str]:
-    """Return the settings with which all heads would fit: each on its own if that is enough, else all that save memory together."""
-    rowwise = replace(fit.head, state_bytes=min(fit.head.state_bytes, fit.head.rowwise_bytes))
-    changes: list[tuple[str, dict[str, Any]]] = []
-    if not fit.chunked:
-        changes.append(("solver.head_step=chunked", {"chunked": True}))
-    if rowwise != fit.head:
-        changes.append(("optimizer@head_optimizer=rowwise_adagrad", {"head": rowwise, "chunked": True}))
-    if not fit.bfloat16 and fit.head.matrix_bytes:
-        changes.append(("solver.head_dtype=bfloat16", {"bfloat16": True, "chunked": True}))
-    found = [text for text, change in changes if fits(replace(fit, **change))]
-    if not found and changes:
+    """Return the settings with which all heads would fit: chunks if they are enough, else each that does with them, else all of
+    them together. None is named that the run would then be refused for."""
+    found: list[str] = []
+    if fit.may_be_chunked:
+        chunks = [] if fit.chunked else ["solver.head_step=chunked"]
+        chunked = replace(fit, chunked=True)
+        if chunks and fits(chunked):
+            return chunks
+        rowwise = replace(fit.head, state_bytes=min(fit.head.state_bytes, fit.head.rowwise_bytes))
+        changes: list[tuple[str, dict[str, Any]]] = []
+        if rowwise != fit.head:
+            changes.append(("optimizer@head_optimizer=rowwise_adagrad", {"head": rowwise}))
+        if not fit.bfloat16 and fit.head.linear:
+            changes.append(("solver.head_dtype=bfloat16", {"bfloat16": True}))
+        found = [" ".join([*chunks, text]) for text, change in changes if fits(replace(chunked, **change))]
         together = {name: value for _, change in changes for name, value in change.items()}
-        if fits(replace(fit, **together)):
-            found = [" ".join(text for text, _ in changes)]
+        if not found and len(changes) > 1 and fits(replace(chunked, **together)):
+            found = [" ".join([*chunks, *(text for text, _ in changes)])]
     counts = (2**power for power in range(1, 11))
     spread = (num for num in counts if num > fit.world_size and fits(replace(fit, world_size=num, processes_here=1)))
     if fit.chunked and (num := next(spread, None)) is not None:

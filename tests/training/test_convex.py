@@ -7,9 +7,12 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from ovr import EdgePredictor
+from ovr.data.labels import Labels
 from ovr.data.splits import standardization
 from ovr.errors import ConfigError
+from ovr.training import logistic, memory
 from ovr.training.convex import Convex
+from ovr.training.exact_memory import check_exact_memory, exact_parts
 from ovr.training.run import run_training
 from tests.training.conftest import compose_recipe
 
@@ -133,6 +136,37 @@ def test_it_neither_resumes_nor_runs_in_several_processes(convex, monkeypatch):
     with pytest.raises(ConfigError, match="runs in one process, got SLURM_NTASKS=4"):
         run_training(recipe, splits, run_dir)
     assert not run_dir.exists()
+
+
+def test_heads_that_do_not_fit_are_refused_before_any_is_made(convex, monkeypatch):
+    recipe, splits, run_dir = convex("run", "backbone=identity")
+    monkeypatch.setattr("ovr.training.convex.build_model", None)
+    heads, rows = exact_parts(num_heads=3, num_rows=len(splits.train), num_features=3)
+    needed = sum(heads.values()) + sum(rows.values())
+    monkeypatch.setattr(memory, "available_memory", lambda: (needed, "in this machine's memory"))
+    said = r"3 heads do not fit: 0\.00 GiB are needed \(.*\), and 0\.00 GiB are there in this machine's memory; at most 2 heads fit"
+    with pytest.raises(ConfigError, match=said):
+        run_training(recipe, splits, run_dir)
+    assert not run_dir.exists()
+
+
+def test_what_heads_take_is_the_rows_once_and_of_heads_a_block():
+    (heads, rows), (few_heads, few_rows) = (exact_parts(num_heads=num, num_rows=1000, num_features=63) for num in (10**7, 10**6))
+    assert heads["weights of the heads"] == 10 * few_heads["weights of the heads"] == (12 * 64 + 64) * 10**7
+    assert rows == few_rows
+    assert rows["features of the training rows"] == 16 * 64 * 1000
+    assert 0.6e9 < rows["a block of heads"] < 1e9
+    check_exact_memory(num_heads=10, num_rows=100, num_features=3, device="cpu")
+
+
+def test_labels_are_taken_a_block_of_columns_at_a_time(convex, monkeypatch):
+    """No array of rows times heads is made."""
+    recipe, splits, run_dir = convex("run", "backbone=identity")
+    whole = recipe.solver.fit(recipe, splits, run_dir, resume=False).model.head
+    monkeypatch.setattr(logistic, "BLOCK_VALUES", len(splits.train))
+    monkeypatch.setattr(Labels, "dense", None)
+    blocks = recipe.solver.fit(recipe, splits, run_dir, resume=False).model.head
+    torch.testing.assert_close(whole.weight_KD, blocks.weight_KD, rtol=1e-4, atol=1e-5)
 
 
 SETTINGS = {"C": 1.0, "tol": 1e-6, "max_iter": 1000, "device": "cpu", "untrained_backbone": False, "cache_dir": None}

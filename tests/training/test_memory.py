@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,12 +11,16 @@ from ovr.head.linear import Linear
 from ovr.head.mlp import Mlp
 from ovr.optimizer.rowwise_adam import RowwiseAdam
 from ovr.training import memory
+from ovr.training.large_k import memory_of
 from ovr.training.memory import GIB, Fit, HeadSizes, check_memory
+from ovr.training.recipe import plan_of
+from tests.training.conftest import compose_recipe
 from tests.training.test_chunked import HIDDEN, drawn, train  # noqa: F401
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*GPU available but not used.*")
 
 D = 64
+ROWWISE, BFLOAT16 = "optimizer@head_optimizer=rowwise_adagrad", "solver.head_dtype=bfloat16"
 OPTIMIZERS = {
     "sgd": (partial(torch.optim.SGD, lr=0.1), 0),
     "momentum": (partial(torch.optim.SGD, lr=0.1, momentum=0.9), 4 * (D + 1)),
@@ -32,7 +37,9 @@ def fit(**changes):
         "num_heads": 1_000_000,
         "batch_rows": 128,
         "val_rows": 1000,
+        "num_features": D,
         "chunked": True,
+        "may_be_chunked": True,
         "chunk_heads": None,
         "bfloat16": False,
         "in_groups": False,
@@ -84,8 +91,10 @@ def test_a_dense_fit_counts_logits_and_gradients_and_is_told_of_chunks(monkeypat
     dense = fit(chunked=False, val_rows=5000)
     assert dense.total() > 100 * fit().total()
     available(monkeypatch, 2 * GIB)
-    with pytest.raises(ConfigError, match=r"scores of the validation rows .* would fit with solver\.head_step=chunked or with"):
+    with pytest.raises(ConfigError, match=r"scores of the validation rows .* would fit with solver\.head_step=chunked$"):
         check_memory(dense)
+    with pytest.raises(ConfigError, match=r"at most \d+,\d+ heads fit as it is configured$"):
+        check_memory(replace(dense, may_be_chunked=False))
 
 
 def test_what_saves_memory_only_together_is_named_together(monkeypatch):
@@ -94,6 +103,34 @@ def test_what_saves_memory_only_together_is_named_together(monkeypatch):
     available(monkeypatch, 1 << 20)
     with pytest.raises(ConfigError, match=r"at most 0 heads fit as it is configured$"):
         check_memory(fit())
+
+
+def test_heads_that_need_more_than_chunks_are_told_of_both():
+    dense = fit(chunked=False, device="cuda")
+    chunked = replace(dense, chunked=True).total()
+    alone = memory._remedies(dense, lambda other: other.chunked and other.total() < 0.9 * chunked)
+    assert alone == [f"solver.head_step=chunked {more}" for more in (ROWWISE, BFLOAT16)]
+    assert memory._remedies(dense, lambda other: other.chunked and other.total() < 0.45 * chunked) == [
+        f"solver.head_step=chunked {ROWWISE} {BFLOAT16}"
+    ]
+
+
+def test_only_linear_heads_are_told_of_bfloat16():
+    mlp = fit(head=HeadSizes.of(partial(Mlp, hidden=3), D, torch.optim.AdamW), device="cuda")
+    assert memory._remedies(mlp, lambda other: other.bfloat16 or other.head.state_bytes == mlp.head.rowwise_bytes)[0] == ROWWISE
+    assert not any(BFLOAT16 in text for text in memory._remedies(mlp, lambda other: other.bfloat16 or other.world_size > 1))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "may"),
+    [((), True), (("optimizer=sgd",), True), (("+trainer.accumulate_grad_batches=2",), False)],
+)
+def test_what_a_run_rules_out_is_known_before_it_is_advised(tmp_path, overrides, may):
+    recipe, splits = compose_recipe(tmp_path, HIDDEN, *overrides)
+    trainer, plan = recipe.trainer(callbacks=[], logger=False), plan_of(recipe, splits)
+    loss = recipe.loss(splits.taxonomy.ids, counts=splits.train.labels.counts())
+    found = memory_of(recipe, splits, loss, plan, trainer, chunked=False, chunk_heads=None, in_bfloat16=False)
+    assert (found.may_be_chunked, found.num_features) == (may, 8)
 
 
 def replace_total(one: Fit) -> str:

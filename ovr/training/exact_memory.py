@@ -1,0 +1,50 @@
+"""Whether the exact heads of very many classes fit the memory, from the parts of their fit. Knows sizes, no data and no fit.
+
+N = rows, E = features and intercept, K = heads, C = heads that are solved together
+"""
+
+import torch
+
+from ovr.training import memory
+from ovr.training.logistic import MEMORY, block_heads
+
+BLOCK_ARRAYS = 10  # of (C, N) in float64 that are alive at a time
+WEIGHT_BYTES = 12  # the model's in float32 and the optimum in float64
+HEAD_BYTES = 64  # counts, intercept, status, steps and gradient
+ROW_BYTES = 16  # a value of a training row: as it came, centred in float64, and that in float32 for the steps
+
+
+def exact_parts(*, num_heads: int, num_rows: int, num_features: int) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the bytes, by part, of what is in this machine's memory, and of what is where the heads are solved."""
+    width, together = num_features + 1, min(num_heads, block_heads(num_rows))
+    return {"weights of the heads": (WEIGHT_BYTES * width + HEAD_BYTES) * num_heads}, {
+        "features of the training rows": ROW_BYTES * num_rows * width,
+        "a block of heads": 8 * together * (BLOCK_ARRAYS * num_rows + 2 * MEMORY * width),
+    }
+
+
+def check_exact_memory(*, num_heads: int, num_rows: int, num_features: int, device: str) -> None:
+    """Raise ConfigError if the heads take more memory than there is, with the figures and how many would fit.
+
+    Where the system does not tell how much there is, nothing is checked. `device` is "cpu" or "cuda".
+    """
+
+    def here(num: int) -> dict[str, int]:
+        heads, solved = exact_parts(num_heads=num, num_rows=num_rows, num_features=num_features)
+        return heads if device == "cuda" else heads | solved
+
+    def on_gpu(num: int) -> dict[str, int]:
+        return exact_parts(num_heads=num, num_rows=num_rows, num_features=num_features)[1]
+
+    places = [(here, memory.available_memory())]
+    if device == "cuda":
+        places.append((on_gpu, (torch.cuda.mem_get_info()[0], "on the GPU")))
+    for parts_of, found in places:
+        if found is not None:
+            free = memory.usable(found[0])
+            memory.refuse_unless(
+                lambda num, parts_of=parts_of, free=free: sum(parts_of(num).values()) <= free,
+                num_heads,
+                parts_of(num_heads),
+                *found,
+            )
