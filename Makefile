@@ -1,7 +1,7 @@
 # Every target sets up what it needs; what is there already is not installed again.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-all lint bench bench-million soak calibrators cohorts reference out-of-scope gpu-bench gpu-test clean triton
+.PHONY: help setup demo test test-all lint bench bench-serving bench-edge bench-decisions bench-million soak imbalance calibrators cohorts reference out-of-scope gpu-bench gpu-test clean triton
 
 VENV ?= .venv
 PY := $(VENV)/bin/python
@@ -34,14 +34,30 @@ lint: $(VENV)/.dev ## ruff, mypy and the layers of imports
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-bench: export OVR_REFERENCE_DATA := $(or $(DATA),$(OVR_REFERENCE_DATA))
-bench: $(VENV)/.bench triton ## measurements against peers, into benchmarks/results and docs/scaling.md (ARGS=--quick stores none; DATA=FOLDER of `decisions`)
-	for file in $(filter-out %/million_heads.py %/reference.py %/calibrators.py %/cohorts.py %/out_of_scope.py %/soak.py $(wildcard benchmarks/gpu_*.py),$(shell grep -lE '^ +main\b' benchmarks/*.py)); do name=$$(basename $$file .py); \
-	  $(PY) -m benchmarks.$$name $(if $(findstring --quick,$(ARGS)),,--json benchmarks/results/$$name.json) $(ARGS) || exit 1; done
-	$(if $(findstring --quick,$(ARGS)),,$(PY) scripts/scaling_page.py)
+# A run that lacks sets of the stored one stores nothing (benchmarks/report.py).
+define measure
+start=$$(date +%s); for name in $(1); do \
+	  $(PY) -m benchmarks.$$name $(if $(findstring --quick,$(ARGS)),,--json benchmarks/results/$$name.json) $(ARGS) || exit 1; done; \
+	  echo "$@: $$(( $$(date +%s) - start )) s"
+endef
 
-bench-million: $(VENV)/.bench ## a million heads from the first step to the bundle: some 8 minutes and 4 GiB
-	$(PY) -m benchmarks.million_heads $(if $(findstring --quick,$(ARGS)),,--json benchmarks/results/million_heads.json) $(ARGS)
+bench: $(VENV)/.bench ## training, calibration and export of heads against peers, into benchmarks/results and docs/scaling.md (ARGS=--quick stores none)
+	$(call measure,heads head_step scaling lightning_loop convex sgd_heads calibration export)
+	$(if $(findstring --quick,$(ARGS)),,$(PY) -m scripts.scaling_page)
+
+bench-serving: $(VENV)/.bench triton ## servers, clients and batch scoring against peers, under load, faults and kills: half an hour, with nothing else running (ARGS=--quick)
+	$(call measure,serving client swap supervision kills fuzz serverless batch_scoring)
+
+bench-edge: export OVR_REFERENCE_DATA := $(or $(DATA),$(OVR_REFERENCE_DATA))
+bench-edge: $(VENV)/.bench ## the edge predictor against peers, and patches (DATA=FOLDER; digits alone without | ARGS=--quick)
+	$(call measure,edge edge_patch)
+
+bench-decisions: export OVR_REFERENCE_DATA := $(or $(DATA),$(OVR_REFERENCE_DATA))
+bench-decisions: $(VENV)/.bench ## whether thresholds, intervals and the gate keep what they promise (DATA=FOLDER; digits alone without | ARGS=--quick)
+	$(call measure,decisions intervals gate)
+
+bench-million: $(VENV)/.bench ## a million heads from the first step to the bundle, and their temperatures: some 9 minutes and 4 GiB (ARGS=--quick)
+	$(call measure,million_heads million_temperatures)
 
 soak: $(VENV)/.bench triton ## a server under load for 30 minutes, and 10 with a head killed each minute (ARGS="--minutes 5 --kill-minutes 2" | ARGS=--quick)
 	$(PY) -m benchmarks.soak $(if $(findstring --quick,$(ARGS)),,--json benchmarks/results/soak.json) $(ARGS)
@@ -50,6 +66,9 @@ soak: $(VENV)/.bench triton ## a server under load for 30 minutes, and 10 with a
 DATA ?= $(OVR_REFERENCE_DATA)
 reference: $(VENV)/.bench ## public data sets beside baselines and published figures (DATA=FOLDER ARGS="letter bibtex" | ARGS=--quick)
 	$(PY) -m benchmarks.reference $(if $(DATA),--data $(DATA)) $(if $(findstring --quick,$(ARGS)),,--json benchmarks/results/reference.json) $(ARGS)
+
+imbalance: $(VENV)/.bench ## means against imbalance on page-blocks (DATA=FOLDER | ARGS=--quick)
+	$(PY) -m benchmarks.imbalance $(if $(DATA),--data $(DATA)) $(if $(findstring --quick,$(ARGS)),,--json benchmarks/results/imbalance.json) $(ARGS)
 
 calibrators: $(VENV)/.bench ## our calibrators beside scikit-learn's, netcal's and torch-uncertainty's on public data (DATA=FOLDER; digits alone without)
 	$(PY) -m benchmarks.calibrators $(if $(DATA),--data $(DATA)) $(if $(findstring --quick,$(ARGS)),,--json benchmarks/results/calibrators.json) $(ARGS)

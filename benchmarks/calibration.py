@@ -152,7 +152,7 @@ def measure(quick: bool) -> Iterator[Row]:
         few = range(0, num_heads, max(1, num_heads // 20))
         exact = np.array([brent(logit_NK[:, k].astype(np.float64), target_NK[:, k]) for k in few])
         error = float(np.abs(temperature_K[list(few)] / exact - 1.0).max())
-        yield Row("temperature, largest relative error of T", "SciPy bounded Brent", num_heads, error, None, "1", None, "bar 1e-6")
+        yield Row("temperature, largest relative error of T", "SciPy bounded Brent", num_heads, error, None, "1", None)
     logit_NK, target_NK = sample(200 if quick else 2_000, 10 if quick else 1_000)
     for calibrator in (Temperature(), Platt(), Beta(), Isotonic(), Auto()):
         seconds = cpu_seconds(partial(calibrator.fit, logit_NK, target_NK, np.ones_like(target_NK)))

@@ -73,7 +73,7 @@ def export_rows(num_heads: int) -> Iterator[Row]:
             cpu_s.append(cpu_seconds(lambda number=run_number: export(Path(folder) / str(number), num_heads)))
             wall_s.append(time.perf_counter() - began)
     what = "a checked bundle, one file a head"
-    yield Row(what, "-", num_heads, statistics.median(wall_s), None, "s wall", None, "flushed to disk, with the backbone; bar: 5 s")
+    yield Row(what, "-", num_heads, statistics.median(wall_s), None, "s wall", None, "flushed to disk, with the backbone")
     yield Row(what, "-", num_heads, statistics.median(cpu_s), None, "s", None)
     heads = Linear(D, num_heads=2)
     z_BD = np.zeros((64, D), np.float32)

@@ -13,11 +13,13 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from benchmarks.bars import told
 
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
@@ -117,14 +119,39 @@ def main(measure: Callable[[bool], Iterable[Row]], description: str) -> None:
     print(" ".join(f"{name} {version}" for name, version in where["versions"].items()))
     print(f"{'what':<44}{'against':<30}{'K':>8}{'ours':>12}{'peer':>12} {'unit':<8}{'ratio':>9}")
     rows = []
-    for row in measure(arguments.quick):
+    for measured in measure(arguments.quick):
+        row = measured if arguments.quick else _held_to_bars(measured)
         rows.append(row)
         k, peer, ratio = (_cell(value) for value in (row.k, row.peer, row.ratio))
         print(f"{row.what:<44}{row.against:<30}{k:>8}{_cell(row.ours):>12}{peer:>12} {row.unit:<8}{ratio:>9}  {row.note}")
         sys.stdout.flush()
     if arguments.json is not None:
         report = {"date": date, "quick": arguments.quick, "machine": where, "rows": [asdict(row) for row in rows]}
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+        store(arguments.json, report)
+
+
+def store(path: Path, report: Mapping[str, Any]) -> None:
+    """Write a report, unless it is empty, or the one that is there has sets (`SET: what`) that it lacks: then say so."""
+    if not report["rows"]:
+        print(f"not stored in {path}: nothing was measured", file=sys.stderr)
+        return
+    if path.is_file() and (lost := _sets(json.loads(path.read_text())) - _sets(report)):
+        print(
+            f"not stored: {path} has {', '.join(sorted(lost))}, which this run lacks; remove it to store this one", file=sys.stderr
+        )
+        return
+    path.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def _sets(report: Mapping[str, Any]) -> set[str]:
+    return {row["what"].split(":")[0] for row in report["rows"] if ":" in row["what"]}
+
+
+def _held_to_bars(row: Row) -> Row:
+    """Return the row with what its bars say in its note."""
+    script = Path(sys.argv[0]).stem
+    notes = [note for note in (row.note, told(script, asdict(row))) if note]
+    return replace(row, note="; ".join(notes))
 
 
 def _cell(value: float | None) -> str:

@@ -1,23 +1,84 @@
 """One training step of K linear heads on given features, and the memory that it takes, from K = 10 to 1,000,000.
 
-Ours is what ovr does by itself: up to `LARGE_K` heads the dense step, from there on the step in chunks, with the loss; AdamW as
-`conf/optimizer/adamw.yaml` has it. The peers have torch's own default: dense is nn.Linear with BCEWithLogitsLoss, the module loop K
-modules whose logits are joined. `python scripts/scaling_page.py` makes `docs/scaling.md` of what this stores.
+Ours is what training does by itself: up to `LARGE_K` heads `OvrModule`'s own step (the loss of each entry, masked; the check that
+loss and gradient are finite; each head's clipping), from there on the step in chunks, with the loss and the same clipping; AdamW as
+`conf/optimizer/adamw.yaml` has it. Lightning's loop around it is left out: `benchmarks.lightning_loop` measures it. The peers have
+torch's own default: dense is nn.Linear with BCEWithLogitsLoss, the module loop K modules whose logits are joined.
+`python -m scripts.scaling_page` makes `docs/scaling.md` of what this stores.
 
 K = heads
 """
 
 from collections.abc import Iterator
+from functools import partial
 
+import lightning
 import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.head_step import Problem, Step, dense, ours
+from benchmarks.head_step import Problem, Step, dense
 from benchmarks.report import Row, interleaved, main
+from ovr.backbone.identity import Identity
 from ovr.core.scale import LARGE_K
+from ovr.core.schema import InputSchema
+from ovr.core.taxonomy import Taxonomy
+from ovr.data.labels import Labels
+from ovr.data.splits import make_splits
+from ovr.head_step.step import HeadStep
+from ovr.model import Normalizer, OvrModel
+from ovr.optimizer.adamw import AdamW
+from ovr.sampler.shuffled import Shuffled
+from ovr.training.feed import Feed
+from ovr.training.loader import Batch
+from ovr.training.module import OvrModule
+from ovr.training.plan import head_plan
 
 B, D = 64, 64
+ADAMW = partial(AdamW, lr=0.002, weight_decay=0.01, fused=True)  # conf/optimizer/adamw.yaml
+MAX_NORM = 1.0  # conf/trainer/cpu.yaml
+
+
+def as_trained(problem: Problem) -> Step:
+    """Return the step that training makes of so many heads."""
+    if problem.k >= LARGE_K:
+        step = HeadStep(problem.heads(), problem.loss, ADAMW, max_norm=MAX_NORM, log_odds_shift_K=torch.zeros(problem.k), seed=0)
+        return lambda: step(problem.z_BD, problem.targets, num_rows=problem.b).loss
+    return dense_as_trained(problem, problem.heads())
+
+
+def dense_as_trained(problem: Problem, heads: nn.Module) -> Step:
+    """Return `OvrModule`'s step of `heads`: what Lightning calls of it, in its order, but for the logging of the loss."""
+    row = np.zeros((1, problem.d), np.float32)
+    labels = Labels.from_dense(np.ones((1, problem.k), bool))
+    taxonomy = Taxonomy.from_ids(f"c{k}" for k in range(problem.k))
+    splits = make_splits(taxonomy, InputSchema((problem.d,)), dict.fromkeys(("train", "val", "calib", "test"), (row, labels)))
+    module = OvrModule(
+        OvrModel(Normalizer(torch.zeros(1), torch.ones(1)), Identity((problem.d,)), heads),
+        problem.loss,
+        feed=Feed(splits, Shuffled(labels), batch_size=problem.b, seed=0),
+        plan=head_plan(taxonomy, frozen_heads=[], backbone_grad="all"),
+        optimizer=ADAMW,
+        scheduler=partial(torch.optim.lr_scheduler.ConstantLR, factor=1.0),
+    )
+    module.trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_model_summary=False)
+    module.log = lambda *_, **__: None  # type: ignore[method-assign]  # which wants a running fit
+    optimizer = ADAMW(module.model.trained_parameters())
+    z_BD = problem.z_BD.clone().requires_grad_()  # so that the gradient of the features is made, as for a backbone
+    known_BK = torch.ones(problem.b, problem.k, dtype=torch.bool)
+    batch = Batch(z_BD, problem.dense_targets(), known_BK, torch.arange(problem.b))
+
+    def step() -> torch.Tensor:
+        loss = module.training_step(batch, 0)
+        optimizer.zero_grad()
+        z_BD.grad = None
+        loss.backward()
+        module.on_before_optimizer_step(optimizer)
+        module.configure_gradient_clipping(optimizer, MAX_NORM, "norm")
+        optimizer.step()
+        return loss.detach()
+
+    return step
 
 
 def module_loop(problem: Problem, target_BK: torch.Tensor) -> Step:
@@ -40,8 +101,7 @@ def rows(k: int, *, repeats: int, loop: bool) -> Iterator[Row]:
     """Yield time and memory of a step."""
     problem = Problem(k, B, D)
     target_BK = problem.dense_targets()
-    chosen = ours(problem, "AdamW") if k >= LARGE_K else dense(problem, "AdamW", target_BK=target_BK, fused=True)
-    steps = {"ours": chosen, "dense": dense(problem, "AdamW", target_BK=target_BK)}
+    steps = {"ours": as_trained(problem), "dense": dense(problem, "AdamW", target_BK=target_BK)}
     for _ in range(3):
         torch.testing.assert_close(steps["ours"]().float(), steps["dense"](), rtol=1e-4, atol=0)
     if loop:

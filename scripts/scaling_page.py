@@ -1,12 +1,14 @@
-"""docs/scaling.md and its picture, from the stored rows of benchmarks/scaling.py and benchmarks/head_step.py.
+"""docs/scaling.md and its picture, from the stored rows of the scripts that `make bench` runs.
 
-Run it as `python scripts/scaling_page.py` in the repository; `make bench` does.
+Run it as `python -m scripts.scaling_page` in the repository; `make bench` does.
 """
 
 import json
 import math
 from pathlib import Path
 from typing import Any
+
+from benchmarks.bars import BARS, unit_text
 
 ROOT = Path(__file__).parents[1]
 RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
@@ -104,6 +106,27 @@ def peer_table(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def bar_table(reports: dict[str, dict[str, Any]]) -> list[str]:
+    """Return a line for each row that is held against a bar, and one for a bar that no row is held against."""
+    lines = ["| what | against | K | sizes | bar | measured | | on |", "| --- | --- | ---: | --- | --- | ---: | --- | --- |"]
+    num_met = num_rows = 0
+    for bar in BARS:
+        report = reports[bar.script]
+        rows = [row for row in report["rows"] if bar.applies(row)]
+        for row in rows:
+            met = bar.met(row)
+            num_met, num_rows = num_met + met, num_rows + 1
+            value = f"{row['ratio']:.2f}x" if bar.most is None else f"{row['ours']:.2g}{unit_text(row['unit'])}"
+            k, sizes = "" if row["k"] is None else f"{row['k']:,}", row["note"].split("bar ")[0].split(",")[0].rstrip("; ")
+            verdict = "met" if met else "**missed**"
+            cells = (bar.what, bar.against, k, sizes, bar.text(row["unit"]), value, verdict, report["date"][:10])
+            lines.append(f"| {' | '.join(cells)} |")
+        if not rows:
+            k = f"from {bar.k_from:,}" if bar.k is None else f"{bar.k:,}"
+            lines.append(f"| {bar.what} | {bar.against} | {k} | | {bar.text('')} | | not measured | |")
+    return [*lines, "", f"{num_met} of {num_rows} rows meet their bar."]
+
+
 def where(report: dict[str, Any]) -> str:
     """Return when and on what it was measured."""
     machine = report["machine"]
@@ -114,18 +137,20 @@ def where(report: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    scaling, peers = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("scaling", "head_step"))
+    reports = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in ("scaling", *(bar.script for bar in BARS))}
+    scaling, peers = reports["scaling"], reports["head_step"]
     time, memory = series(scaling["rows"], "training step", 1e3), series(scaling["rows"], "memory of a step", 1)
     (DOCS / "scaling.svg").write_text(picture(time, memory))
     text = (DOCS / "scaling.md").read_text()
-    for name, report, table in (
-        ("scaling", scaling, step_table(time, memory)),
-        ("head_step", peers, peer_table(peers["rows"])),
+    for name, lines in (
+        ("scaling", [f"Measured {where(scaling)}.", "", *step_table(time, memory)]),
+        ("bars", bar_table(reports)),
+        ("head_step", [f"Measured {where(peers)}.", "", *peer_table(peers["rows"])]),
     ):
         begin, end = f"<!-- {name}: written by scripts/scaling_page.py -->\n", f"<!-- end of {name} -->"
         before, rest = text.split(begin)
         after = rest.split(end, 1)[1]
-        text = before + begin + "\n".join([f"Measured {where(report)}.", "", *table, ""]) + end + after
+        text = before + begin + "\n".join([*lines, ""]) + end + after
     (DOCS / "scaling.md").write_text(text)
 
 
