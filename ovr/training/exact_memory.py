@@ -3,6 +3,8 @@
 N = rows, E = features and intercept, K = heads, C = heads that are solved together
 """
 
+from collections.abc import Callable
+
 import torch
 
 from ovr.training import memory
@@ -36,15 +38,12 @@ def check_exact_memory(*, num_heads: int, num_rows: int, num_features: int, devi
     def on_gpu(num: int) -> dict[str, int]:
         return exact_parts(num_heads=num, num_rows=num_rows, num_features=num_features)[1]
 
-    places = [(here, memory.available_memory())]
+    if (found := memory.available_memory()) is not None:
+        _check(here, num_heads, *found)
     if device == "cuda":
-        places.append((on_gpu, (torch.cuda.mem_get_info()[0], "on the GPU")))
-    for parts_of, found in places:
-        if found is not None:
-            free = memory.usable(found[0])
-            memory.refuse_unless(
-                lambda num, parts_of=parts_of, free=free: sum(parts_of(num).values()) <= free,
-                num_heads,
-                parts_of(num_heads),
-                *found,
-            )
+        _check(on_gpu, num_heads, torch.cuda.mem_get_info()[0], "on the GPU")
+
+
+def _check(parts_of: Callable[[int], dict[str, int]], num_heads: int, available: int, source: str) -> None:
+    free = memory.usable(available)
+    memory.refuse_unless(lambda num: sum(parts_of(num).values()) <= free, num_heads, parts_of(num_heads), available, source)
