@@ -59,7 +59,6 @@ BARS = (
     Bar("sgd_heads", "sgd heads, time to equal accuracy", ONE_VS_REST, k=10, least=10),
     Bar("sgd_heads", "sgd heads, time to equal accuracy", ONE_VS_REST, k=100, least=50),
     Bar("calibration", "temperature", "LBFGS loop", k_from=100, least=30),
-    Bar("calibration", "temperature", "LBFGS loop, tuned", k_from=100, least=30),
     Bar("calibration", "temperature", "netcal", k_from=100, least=25),
     Bar("calibration", "temperature", "scikit-learn", k_from=100, least=60),
     Bar("calibration", "temperature, largest relative error of T", "SciPy bounded Brent", most=1e-6),
