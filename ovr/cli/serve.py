@@ -34,11 +34,12 @@ def run(cfg: DictConfig) -> None:
     from ovr.serving.supervisor import supervise
     from ovr.serving.watched import Patience
 
-    trust = required_trust(cfg)
+    trust, check = required_trust(cfg), None
     if trust is not None:
         from ovr.serving.signed_repository import check_repository
 
-        check_repository(Path(cfg.repository), trust)
+        check = partial(check_repository, Path(cfg.repository), trust)
+        check()
     patience = Patience(**{field.name: cfg.supervision[field.name] for field in fields(Patience)})
     is_loopback(cfg.health_host)
     begin = partial(
@@ -63,6 +64,7 @@ def run(cfg: DictConfig) -> None:
         ports={"http": cfg.http_port, "grpc": cfg.grpc_port, "metrics": cfg.metrics_port},
         patience=patience,
         health=health,
+        check=check,
         on_ready=lambda server: _tell(server, None if cfg.health_port is None else health),
     )
 

@@ -1,7 +1,7 @@
 """What is known of a supervised server, over HTTP on a port of its own: /live, /ready, /models, /heads. Knows no server itself.
 
     /live    200 while the supervisor is at work, whatever it is doing; 503 when it is stuck
-    /ready   200 where a row that was asked of `ovr` just now was answered; else 503 with the reason
+    /ready   200 where the last row that was asked of `ovr` was answered; else 503 with the reason
     /models  each Triton model: versions, state, what came of asking it for a row, restarts
     /heads   each class: version of its head, the model that computes it, that model's state; `unavailable` where the model is well
              and the router does without it, as its breaker is open
@@ -27,7 +27,7 @@ STUCK_S = 900.0  # longer than anything that the supervisor does has a time limi
 MAX_HEADS = 10_000  # named one by one; further ones that are well are only counted
 TIMEOUT_S = 5.0  # of one client
 ESSENTIAL = ("ovr_scores", "ovr")  # without these there is no answer at all
-READY = ("ok", "busy", "slow")
+READY = ("ok", "busy")
 
 
 class Health:
@@ -103,6 +103,11 @@ class Health:
             self._be("not ready", reason="; ".join(problems), publishing=publishing)
         else:
             self._be("ready", publishing=publishing)
+
+    def unanswered(self, reason: str) -> None:
+        """The server says neither what it has loaded nor that it lives."""
+        self._beat = time.monotonic()
+        self._be("not ready", reason=f"the server does not answer: {reason}")
 
     def restarting(self, reason: str) -> None:
         """The server has gone, and is started again."""

@@ -17,7 +17,7 @@ from ovr.core.artifact import ModelCard
 from ovr.core.files import read_json
 from ovr.errors import OvrError, ServingError
 from ovr.serving import control, locks, stubs
-from ovr.serving.contents import model_names
+from ovr.serving.contents import model_names, served_versions
 from ovr.serving.health import ESSENTIAL, Health
 from ovr.serving.probe import UNAVAILABLE, Answer, Probe
 from ovr.serving.probe_rows import probe_inputs
@@ -41,6 +41,7 @@ def supervise(
     ports: Mapping[str, int],
     patience: Patience,
     health: Health | None = None,
+    check: Callable[[], object] | None = None,
     on_ready: Callable[[Server], None] = lambda server: None,
 ) -> None:
     """Run a server, and keep it answering until SIGINT or SIGTERM arrives; then drain and stop it.
@@ -49,13 +50,14 @@ def supervise(
         begin: starts the server on `http_port`, `grpc_port` and `metrics_port`.
         ports: of the first start, by `http`, `grpc` and `metrics`; later ones are on the ports that this one got.
         health: told what is known whenever it changes.
+        check: raises an OvrError where the repository is not to be loaded; called before each restart of the server or of a model.
         on_ready: called with the first server when it is ready.
 
     Raises:
         OvrError: the server cannot be started the first time.
         ServingError: the server, or a model without which there is no answer, died more often than `patience` allows.
     """
-    supervisor = Supervisor(begin, repository, patience=patience, health=health)
+    supervisor = Supervisor(begin, repository, patience=patience, health=health, check=check)
     with stop_on_signals(), health or nullcontext():
         try:
             supervisor.start(ports)
@@ -74,15 +76,23 @@ def supervise(
 class Supervisor:
     """One server and what is known of it; `step` looks once."""
 
-    def __init__(self, begin: Callable[..., Server], repository: Path, *, patience: Patience, health: Health | None = None) -> None:
+    def __init__(
+        self,
+        begin: Callable[..., Server],
+        repository: Path,
+        *,
+        patience: Patience,
+        health: Health | None = None,
+        check: Callable[[], object] | None = None,
+    ) -> None:
         """Prepare; `start` is to follow."""
         self.server: Server | None = None
         self.patience = patience
         self.models: dict[str, Watched] = {}
         self.restarts = Restarts(patience)
         self._begin, self._repository = begin, repository
-        self._health = health or Health(None)
-        self._unanswered = 0
+        self._health, self._check = health or Health(None), check
+        self._unanswered = self._unlisted = 0  # looks in a row at which the server said nothing, and not what it has loaded
         self._probes: dict[tuple[str, tuple[int, ...]], list[Probe]] = {}
         self._stubs: dict[int, stubs.ModelVersion] = {}
 
@@ -92,7 +102,7 @@ class Supervisor:
         Raises:
             OvrError: as `begin` does.
         """
-        self.models, self._probes, self._stubs, self._unanswered = {}, {}, {}, 0
+        self.models, self._probes, self._stubs, self._unanswered, self._unlisted = {}, {}, {}, 0, 0
         self.server = self._begin(**{f"{name}_port": port for name, port in ports.items()})
         self._health.started(self.server, self.restarts.total)
 
@@ -111,20 +121,23 @@ class Supervisor:
             with control.authorized(self.server.key.secret), locks.shared(self._repository) as alone:
                 self._look(alone=alone)
                 self._health.looked(self.models, publishing=not alone)
+                ill = any(self.models[name].is_faulty for name in ESSENTIAL if name in self.models)
                 mended = alone and self._mend()
             self._unanswered = 0
         except _Broken as error:
             self._restart(str(error))
             return 0.0
         except _Unanswered as error:
-            # While models are loaded the index may take long; whether the server lives it always answers.
-            alive = self.server.ask("/v2/health/live", timeout_s=self.patience.probe_timeout_s) is not None
-            self._unanswered = 0 if alive else self._unanswered + 1
+            self._unanswered += 1
+            self._health.unanswered(str(error))
             if self._unanswered >= self.patience.slow_probes:
                 self._restart(f"the server does not answer ({error})")
                 return 0.0
             return self.patience.interval_s if self.server.process.poll() is None else 0.0
-        self.restarts.healthy(time.monotonic())
+        if ill:
+            self.restarts.ill()
+        else:
+            self.restarts.healthy(time.monotonic())
         if mended:
             return 0.0
         # Of many models, no more than half of the time goes to asking.
@@ -154,16 +167,17 @@ class Supervisor:
         return stubs.lost(self._stubs, self.server.process.pid)
 
     def _look(self, *, alone: bool) -> None:
-        """Ask every model that the server has for a row, but for those that have lost a process."""
+        """Ask every model that the server has for a row, but for those that have lost a process.
+
+        Once one has not answered in time only those are asked without which there is no answer: what is known of them must not grow
+        old while many heads hang. The others are asked first the next time.
+        """
         assert self.server is not None
         lost = self._lost() if alone else frozenset()  # a publisher lets processes go
         self._stubs = stubs.find_stubs(self.server.process.pid)
-        try:
-            loaded = control.ready_versions(self.server.http_url, timeout_s=self.patience.probe_timeout_s)
-        except ServingError as error:
-            raise _Unanswered(str(error)) from None
+        loaded, slow = self._loaded(), False
         published = model_names(self._repository)
-        for name in sorted({*loaded, *self.models} & {*loaded, *published}, key=lambda name: name in CALLERS):
+        for name in sorted({*loaded, *self.models} & {*loaded, *published}, key=self._turn):
             versions = tuple(sorted(loaded.get(name, ())))
             watched = self.models.get(name)
             if versions and (watched is None or watched.versions != versions):
@@ -175,13 +189,34 @@ class Supervisor:
                 continue  # its answer would be the callee's, a second later
             if not versions:
                 answer = Answer("gone", 0.0, "the server has no version of it")
+            elif any((name, version) in lost for version in versions):
+                answer = Answer("dead", 0.0, "its process has ended")
+            elif slow and name not in ESSENTIAL:
+                continue
             else:
-                ended = any((name, version) in lost for version in versions)
-                answer = Answer("dead", 0.0, "its process has ended") if ended else self._ask(name, versions)
+                answer = self._ask(name, versions)
+                slow |= answer.outcome == "slow"
             if alone or answer.outcome != "gone":  # of what a publisher is changing
                 watched.saw(answer, time.monotonic())
         for name in {*self.models} - {*loaded, *published}:  # retired
             del self.models[name]
+
+    def _loaded(self) -> dict[str, set[int]]:
+        """Return the versions that the server has, or those known before where it lives and does not say: it may be loading."""
+        assert self.server is not None
+        try:
+            loaded = control.ready_versions(self.server.http_url, timeout_s=self.patience.probe_timeout_s)
+        except ServingError as error:
+            if self.server.ask("/v2/health/live", timeout_s=self.patience.probe_timeout_s) is None:
+                raise _Unanswered(str(error)) from None
+            self._unlisted += 1
+            return {name: set(watched.versions) for name, watched in self.models.items()}
+        self._unlisted = 0
+        return loaded
+
+    def _turn(self, name: str) -> tuple[bool, bool, float]:
+        """Return what models are sorted by: callers after what they call, the others by when they were asked last."""
+        return name in CALLERS, name not in ESSENTIAL, self.models[name].asked if name in self.models else 0.0
 
     def _ask(self, name: str, versions: tuple[int, ...]) -> Answer:
         """Return the answer of a model, of several versions the worst."""
@@ -236,14 +271,21 @@ class Supervisor:
         assert watched.answer is not None
         if self.server.model_control != "explicit":
             raise _Broken(f"model {watched.name} {watched.answer.outcome}, and model_control=none lets nothing be loaded again")
+        if self._unlisted >= self.patience.slow_probes:
+            raise _Broken(f"model {watched.name} {watched.answer.outcome}, and the server does not say what it has loaded")
         try:
+            if self._check is not None:
+                self._check()
+                # Of what is not served any more nothing was checked.
+                if watched.answer.outcome != "gone" and set(watched.versions) != served_versions(self._repository, watched.name):
+                    raise _Broken(f"model {watched.name} {watched.answer.outcome}, and the repository serves another version of it")
             config = None
             if watched.answer.outcome != "gone":
                 loaded = control.model_config(self.server.http_url, watched.name)
                 loaded.setdefault("parameters", {})[RELOADS] = {"string_value": str(watched.restarts.total)}
                 config = json.dumps(loaded)
             control.load_model(self.server.http_url, watched.name, config=config)
-        except ServingError as error:
+        except OvrError as error:
             log.error("model %s cannot be loaded again: %s", watched.name, error)
         watched.forget_answer()
 
@@ -271,6 +313,8 @@ class Supervisor:
             self.restarts.count(time.monotonic())
             self._wait_for_publisher()
             try:
+                if self._check is not None:
+                    self._check()
                 self.start(ports)
             except OvrError as error:
                 reason, tail = f"the server cannot be started again ({error})", ""
@@ -291,7 +335,7 @@ def _is_due(watched: Watched) -> bool:
 
 
 class _Unanswered(Exception):
-    """The server does not say what it has loaded."""
+    """The server says neither what it has loaded nor that it lives."""
 
 
 class _Broken(Exception):

@@ -23,7 +23,7 @@ class Patience:
     max_restarts: int = 5  # in a row, of a model and of the server
     backoff_s: float = 0.5  # before the second restart in a row; doubles with each
     max_backoff_s: float = 30.0
-    forget_after_s: float = 300.0  # of health after which restarts are no longer in a row
+    forget_after_s: float = 30.0  # of health after which restarts are no longer in a row
     drain_s: float = 20.0  # for the requests in flight at the end
     lame_duck_s: float = 0.0  # before that, in which the server says that it is not ready and answers all the same
 
@@ -53,6 +53,7 @@ class Restarts:
     total: int = 0
     in_a_row: int = 0
     last: float = 0.0
+    well_since: float | None = None  # the last restart; None: not well yet
 
     @property
     def exhausted(self) -> bool:
@@ -70,12 +71,18 @@ class Restarts:
         """Count one."""
         self.total += 1
         self.in_a_row += 1
-        self.last = now
+        self.last, self.well_since = now, None
 
     def healthy(self, now: float) -> None:
-        """Forget those in a row once all has been well for long enough."""
-        if self.in_a_row and now - self.last >= self.patience.forget_after_s:
+        """Forget those in a row once all has been well for long enough: to start does not count as being well."""
+        if self.well_since is None:
+            self.well_since = now
+        if now - self.well_since >= self.patience.forget_after_s:
             self.in_a_row = 0
+
+    def ill(self) -> None:
+        """Begin anew to wait until all has been well for long enough."""
+        self.well_since = None
 
 
 @dataclass
@@ -90,15 +97,18 @@ class Watched:
     since: str = field(default_factory=lambda: utc_now())
     was_ok: bool = False  # with these versions
     strikes: int = 0  # probes in a row that came to the same fault
+    asked: float = 0.0  # when a probe came to something last
 
     def saw(self, answer: Answer, now: float) -> None:
         """Take note of a probe's answer."""
         before = self.answer.outcome if self.answer is not None else None
         self.strikes = self.strikes + 1 if answer.outcome == before else 1
-        self.answer = answer
+        self.answer, self.asked = answer, now
         self.was_ok |= answer.outcome == "ok"
         if answer.outcome == "ok":
             self.restarts.healthy(now)
+        elif answer.outcome != "busy":  # which is neither
+            self.restarts.ill()
         if self.state != "given up" or answer.outcome == "ok":
             self.be("failed" if answer.outcome == "dead" else answer.outcome)
 

@@ -46,6 +46,12 @@ def test_it_is_ready_while_the_router_answers(health):
     status, answer = get(health, "/ready")
     assert status == 503
     assert json.loads(answer)["reason"] == "model ovr failed: Stub process is not healthy"
+    health.looked(models(ovr=Answer("slow", 10.0, "no answer within 10 s")), publishing=False)
+    assert json.loads(get(health, "/ready")[1])["reason"] == "model ovr slow: no answer within 10 s"
+    health.looked(models(ovr=Answer("busy", 0.001)), publishing=False)
+    assert get(health, "/ready")[0] == 200
+    health.unanswered("timed out")
+    assert json.loads(get(health, "/ready")[1])["reason"] == "the server does not answer: timed out"
     for tell, state in ((lambda: health.restarting("it died\nlog"), "restarting"), (health.draining, "draining")):
         tell()
         status, answer = get(health, "/ready")

@@ -78,10 +78,49 @@ def test_the_first_restart_is_at_once_and_the_next_wait_twice_as_long_each():
 def test_restarts_are_forgotten_after_long_health_only():
     restarts = Restarts(Patience(forget_after_s=60.0, max_restarts=1))
     restarts.count(100.0)
-    restarts.healthy(159.0)
-    assert restarts.exhausted
-    restarts.healthy(160.0)
+    for now in (150.0, 209.0):  # it took 50 s to start
+        restarts.healthy(now)
+        assert restarts.exhausted
+    restarts.healthy(210.0)
     assert (restarts.exhausted, restarts.total) == (False, 1)
+
+
+def lives(model, *, restarted, well_from, until):
+    """Have a model start again, answer every second, and be killed; return whether it was given up instead."""
+    if model.restarts.exhausted:
+        return True
+    model.restarts.count(restarted)
+    model.forget_answer()
+    for now in range(well_from, until):
+        model.saw(OK, float(now))
+    model.saw(DEAD, float(until))
+    return False
+
+
+@pytest.mark.parametrize("takes_s", [1, 15, 25])
+def test_a_model_that_is_killed_each_minute_is_never_given_up(takes_s):
+    model = watched(OK, DEAD)
+    for kill in range(0, 60 * 60, 60):
+        assert not lives(model, restarted=kill, well_from=kill + takes_s, until=kill + 60)
+    assert model.restarts.total == 60
+
+
+@pytest.mark.parametrize(("takes_s", "lives_s"), [(1, 0), (1, 20), (300, 20)])
+def test_a_model_that_dies_soon_after_each_restart_is_given_up(takes_s, lives_s):
+    model, period = watched(OK, DEAD), takes_s + lives_s
+    given_up = [lives(model, restarted=n * period, well_from=n * period + takes_s, until=(n + 1) * period) for n in range(7)]
+    assert given_up == [False] * 5 + [True] * 2
+
+
+def test_what_does_not_answer_is_not_well_and_a_full_queue_says_nothing():
+    def left(between):
+        model = watched(OK, DEAD, forget_after_s=10.0)
+        model.restarts.count(0.0)
+        for now, answer in enumerate([OK, *[OK] * 5, between, *[OK] * 4], start=1):
+            model.saw(answer, float(now))
+        return model.restarts.in_a_row
+
+    assert (left(OK), left(BUSY), left(SLOW), left(FAILED)) == (0, 0, 1, 1)
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Patience)])

@@ -2,21 +2,26 @@
 
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from ovr.core.faults import PLAN, Faults
-from ovr.errors import ArtifactError
+from ovr.errors import ArtifactError, ServingError
 from ovr.serving import repository as repository_module
 from ovr.serving.contents import read_config
 from ovr.serving.head_signatures import sign_heads
 from ovr.serving.pbtxt import to_text
 from ovr.serving.repository import publish
+from ovr.serving.server import start
 from ovr.serving.signed_repository import check_repository
 from ovr.serving.signing import Trust, sign_bundle
+from ovr.serving.supervisor import Supervisor
+from ovr.serving.watched import Patience
 from tests.bundles import changed_weight, small_bundle, with_graph
 from tests.cohorts import some_cohorts
 from tests.hostile_models import PLAIN
+from tests.triton.processes import kill, stub_of, until
 
 pytest.importorskip("model_signing")
 
@@ -164,3 +169,34 @@ def test_a_repository_that_cannot_be_followed_is_told(tmp_path, keys, trust):
     (tmp_path / "more/ovr_scores/config.pbtxt").write_text('name: "ovr_scores"')
     with pytest.raises(ArtifactError, match=r"ovr_scores/config\.pbtxt is none that `ovr publish` writes"):
         check_repository(tmp_path / "more", trust)
+
+
+@pytest.mark.triton
+def test_what_is_changed_while_it_is_served_is_not_started_again(bundle, keys, trust, tmp_path, caplog):
+    publish(bundle, repository := tmp_path / "repository")
+    patience, check = Patience(max_restarts=2, backoff_s=0.0), partial(check_repository, repository, trust)
+    supervisor = Supervisor(partial(start, repository), repository, patience=patience, check=check)
+    supervisor.start({})
+    try:
+        until(supervisor.step)
+        sign_bundle(second := small_bundle(tmp_path / "second", IDS, version=2, head_seeds=[5, 6, 7]), key=keys / "ann.pem")
+        publish(second, repository)  # into the files alone: of what the server has by now nothing is checked
+        kill(stub_of(supervisor.server.process.pid, "ovr"))
+        until(lambda: supervisor.step() == 0.0)
+        until(supervisor.step)
+        assert (supervisor.restarts.total, supervisor.models["ovr"].versions) == (1, (2,))
+        router = repository / "ovr/2/model.py"
+        code = router.read_text()
+        router.unlink()  # a hard link
+        router.write_text(f"open({str(tmp_path / 'run')!r}, 'w')\n{code}")
+        kill(stub_of(supervisor.server.process.pid, "ovr"))
+        with pytest.raises(ServingError, match=r"model ovr dead again .* after 2 reloads in a row; gave up"):
+            until(lambda: supervisor.step() < 0)
+        assert "model ovr cannot be loaded again: version 2 of" in caplog.text
+        assert "ovr/2/model.py is another" in caplog.text
+        kill(supervisor.server.process.pid)
+        with pytest.raises(ServingError, match=r"cannot be started again \(version 2 of .*ovr/2/model\.py is another"):
+            until(lambda: supervisor.step() < 0)
+        assert not (tmp_path / "run").exists()
+    finally:
+        supervisor.server.stop()

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -54,3 +55,15 @@ def stub_of(server, model):
 def kill(pid):
     """Kill a process at once."""
     os.kill(pid, signal.SIGKILL)
+
+
+@contextmanager
+def stopped(*pids):
+    """Have processes hang within the block."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)

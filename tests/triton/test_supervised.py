@@ -16,13 +16,15 @@ from tritonclient.utils import InferenceServerException
 from ovr import Client, EdgePredictor
 from ovr.cli.main import main
 from ovr.errors import ServingError
+from ovr.serving import control
+from ovr.serving.health import Health
 from ovr.serving.repository import publish
 from ovr.serving.server import start
 from ovr.serving.supervisor import Supervisor, supervise
 from ovr.serving.watched import Patience
 from tests.bundles import small_bundle
 from tests.cli.test_main import error_of
-from tests.triton.processes import children, kill, stub_of, until
+from tests.triton.processes import children, kill, stopped, stub_of, until
 
 pytestmark = pytest.mark.triton
 ANY = ["http_port=0", "grpc_port=0", "metrics_port=0", "health_port=0"]
@@ -88,7 +90,7 @@ def supervised(installed, tmp_path_factory):
     root = tmp_path_factory.mktemp("supervised")
     bundle = small_bundle(root / "bundle", ("cat", "dog"))
     publish(bundle, root / "repo", layout="per_head")
-    served = Served(root / "repo", "supervision.forget_after_s=0")
+    served = Served(root / "repo")
     try:
         until(served.is_ready)
         yield served, bundle, root
@@ -276,5 +278,56 @@ def test_what_is_published_into_the_repository_alone_is_not_loaded(repository, t
             "ovr_scores": ((1,), "ok"),
             "ovr": ((1,), "ok"),
         }
+    finally:
+        supervisor.server.stop()
+
+
+def test_what_hangs_is_not_ready_from_the_first_row_on_that_is_not_answered(installed, tmp_path, monkeypatch):
+    publish(small_bundle(tmp_path / "bundle", ("cat", "dog")), repository := tmp_path / "repo", layout="per_head")
+    health, patience = Health(None), Patience(probe_timeout_s=0.3, slow_probes=6)
+    supervisor = Supervisor(lambda **ports: start(repository, **ports), repository, patience=patience, health=health)
+
+    def ready():
+        supervisor.step()
+        return health.answer("/ready")[0] == 200
+
+    def reason():
+        supervisor.step()
+        return health.answer("/ready")[1]["reason"]
+
+    def unlisted(url, *, timeout_s=None, listed=control.ready_versions):
+        if timeout_s is None:
+            return listed(url)
+        raise ServingError("timed out")
+
+    supervisor.start({})
+    try:
+        until(ready)
+        first = supervisor.server
+        triton = first.process.pid
+        with stopped(stub_of(triton, "ovr")):
+            assert reason() == "model ovr slow: no answer within 0.3 s"
+            with monkeypatch.context() as patched:  # as while something is loaded
+                patched.setattr(control, "ready_versions", unlisted)
+                assert reason() == "model ovr slow: no answer within 0.3 s"
+        until(ready)
+        with stopped(triton):
+            assert reason().startswith("the server does not answer: ")
+        until(ready)
+        heads = ("head_cat", "head_dog")
+        with stopped(*(stub_of(triton, head) for head in heads)):
+            seen = []
+            for _ in range(2):
+                supervisor.step()
+                seen.append({head for head in heads if supervisor.models[head].state == "slow"})
+        assert [len(some) for some in seen] == [1, 2]  # one does not answer in time in a round, in turn
+        until(lambda: ready() and all(watched.state == "ok" for watched in supervisor.models.values()))
+        monkeypatch.setattr(control, "ready_versions", unlisted)
+        for _ in range(patience.slow_probes):
+            until(ready)
+        assert supervisor.server is first
+        kill(stub_of(triton, "ovr"))
+        until(lambda: supervisor.step() == 0.0)
+        assert (supervisor.server is not first, supervisor.restarts.total) == (True, 1)
     finally:
         supervisor.server.stop()
