@@ -21,6 +21,7 @@ from benchmarks.report import Row, cpu_seconds, main, timed  # first: it pins th
 from ovr.backbone.identity import Identity
 from ovr.core.artifact import Calibration, DecisionPolicy
 from ovr.core.bundle import ModelBundle
+from ovr.core.cohorts import CohortCalibrations
 from ovr.core.onnx_file import HEAD_OPS
 from ovr.core.schema import InputSchema
 from ovr.core.taxonomy import Taxonomy
@@ -33,7 +34,16 @@ from ovr.model import Normalizer, OvrModel
 D = 384
 
 
-def export(path: Path, num_heads: int, backbone: Any = None, shape: tuple[int, ...] = (D,)) -> ModelBundle:
+def export(
+    path: Path,
+    num_heads: int,
+    backbone: Any = None,
+    shape: tuple[int, ...] = (D,),
+    *,
+    policy: DecisionPolicy | None = None,
+    encoder: dict[str, Any] | None = None,
+    cohorts: CohortCalibrations | None = None,
+) -> ModelBundle:
     """Write a bundle of `num_heads` linear heads on what the backbone makes of rows of `shape`, by default the rows themselves."""
     torch.manual_seed(0)
     backbone = backbone or Identity(shape)
@@ -42,8 +52,8 @@ def export(path: Path, num_heads: int, backbone: Any = None, shape: tuple[int, .
         path,
         model=model,
         taxonomy=Taxonomy.from_ids(f"class {k}" for k in range(num_heads)),
-        input=InputSchema(shape),
-        policy=DecisionPolicy(),
+        input=InputSchema(shape, encoder=encoder),
+        policy=policy or DecisionPolicy(),
         calibrations=[Calibration(scale=0.5, status="ok")] * num_heads,
         thresholds=[0.5] * num_heads,
         versions=[1] * num_heads,
@@ -53,6 +63,7 @@ def export(path: Path, num_heads: int, backbone: Any = None, shape: tuple[int, .
         report={},
         data_parts={},
         provenance={},
+        cohorts=cohorts,
     )
     return bundle
 
