@@ -292,6 +292,7 @@ class Refusing(services.GRPCInferenceServiceServicer):
         ("INTERNAL", "Received RST_STREAM with error code 2", UnavailableError, 4, "RST_STREAM"),
         ("INTERNAL", "in the model", ServingError, 1, "could not tell the model's configuration: in the model"),
         ("INVALID_ARGUMENT", "row 2", ServingError, 1, "could not tell the model's configuration: row 2"),
+        ("INVALID_ARGUMENT", "incomplete string data for inference input 'x'", ServingError, 4, "incomplete string data"),
         ("NOT_FOUND", "unknown model", ServingError, 1, "unknown model; publish one there"),
         ("UNAUTHENTICATED", "who", ServingError, 1, "does not let this client in: who"),
         ("UNIMPLEMENTED", "unknown service", ServingError, 1, "is no Triton server"),

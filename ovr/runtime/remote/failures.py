@@ -18,6 +18,7 @@ from ovr.runtime.remote.retry import Failure
 
 STARTING = ("has no available versions", "is not ready", "is not healthy")  # of a model that is loaded, or must be, again
 TOO_MANY_ROWS = "batch-size must be <="  # Triton's words
+OF_ANOTHER = "incomplete string data for inference input"  # of one in a batch, said to all; this client's texts are whole
 OTHER_PORT = "the default ports are 8000 for http://, 8001 for grpc://, and 443 for https:// and grpcs://"
 
 
@@ -48,9 +49,12 @@ def no_triton(address: Address, reason: object) -> Failure:
 
 
 def refused(address: Address, what: str, message: object) -> Failure:
-    """Return the failure of a request that the server answered with an error."""
+    """Return the failure of a request that the server answered with an error.
+
+    Triton (2.51) refuses a whole batch where one request's text is shorter than it says.
+    """
     kind = TooManyRows if TOO_MANY_ROWS in str(message) else ServingError
-    return Failure(kind(f"the server at {address.url} could not {what}: {message}"))
+    return Failure(kind(f"the server at {address.url} could not {what}: {message}"), may_retry=OF_ANOTHER in str(message))
 
 
 def of_tls(address: Address, reason: str) -> Failure | None:
