@@ -266,8 +266,9 @@ def test_the_gpu_tests_can_be_collected_on_a_bare_gpu_machine(tmp_path):
     for name in ("hydra", "omegaconf", "onnxscript", "onnx", "lightning", "hypothesis"):
         (tmp_path / f"{name}.py").write_text("raise ModuleNotFoundError(__name__)\n")
     dry = ["make", "-n", "gpu-test", f"GPU_PY={sys.executable}", "ARGS=--collect-only -q"]
-    command = subprocess.run(dry, capture_output=True, text=True, cwd=ROOT, check=True).stdout.splitlines()[-1]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    outside = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    command = subprocess.run(dry, capture_output=True, text=True, cwd=ROOT, env=outside, check=True).stdout.splitlines()[-1]
+    environment = {**outside, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     found = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
     assert found.returncode == 0, found.stdout
     files = ("gpu/test_checks", "gpu/test_head_step", "gpu/test_training", "head_step/test_fused", "training/test_temperatures")

@@ -23,7 +23,7 @@ MODELS = ("model.onnx", "model.ort")
 FILES = (*MODELS, EXPORT_CARD, BUNDLE_SIGNATURE, EXPORT_SIGNATURE)  # that such a directory may hold
 PAGE = "page.json"  # that a page alone has
 COPY_AGAIN = "copy all that `ovr export target=edge` wrote"
-MAX_SWAPS = 3  # of the directory while it is read
+MAX_SWAPS = 100  # of the directory while it is read: each reading that one spoils is made again
 
 
 def is_edge_export(path: Path) -> bool:

@@ -5,6 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -89,7 +90,9 @@ def test_it_ends_in_order_where_nobody_reads_on(bundle, rows):
 def test_it_ends_in_order_where_it_is_interrupted(bundle, tmp_path, rng):
     np.save(tmp_path / "x.npy", rng.normal(size=(8 * CHUNK_ROWS, 6)).astype(np.float32))
     command = [sys.executable, "-m", "ovr.edge", str(bundle), str(tmp_path / "x.npy")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    # Jobs in the background of a shell ignore it, and so would what they start.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heard) as process:
         assert process.stdout.readline().startswith(b"row,")  # from here on it waits for somebody to read more
         process.send_signal(signal.SIGINT)
         assert process.communicate()[1] == b""
