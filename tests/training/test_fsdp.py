@@ -53,6 +53,7 @@ def end(both):
     assert [process.returncode for process in both] == [0, 0], "\n".join(said)[-5000:]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_dense_training_by_two_processes_gives_the_weights_of_one(runs, kind):
@@ -65,6 +66,7 @@ def test_dense_training_by_two_processes_gives_the_weights_of_one(runs, kind):
             torch.testing.assert_close(b["state"][key][part], value, atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["fsdp_2", "mixed"])
 def test_sharding_leaves_frozen_heads_and_the_normaliser_bit_for_bit(runs, name):
@@ -81,6 +83,7 @@ def test_sharding_leaves_frozen_heads_and_the_normaliser_bit_for_bit(runs, name)
     assert all(not torch.equal(value, first[key]) for key, value in found.items() if "backbone" in key)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_heads_spread_over_two_processes_are_gone_on_with_by_one(runs):
     alike(runs / "chunked_1", runs / "chunked_2_to_1", tolerance=1e-6)
