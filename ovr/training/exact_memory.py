@@ -8,7 +8,8 @@ from collections.abc import Callable
 import torch
 
 from ovr.training import memory
-from ovr.training.logistic import MEMORY, block_heads
+from ovr.training.lbfgs import MEMORY
+from ovr.training.logistic import block_heads
 
 # Of (C, N) in float64 that are alive at a time. With 64 features a fit took 766 MiB where 808 are counted (15,000 heads, 500 rows),
 # and 436 where 636 are (400 heads, 20,000 rows).
