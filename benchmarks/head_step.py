@@ -34,7 +34,6 @@ from torch import Tensor, nn
 
 from benchmarks.report import Row, interleaved, main  # first: it pins the number of threads
 from ovr.head.linear import Linear
-from ovr.head_step.groups import fitting_heads
 from ovr.head_step.rounding import round_stochastically
 from ovr.head_step.step import HeadStep
 from ovr.head_step.targets import SparseTargets
@@ -74,8 +73,7 @@ class Problem:
 
     def chunk_heads(self) -> int:
         """Return what ours takes."""
-        group = HeadStep(self.heads(), self.loss, OPTIMIZERS["SGD"]).groups[0]
-        return fitting_heads(group, self.b)
+        return HeadStep(self.heads(), self.loss, OPTIMIZERS["SGD"]).groups[0].fitting_heads(self.b)
 
     def dense_targets(self) -> Tensor:
         """Return targets (B, K) as floats."""

@@ -173,7 +173,11 @@ def _gpu() -> dict[str, Any]:
 
 def _cpu_name() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     except OSError:
         return platform.processor() or "unknown"
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    values = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    if "model name" not in values:
+        return platform.machine()
+    known = [f"{name} {values[name]}" for name in ("cpu family", "model") if name in values]  # the name may tell the maker alone
+    return f"{values['model name']} ({' '.join(known)})" if known else values["model name"]

@@ -14,6 +14,7 @@ from ovr.head_step.chunkable import StateTable
 from ovr.head_step.targets import SparseTargets
 
 CHUNK_BYTES = {"cpu": 1 << 22, "cuda": 1 << 26}  # of a chunk's arrays: on a CPU they stay in the cache
+FEW_HEADS, WIDER = 2048, 4  # products of fewer heads lose more than the cache gives: chunks of them may take so many times as much
 CHUNK_MULTIPLE = 64
 
 
@@ -29,6 +30,11 @@ class Group:
     sends: bool  # passes a gradient on to the features
     shells: dict[str, nn.Parameter]  # what a chunk's weights are to the optimizer: data, gradient and state are lent to them
     tables: dict[str, StateTable] = field(default_factory=dict)
+
+    def fitting_heads(self, num_rows: int) -> int:
+        """Return the size of a chunk where none is set."""
+        num_weights: int = sum(value.numel() for value in self.heads.state_dict().values()) // self.size
+        return fitting_heads(num_weights, num_rows, next(iter(self.shells.values())).device.type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +80,17 @@ def _shells(heads: nn.Module, num_heads: int) -> dict[str, nn.Parameter]:
     return shells
 
 
-def fitting_heads(group: Group, num_rows: int) -> int:
-    """Return how many heads' logits, gradients and weights fill `CHUNK_BYTES`."""
-    weights: int = sum(value.numel() for value in group.heads.state_dict().values()) // group.size
-    size_bytes = 4 * (2 * num_rows + 2 * weights)
-    shell = next(iter(group.shells.values()))
-    fitting: int = CHUNK_BYTES.get(shell.device.type, CHUNK_BYTES["cuda"]) // size_bytes
-    return max(CHUNK_MULTIPLE, fitting // CHUNK_MULTIPLE * CHUNK_MULTIPLE)
+def fitting_heads(num_weights: int, num_rows: int, device: str) -> int:
+    """Return how many heads' logits, gradients and weights fill `CHUNK_BYTES`, or more where those are few.
+
+    It is an odd multiple of `CHUNK_MULTIPLE`: rows of logits that lie a power of two apart compete for the same places of a
+    processor's cache, which costs a tenth of a step.
+
+    Args:
+        num_weights: of one head.
+        num_rows: of a batch.
+        device: its type, such as "cpu".
+    """
+    fitting = CHUNK_BYTES.get(device, CHUNK_BYTES["cuda"]) // (4 * (2 * num_rows + 2 * num_weights))
+    multiples = max(1, max(fitting, min(FEW_HEADS, WIDER * fitting)) // CHUNK_MULTIPLE)
+    return CHUNK_MULTIPLE * (multiples - 1 + multiples % 2)

@@ -21,7 +21,7 @@ from ovr.head.bank import clip_by_head
 from ovr.head.linear import Linear
 from ovr.head_step.chunkable import MakeOptimizer, StateTable, check_loss, loss_and_grad, loss_of, make_optimizer, scalar_device
 from ovr.head_step.fused import FusedStep, Kernels, check_kernels
-from ovr.head_step.groups import Chunk, Group, fitting_heads, groups_of
+from ovr.head_step.groups import Chunk, Group, groups_of
 from ovr.head_step.rounding import round_stochastically
 from ovr.head_step.targets import SparseTargets
 from ovr.loss.bce import Bce
@@ -231,7 +231,7 @@ class HeadStep:
     def _chunks(self, group: Group, targets: SparseTargets, *, num_rows: int, shifted: bool) -> Iterator[Chunk]:
         if group.column_G is not None:
             targets = targets.within(group.column_G)
-        size = self.chunk_heads or fitting_heads(group, num_rows)
+        size = self.chunk_heads or group.fitting_heads(num_rows)
         first = self.first_column
         for start, part in zip(range(0, group.size, size), targets.chunks(size, group.size), strict=True):
             stop = min(start + size, group.size)

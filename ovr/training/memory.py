@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ovr.errors import ConfigError
-from ovr.head_step.groups import CHUNK_BYTES
+from ovr.head_step.groups import fitting_heads
 from ovr.optimizer.rowwise_adagrad import RowwiseAdagrad
 
 GIB = 1 << 30
@@ -74,9 +74,9 @@ class Fit:
         parts = {"backbone": self.backbone_bytes}
         if self.chunked:
             num_own = -(-self.num_heads // self.world_size)
-            chunk = self.chunk_heads or 0
-            arrays = 4 * chunk * (2 * self.batch_rows * self.world_size + 2 * head.weight_bytes // 4)
-            parts["arrays of a chunk"] = 3 * max(arrays, CHUNK_BYTES[self.device])
+            num_rows = self.batch_rows * self.world_size
+            chunk = self.chunk_heads or fitting_heads(head.weight_bytes // 4, num_rows, self.device)
+            parts["arrays of a chunk"] = 3 * min(chunk, num_own) * (4 * 2 * num_rows + 2 * head.weight_bytes)
             parts["features of the validation rows and settings by head"] = (
                 LOSS_BYTES * self.num_heads + 8 * self.val_rows * self.num_features
             )

@@ -14,6 +14,7 @@ from ovr.head.bank import HeadBank, clip_head_gradients
 from ovr.head.linear import Linear
 from ovr.head.mlp import Mlp
 from ovr.head_step.chunkable import OPTIMIZERS, StateTable, scalar_device
+from ovr.head_step.groups import CHUNK_BYTES, CHUNK_MULTIPLE, FEW_HEADS, WIDER, fitting_heads
 from ovr.head_step.step import HeadStep, NonFiniteStep
 from ovr.head_step.targets import SparseTargets
 from ovr.loss.asymmetric import Asymmetric
@@ -371,3 +372,14 @@ def test_frozen_heads_alone_pass_their_gradient_on():
     )
     torch.testing.assert_close(result.grad_z_BD, dense(heads, LOSSES["bce"](), z_BD, target_BK, mask_BK)[1])
     assert all(torch.equal(before[key], value) for key, value in heads.state_dict().items())
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("num_rows", [1, 64, 256, 1024])
+@pytest.mark.parametrize("num_weights", [2, 65, 769, 12_305])
+def test_chunks_fill_the_cache_and_rows_of_logits_are_no_power_of_two_apart(num_weights, num_rows, device):
+    heads = fitting_heads(num_weights, num_rows, device)
+    filled = heads * 8 * (num_rows + num_weights) / CHUNK_BYTES[device]
+    assert heads % (2 * CHUNK_MULTIPLE) == CHUNK_MULTIPLE
+    assert filled <= 1 if heads > FEW_HEADS else filled <= WIDER or heads == CHUNK_MULTIPLE
+    assert fitting_heads(num_weights, num_rows + 1, device) <= heads
