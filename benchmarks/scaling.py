@@ -67,15 +67,13 @@ def dense_as_trained(problem: Problem, heads: nn.Module) -> Step:
     module.log = lambda *_, **__: None  # type: ignore[method-assign]  # which wants a running fit
     optimizer = ADAMW(module.model.trained_parameters())
     z_BD = problem.z_BD.clone().requires_grad_()  # so that the gradient of the features is made, as for a backbone
-    known_BK = torch.ones(problem.b, problem.k, dtype=torch.bool)
-    batch = Batch(z_BD, problem.dense_targets(), known_BK, torch.arange(problem.b))
+    batch = Batch(z_BD, problem.dense_targets(), None, torch.arange(problem.b))  # of labels that are all known
 
     def step() -> torch.Tensor:
         loss = module.training_step(batch, 0)
         optimizer.zero_grad()
         z_BD.grad = None
         loss.backward()
-        module.on_before_optimizer_step(optimizer)
         module.configure_gradient_clipping(optimizer, MAX_NORM, "norm")
         optimizer.step()
         return loss.detach()

@@ -7,6 +7,7 @@ B = batch, D = features, K = heads, G = heads of one group
 
 import copy
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import reduce
 from itertools import product
 from typing import Any
 
@@ -148,25 +149,30 @@ def check_heads_first(heads: nn.Module, *, num_heads: int) -> None:
             )
 
 
-def clip_head_gradients(heads: nn.Module, *, num_heads: int, max_norm: float) -> None:
-    """Scale the gradient of each head to a Euclidean norm of at most `max_norm`, whatever the other heads' gradients are."""
+def clip_head_gradients(heads: nn.Module, *, num_heads: int, max_norm: float) -> list[Tensor]:
+    """Scale the gradient of each head to a Euclidean norm of at most `max_norm`, whatever the other heads' gradients are.
+
+    Return the norms that they had, by groups of heads; of heads without a gradient there are none.
+    """
     groups = [(heads, num_heads)]
     if isinstance(heads, HeadBank):
         groups = [(heads.groups[name], len(column_G)) for name, column_G in heads.columns.items()]
-    for group, size in groups:
-        clip_by_head(group.parameters(), num_heads=size, max_norm=max_norm)
+    norms = (clip_by_head(group.parameters(), num_heads=size, max_norm=max_norm) for group, size in groups)
+    return [norm_G for norm_G in norms if norm_G is not None]
 
 
-def clip_by_head(parameters: Iterable[nn.Parameter], *, num_heads: int, max_norm: float) -> None:
+def clip_by_head(parameters: Iterable[nn.Parameter], *, num_heads: int, max_norm: float) -> Tensor | None:
     """Do the same for parameters that hold the rows of one head after the other; those without a gradient are left out."""
     grads = [parameter.grad.view(num_heads, -1) for parameter in parameters if parameter.grad is not None]
     if not grads:
-        return
-    norm_K = torch.stack([torch.linalg.vector_norm(grad, dim=1) for grad in grads]).square().sum(0).sqrt()
+        return None
+    norms = [torch.linalg.vector_norm(grad, dim=1) for grad in grads]
+    norm_K: Tensor = reduce(torch.hypot, norms)
     # As torch.nn.utils.clip_grad_norm_ has it, so that a single head is clipped as torch clips it.
-    factor_K = (max_norm / (norm_K + 1e-6)).clamp(max=1.0)
+    factor_K = (max_norm / (norm_K + 1e-6)).clamp_(max=1.0)
     for grad in grads:
         grad.mul_(factor_K[:, None])
+    return norm_K
 
 
 def _position(columns: Mapping[str, NDArray[np.int64]], device: torch.device) -> Tensor | None:

@@ -21,11 +21,11 @@ EpochRows = Callable[[np.random.Generator], NDArray[np.int64]]  # the rows of on
 
 
 class Batch(NamedTuple):
-    """Inputs (B, *shape), target (B, K) float32, mask (B, K) bool, and the rows' numbers in their split."""
+    """Inputs (B, *shape), target (B, K) float32, mask (B, K) bool or None for all True, and the rows' numbers in their split."""
 
     x: Tensor
     target_BK: Tensor
-    mask_BK: Tensor
+    mask_BK: Tensor | None
     row_B: Tensor
 
 
@@ -59,9 +59,10 @@ class _Batches(Dataset[Any]):
 
 
 def dense_batch(rows: Rows, row_B: NDArray[np.int64]) -> Batch:
-    """Return the batch of these rows."""
-    target_BK, mask_BK = rows.labels.dense(row_B)
-    return Batch(_inputs(rows, row_B), torch.from_numpy(target_BK).float(), torch.from_numpy(mask_BK), torch.from_numpy(row_B))
+    """Return the batch of these rows; of labels that are all known it has no mask."""
+    target_BK, known_BK = rows.labels.dense(row_B)
+    mask_BK = torch.from_numpy(known_BK) if len(rows.labels.unknowns.column_P) else None
+    return Batch(_inputs(rows, row_B), torch.from_numpy(target_BK).float(), mask_BK, torch.from_numpy(row_B))
 
 
 def sparse_batch(rows: Rows, row_WB: NDArray[np.int64], *, rank: int, columns: slice) -> SparseBatch:

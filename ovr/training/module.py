@@ -3,6 +3,7 @@
 B = batch, K = heads
 """
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -46,6 +47,7 @@ class OvrModule(lightning.LightningModule):
         self.loss = loss
         self.feed, self.plan = feed, plan
         self.register_buffer("log_odds_shift_K", feed.log_odds_shift_K, persistent=False)
+        self._shifted = bool(feed.log_odds_shift_K.any())
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         # A class without a positive row in the val split has no average precision there, and no say in the best epoch.
         evaluable_K = torch.from_numpy(feed.splits.val.labels.num_positives_K() > 0)
@@ -57,13 +59,14 @@ class OvrModule(lightning.LightningModule):
             else MultilabelAveragePrecision(num_labels=num_evaluable, average="macro", ignore_index=-1)
         )
         self._saved_settings: list[dict[str, Any]] | None = None  # of the run that is resumed
-        self._since_step: list[tuple[Batch, int, Tensor]] = []  # batches, their numbers, losses of their entries (B, K)
+        self._since_step: list[tuple[Batch, int, Tensor, Tensor]] = []  # batch, its number, losses of its entries (B, K), its loss
 
     def losses(self, batch: Batch) -> Tensor:
         """Return the loss (B, K) on rows that the sampler drew, 0 where the target is unknown."""
-        # The drawn rows have other odds than the rows as they are, which the model's own logits are to tell.
-        loss_BK = self.loss(self.model(batch.x) + self.log_odds_shift_K, batch.target_BK)
-        return torch.where(batch.mask_BK, loss_BK, 0.0)
+        logit_BK = self.model(batch.x)
+        if self._shifted:  # the drawn rows have other odds than the rows as they are, which the model's own logits are to tell
+            logit_BK = logit_BK + self.log_odds_shift_K
+        return _where_known(batch.mask_BK, self.loss(logit_BK, batch.target_BK))
 
     def on_train_start(self) -> None:
         """Go on with the settings of optimizer and scheduler that are configured now."""
@@ -79,37 +82,20 @@ class OvrModule(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step of all heads."""
         loss_BK = self.losses(batch)
-        self._since_step.append((batch, batch_idx, loss_BK.detach()))
         loss = loss_BK.sum() / len(batch.x)
+        self._since_step.append((batch, batch_idx, loss_BK.detach(), loss.detach()))
         self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch.x))
         return loss
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Raise TrainingError, on all ranks, where loss or gradient have NaN or infinity: the weights are good as yet."""
-        grads = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-        good = torch.stack([loss_BK.sum() for *_, loss_BK in self._since_step]).isfinite().all()
-        if getattr(self.trainer.precision_plugin, "scaler", None) is None:  # which finds too large gradients itself
-            good = good & torch.nn.utils.get_total_norm(grads, norm_type=torch.inf).isfinite()
-        if self.trainer.strategy.reduce((~good).float(), reduce_op="sum"):
-            bad = (step for step in self._since_step if not step[2].sum().isfinite())
-            batch, batch_idx, loss_BK = next(bad, self._since_step[-1])
-            columns = (~loss_BK.isfinite()).any(0).nonzero().flatten().tolist()
-            what = f"epoch {self.current_epoch}, step {batch_idx} (the loss is {float(loss_BK.sum() / len(loss_BK)):g})"
-            # Of sharded weights no process has what features are made with.
-            sharded = isinstance(self.trainer.strategy, FSDPStrategy)
-            found = Findings(columns, []) if sharded else findings(self.model, batch.x, batch.row_B, columns)
-            raise training_error(self.trainer, self.feed.splits.taxonomy, [found], what=what, row_B=batch.row_B)
-        self._since_step.clear()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss, and average precision from probabilities (torchmetrics guesses from the values whether it was given logits)."""
         x, target_BK, mask_BK, _ = batch
         logit_BK = self.model(x)
-        loss = torch.where(mask_BK, self.loss(logit_BK, target_BK), 0.0).sum() / len(x)
+        loss = _where_known(mask_BK, self.loss(logit_BK, target_BK)).sum() / len(x)
         self.log("val/loss", loss, on_epoch=True, sync_dist=True, batch_size=len(x))
         # float64: in float32 sigmoid(17) is 1, and all rows above it would tie.
         prob_BK = logit_BK.double().sigmoid()[:, self.evaluable_K]
-        known_BK = torch.where(mask_BK, target_BK.long(), -1)[:, self.evaluable_K]
+        known_BK = _where_known(mask_BK, target_BK.long(), otherwise=-1)[:, self.evaluable_K]
         if isinstance(self.val_ap, BinaryAveragePrecision):
             self.val_ap.update(prob_BK[:, 0], known_BK[:, 0])
         else:
@@ -148,17 +134,41 @@ class OvrModule(lightning.LightningModule):
 
         Clipping by value and what Lightning refuses (FSDP) are left to it. Under a GradScaler (16-mixed) gradients come unscaled,
         but for those of optimizers that unscale in their own kernel: these are clipped to a norm that is scaled like them.
+
+        Raises:
+            TrainingError: on all ranks, where loss or gradient have NaN or infinity; the weights are good as yet.
         """
         plugin = self.trainer.precision_plugin
-        if gradient_clip_algorithm not in (None, "norm") or isinstance(plugin, FSDPPrecision):
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        elif gradient_clip_val:
-            scaler: Any = getattr(plugin, "scaler", None)
+        scaler: Any = getattr(plugin, "scaler", None)
+        if gradient_clip_val and gradient_clip_algorithm in (None, "norm") and not isinstance(plugin, FSDPPrecision):
             is_scaled = scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
-            max_norm = gradient_clip_val * (scaler.get_scale() if is_scaled else 1.0)
-            # A list: torch warns of an empty generator, which a backbone without weights gives.
-            torch.nn.utils.clip_grad_norm_(list(self.model.backbone.parameters()), max_norm)
-            clip_head_gradients(self.model.head, num_heads=self.plan.num_heads, max_norm=max_norm)
+            norms = self._clip(gradient_clip_val * (scaler.get_scale() if is_scaled else 1.0))
+            self._check_step(norms if scaler is None else [])
+        else:
+            # A scaler finds too large gradients itself.
+            grads = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None and scaler is None]
+            self._check_step([torch.nn.utils.get_total_norm(grads, norm_type=torch.inf)] if grads else [])
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def _clip(self, max_norm: float) -> list[Tensor]:
+        """Return the norms that the gradients had, of the backbone and of each head."""
+        backbone = [parameter for parameter in self.model.backbone.parameters() if parameter.grad is not None]
+        norms = [torch.nn.utils.clip_grad_norm_(backbone, max_norm)] if backbone else []
+        return norms + clip_head_gradients(self.model.head, num_heads=self.plan.num_heads, max_norm=max_norm)
+
+    def _check_step(self, norms: list[Tensor]) -> None:
+        total = torch.stack([*(norm.sum() for norm in norms), *(loss for *_, loss in self._since_step)]).sum()  # none is below 0
+        bad = torch.tensor(float(not math.isfinite(total)), device=self.device)
+        if self.trainer.strategy.reduce(bad, reduce_op="sum"):
+            bad_steps = (step for step in self._since_step if not step[3].isfinite())
+            batch, batch_idx, loss_BK, loss = next(bad_steps, self._since_step[-1])
+            columns = (~loss_BK.isfinite()).any(0).nonzero().flatten().tolist()
+            what = f"epoch {self.current_epoch}, step {batch_idx} (the loss is {float(loss):g})"
+            # Of sharded weights no process has what features are made with.
+            sharded = isinstance(self.trainer.strategy, FSDPStrategy)
+            found = Findings(columns, []) if sharded else findings(self.model, batch.x, batch.row_B, columns)
+            raise training_error(self.trainer, self.feed.splits.taxonomy, [found], what=what, row_B=batch.row_B)
+        self._since_step.clear()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note which weights are whose, and the settings that the run is configured with.
@@ -180,3 +190,7 @@ class OvrModule(lightning.LightningModule):
             raise ConfigError("the checkpoint is of heads that were trained in chunks: go on with solver.head_step=chunked")
         self.plan.check_record(checkpoint["head_plan"], self.feed.splits.taxonomy)
         self._saved_settings = checkpoint["settings"]
+
+
+def _where_known(mask_BK: Tensor | None, value_BK: Tensor, *, otherwise: int = 0) -> Tensor:
+    return value_BK if mask_BK is None else torch.where(mask_BK, value_BK, otherwise)

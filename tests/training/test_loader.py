@@ -54,10 +54,19 @@ def test_validation_rows_are_shared_without_repeats_and_in_order():
     assert all(share == sorted(share) for share in shares)
 
 
-def test_batches_hold_the_rows_they_name(rng):
+def test_batches_hold_the_rows_they_name_and_no_mask_where_all_is_known(rng):
     x, column_N = rng.normal(size=(10, 3)).astype(np.float32), rng.integers(4, size=10)
-    rows = TrainRows(x, Labels.from_columns(column_N, num_heads=4))
-    seen = [tuple(part.numpy() for part in batch) for batch in loader(rows, batch_size=3, shuffle=False, seed=0)]
-    np.testing.assert_array_equal(np.concatenate([batch[0] for batch in seen]), x)
-    np.testing.assert_array_equal(np.concatenate([batch[1] for batch in seen]).argmax(axis=1), column_N)
-    assert all(batch[2].all() for batch in seen)
+    labels = Labels.from_columns(column_N, num_heads=4)
+    seen = list(loader(TrainRows(x, labels), batch_size=3, shuffle=False, seed=0))
+    np.testing.assert_array_equal(np.concatenate([batch.x for batch in seen]), x)
+    np.testing.assert_array_equal(np.concatenate([batch.target_BK for batch in seen]).argmax(axis=1), column_N)
+    assert all(batch.mask_BK is None for batch in seen)
+
+
+def test_batches_of_labels_with_an_unknown_one_all_have_a_mask(rng):
+    x, mask_NK = rng.normal(size=(10, 3)).astype(np.float32), np.ones((10, 4), bool)
+    mask_NK[7, 2] = False
+    rows = TrainRows(x, Labels.from_dense(np.zeros((10, 4), bool), mask_NK))
+    np.testing.assert_array_equal(
+        np.concatenate([batch.mask_BK for batch in loader(rows, batch_size=3, shuffle=False, seed=0)]), mask_NK
+    )
