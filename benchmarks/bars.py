@@ -66,6 +66,7 @@ BARS = (
     Bar("export", "fused graph, batch 1", "backbone and K head sessions", k=100, least=80),
     Bar("export", "fused graph, batch 1", "backbone and K head sessions", k_from=1000, least=400),
     Bar("export", "a checked bundle, one file a head", "-", k=1000, most=5, unit="s wall"),
+    Bar("million_heads", "peak of memory", "-", k_from=1_000_000, most=6, unit="GiB"),
 )
 
 

@@ -11,8 +11,9 @@ B = batch, D = features, K = heads
 import logging
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import repeat
 
 import lightning
 import numpy as np
@@ -30,12 +31,16 @@ from ovr.model import Normalizer, OvrModel
 from ovr.sampler.shuffled import Shuffled
 from ovr.training.chunked import ChunkedModule, HeadSettings
 from ovr.training.feed import Feed
+from ovr.training.loader import SparseBatch
 from ovr.training.plan import head_plan
 from ovr.training.ranks import Ranks
 from ovr.training.shards import HeadShards
 
 B, D = 64, 64
 ADAMW = partial(torch.optim.AdamW, lr=0.002)
+SETTINGS = HeadSettings(
+    optimizer=ADAMW, chunk_heads=None, max_norm=None, compute_dtype=torch.float32, loss_every=1, triton_kernels=False
+)
 WARM_UP = 3  # steps of each fit that are not timed
 
 
@@ -49,6 +54,12 @@ def make_data(num_heads: int) -> Splits:
     return make_splits(Taxonomy.from_ids(f"c{k}" for k in range(num_heads)), InputSchema((D,)), rows)
 
 
+def new_heads(splits: Splits) -> Linear:
+    """Return new heads for all classes; what is drawn next is the same each time."""
+    torch.manual_seed(0)
+    return Linear(D, num_heads=len(splits.taxonomy))
+
+
 class Timed(lightning.Callback):
     """Notes the CPU time at which each step begins."""
 
@@ -59,15 +70,12 @@ class Timed(lightning.Callback):
         self.starts.append(time.process_time())
 
 
-def make_module(splits: Splits) -> ChunkedModule:
+def make_module(
+    splits: Splits, heads: Linear, *, hidden: Sequence[int] = (128, D), settings: HeadSettings = SETTINGS
+) -> ChunkedModule:
     """Return the module as `ovr train` makes it."""
-    torch.manual_seed(0)
-    num_heads = len(splits.taxonomy)
-    model = OvrModel(
-        Normalizer(torch.zeros(1), torch.ones(1)),
-        Mlp((D,), hidden=[128, D], activation="relu", dropout=0.0),
-        Linear(D, num_heads=num_heads),
-    )
+    backbone = Mlp(splits.input.shape, hidden=list(hidden), activation="relu", dropout=0.0)
+    model = OvrModel(Normalizer(torch.zeros(1), torch.ones(1)), backbone, heads)
     plan = head_plan(splits.taxonomy, frozen_heads=[], backbone_grad="all")
     return ChunkedModule(
         model,
@@ -75,9 +83,7 @@ def make_module(splits: Splits) -> ChunkedModule:
         feed=Feed(splits, Shuffled(splits.train.labels), batch_size=B, seed=0),
         plan=plan,
         shards=HeadShards(plan, Ranks(0, 1)),
-        heads=HeadSettings(
-            optimizer=ADAMW, chunk_heads=None, max_norm=None, compute_dtype=torch.float32, loss_every=1, triton_kernels=False
-        ),
+        heads=settings,
         optimizer=ADAMW,
         scheduler=partial(torch.optim.lr_scheduler.ConstantLR, factor=1.0),
     )
@@ -96,20 +102,30 @@ def through_lightning(module: ChunkedModule, num_steps: int) -> list[float]:
 
 def bare(module: ChunkedModule, num_steps: int) -> list[float]:
     """Make as many in a loop on the same loader, with the parts of a module that was fitted or is to be; return the same."""
-    optimizer, starts = ADAMW(module.trained), []
-    for batch, _ in zip(module.train_dataloader(), range(num_steps + 1), strict=False):
+    starts = []
+    for batch, step in zip(module.train_dataloader(), bare_steps(module, num_steps + 1), strict=False):
         starts.append(time.process_time())
+        step(batch)
+    return np.diff(starts)[WARM_UP:].tolist()
+
+
+def bare_steps(module: ChunkedModule, num_steps: int) -> Iterator[Callable[[SparseBatch], None]]:
+    """Yield as many times what makes a step, with one optimizer of the backbone."""
+    optimizer = ADAMW(module.trained)
+
+    def step(batch: SparseBatch) -> None:
         z_BD = module.model.features(batch.x)
         result = module.head_step(z_BD, batch.targets, num_rows=len(z_BD))
         optimizer.zero_grad()
         z_BD.backward(result.grad_z_BD)
         optimizer.step()
-    return np.diff(starts)[WARM_UP:].tolist()
+
+    return repeat(step, num_steps)
 
 
 def check(splits: Splits) -> None:
     """Raise AssertionError unless both leave the same weights."""
-    one, two = make_module(splits), make_module(splits)
+    one, two = (make_module(splits, new_heads(splits)) for _ in range(2))
     through_lightning(one, 5)
     through_lightning(two, -1)  # prepares it
     bare(two, 5)
@@ -127,7 +143,8 @@ def measure(quick: bool) -> Iterator[Row]:
         warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
         check(make_data(1_000))
         for num_heads in (2_000,) if quick else (100_000, 300_000):
-            module, seconds = make_module(make_data(num_heads)), {"ours": [], "bare": []}
+            splits = make_data(num_heads)
+            module, seconds = make_module(splits, new_heads(splits)), {"ours": [], "bare": []}
             through_lightning(module, -1)  # prepares it
             sides = {"ours": through_lightning, "bare": bare}
             for turn in range(turns):  # in reverse in every other one, as the machine's speed drifts

@@ -1,12 +1,16 @@
-"""A million heads on a CPU: seconds a stage and the most memory that the process held.
+"""A million heads on a CPU: seconds a stage and the most memory that a process held.
 
-One `run_training` of an identity backbone with D = 64 features and K linear heads, from the first step to the bundle. An epoch
-would take hours (a million rows, so that each class has one): the fit stops after some steps, and validates.
+Two epochs of an identity backbone with D = 64 features and K linear heads. A process that trains is killed when the first epoch has
+its checkpoint; this one resumes from it, and goes on to the bundle. A whole epoch would take hours (a million rows, so that each
+class has one): each stops after some steps, and validates.
 
 D = features, K = heads, N = rows
 """
 
+import re
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -36,7 +40,7 @@ OVERRIDES = [
     "backbone=identity",
     "data.normalize=none",
     "optimizer=rowwise_adagrad",
-    "trainer.max_epochs=1",
+    "trainer.max_epochs=2",
     f"+trainer.limit_train_batches={NUM_STEPS}",
     f"batch_size={BATCH_SIZE}",
     "allow_small_classes=true",  # one row of each
@@ -44,6 +48,7 @@ OVERRIDES = [
     "~callback.progress",
 ]
 GIB = 1 << 30
+ROOT = Path(__file__).parents[1]
 
 
 def data(num_heads: int) -> Splits:
@@ -60,16 +65,33 @@ def data(num_heads: int) -> Splits:
     return make_splits(taxonomy, InputSchema((D,)), parts)
 
 
-def run(num_heads: int, run_dir: Path) -> TrainResult:
+def run(num_heads: int, run_dir: Path, *, resume: bool = False) -> TrainResult:
     """Return the result of a run into `run_dir`."""
     with initialize_config_dir(str(conf_dir()), version_base=None):
         cfg = compose("train", overrides=["experiment=digits", *OVERRIDES])
     with open_dict(cfg):
         cfg.paths.run_dir = str(run_dir)
     recipe, _ = prepare(cfg)
-    result = run_training(recipe, data(num_heads), run_dir)
+    result = run_training(recipe, data(num_heads), run_dir, resume=resume)
     assert result is not None
     return result
+
+
+def killed_after_an_epoch(num_heads: int, run_dir: Path) -> int:
+    """Run in a process of its own, which is killed when its first checkpoint is there; return the most bytes that it held.
+
+    Raises:
+        SystemExit: it ended before.
+    """
+    call = f"from pathlib import Path; from benchmarks.million_heads import run; run({num_heads}, Path({str(run_dir)!r}))"
+    with subprocess.Popen([sys.executable, "-c", call], cwd=ROOT) as process:
+        while not (run_dir / "checkpoints" / "last.ckpt").is_file():
+            if process.poll() is not None:
+                raise SystemExit(f"the first epoch ended with {process.returncode}, without a checkpoint")
+            time.sleep(0.05)
+        (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB$", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
+        process.kill()
+    return int(peak) * 1024
 
 
 def measure(quick: bool) -> Iterator[Row]:
@@ -82,10 +104,15 @@ def measure(quick: bool) -> Iterator[Row]:
         return Row(what, "-", num_heads, value, None, unit, None, note)
 
     with tempfile.TemporaryDirectory() as folder:
-        result = run(num_heads, Path(folder) / "run")
+        run_dir, peaks = Path(folder) / "run", []
+        began = seconds_of(lambda: peaks.append(killed_after_an_epoch(num_heads, run_dir)))
+        epoch = f"{NUM_STEPS} steps of {BATCH_SIZE} rows, validation, checkpoint"
+        yield row("first epoch", began, "s wall", f"{epoch}; with the start of the process and its data")
+        yield row("peak of memory", peaks[0] / GIB, "GiB", "of the process that made the first epoch and its checkpoint")
+        result = run(num_heads, run_dir, resume=True)
         for stage, seconds in result.seconds.items():
-            yield row(stage, seconds, "s wall", f"{NUM_STEPS} steps of {BATCH_SIZE} rows, validation" if stage == "fit" else note)
-        yield row("peak of memory", peak_bytes() / GIB, "GiB", "of the whole process, until the bundle is written")
+            yield row(stage, seconds, "s wall", f"resumed from the checkpoint: {epoch}" if stage == "fit" else note)
+        yield row("peak of memory", peak_bytes() / GIB, "GiB", "of the process that resumed, until the bundle is written")
         path = result.bundle.path
         yield row("bundle", sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / GIB, "GiB")
         opened: list[ModelBundle] = []
@@ -93,7 +120,7 @@ def measure(quick: bool) -> Iterator[Row]:
         class_id = f"class {num_heads // 2}"
         alone = seconds_of(lambda: export_onnx(opened[0], Path(folder) / "one", class_ids=[class_id]))
         yield row("one head as a file of its own", alone, "s wall", "by its id, checked against the reference rows")
-        yield row("peak of memory", peak_bytes() / GIB, "GiB", "of the whole process, at its end")
+        yield row("peak of memory", peak_bytes() / GIB, "GiB", "of the same process, at its end")
 
 
 def seconds_of(call: Callable[[], Any]) -> float:

@@ -127,12 +127,6 @@ def bar_table(reports: dict[str, dict[str, Any]]) -> list[str]:
     return [*lines, "", f"{num_met} of {num_rows} rows meet their bar."]
 
 
-def since(report: dict[str, Any]) -> str:
-    """Return what rows lack that were stored before ours had all that training does."""
-    whole = all("all that training does" in row["note"] for row in report["rows"])
-    return "" if whole else " These rows are older than what is said above: ovr's had no mask, no check and no clipping yet."
-
-
 def where(report: dict[str, Any]) -> str:
     """Return when and on what it was measured."""
     machine = report["machine"]
@@ -149,7 +143,7 @@ def main() -> None:
     (DOCS / "scaling.svg").write_text(picture(time, memory))
     text = (DOCS / "scaling.md").read_text()
     for name, lines in (
-        ("scaling", [f"Measured {where(scaling)}.{since(scaling)}", "", *step_table(time, memory)]),
+        ("scaling", [f"Measured {where(scaling)}.", "", *step_table(time, memory)]),
         ("bars", bar_table(reports)),
         ("head_step", [f"Measured {where(peers)}.", "", *peer_table(peers["rows"])]),
     ):
