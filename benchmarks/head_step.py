@@ -10,8 +10,9 @@ compared.
   of all heads; SGD with momentum.
 - ELMO scheme (Zhang et al. 2025): no loss; chunks of as many heads as ours; weights updated by the product that makes their
   gradient, SGD without momentum; in bfloat16 the weights are all there is, rounded stochastically.
-- bare GEMMs: the three products alone, each of all K heads: their ratio is the share of their rate that ours reaches with
-  everything else. In chunks of as many heads as ours, whose logits stay in the cache, they are the fastest that we know.
+- bare GEMMs: the three products alone, each of all K heads, into arrays that are there: their ratio is the share of their rate that
+  ours reaches with everything else. In chunks of as many heads as ours, whose logits stay in the cache, they are the fastest that
+  we know.
 
 Ours makes the true loss unless the peer makes none. Peak memory is the most that a fresh process holds in a step (VmHWM of Linux)
 above weights, features, targets and state of the optimizer.
@@ -176,16 +177,21 @@ def elmo(problem: Problem, *, heads: Linear | None = None, dtype: torch.dtype = 
 
 
 def bare_gemms(problem: Problem, *, size: int, dtype: torch.dtype = torch.float32) -> Step:
+    """Return the three products into arrays that are there, of `size` heads at a time."""
     z_BD, weight_KD = problem.z_BD.to(dtype), problem.first.weight_KD.data.to(dtype)
+    grad_z_BD, grad_CD = torch.zeros_like(z_BD), torch.empty_like(weight_KD[:size])
+    # Of whole rows, as a last and smaller chunk has them too.
+    logits = torch.empty(problem.b * size, dtype=dtype)
 
     @torch.no_grad()
     def step() -> None:
-        grad_z_BD = torch.zeros_like(z_BD)
+        grad_z_BD.zero_()
         for start in range(0, problem.k, size):
             weight_CD = weight_KD[start : start + size]
-            logit_BC = torch.mm(z_BD, weight_CD.T)
+            logit_BC = logits[: problem.b * len(weight_CD)].view(problem.b, -1)
+            torch.mm(z_BD, weight_CD.T, out=logit_BC)
             grad_z_BD.addmm_(logit_BC, weight_CD)
-            torch.mm(logit_BC.T, z_BD)
+            torch.mm(logit_BC.T, z_BD, out=grad_CD[: len(weight_CD)])
 
     return step
 
