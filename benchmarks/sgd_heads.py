@@ -24,7 +24,8 @@ from benchmarks.convex import synthetic
 from benchmarks.report import Row, cpu_seconds, main
 from ovr.head.linear import Linear
 
-B, LR, LOOKS, MAX_EPOCHS = 256, 0.01, 4, 50
+B, LOOKS, MAX_EPOCHS = 256, 4, 50
+LR, LR_FEATURES = 0.02, 128  # with other features by their root: AdamW moves all weights alike, and a logit by the sum
 NUM_VAL = 2000
 AGAINST = "OneVsRestClassifier(LogisticRegression)"
 
@@ -62,7 +63,8 @@ class Race:
         with torch.no_grad():  # as ovr's own training starts: at the base rates
             share_K = torch.bincount(column_N, minlength=self.num_heads) / len(x)
             heads.bias_K += torch.log(share_K / (1 - share_K))
-        optimizer = torch.optim.AdamW(heads.parameters(), lr=LR, weight_decay=0.0, fused=True)
+        lr = LR * (LR_FEATURES / x.shape[1]) ** 0.5
+        optimizer = torch.optim.AdamW(heads.parameters(), lr=lr, weight_decay=0.0, fused=True)
         looks_at = -(-len(x) // B) // LOOKS
         steps = 0
         for _ in range(MAX_EPOCHS):
