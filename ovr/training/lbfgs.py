@@ -53,7 +53,8 @@ class Rows:
         moment_EE = (x32_NE.T @ x32_NE).double() / len(x_NE)
         # A constant feature, or one that others add up to, has no second moment of its own: float32 leaves 1e-7 of the largest.
         moment_EE.diagonal().add_(ridge + 1e-6 * float(moment_EE.diagonal().max()))
-        return cls(x_NE, mean_D, torch.cholesky_inverse(torch.linalg.cholesky(moment_EE)))
+        moment_EE = torch.linalg.cholesky(moment_EE)  # of the same name, so that there are two such arrays at a time and not three
+        return cls(x_NE, mean_D, torch.cholesky_inverse(moment_EE))
 
     def to(self, dtype: torch.dtype) -> "Rows":
         return Rows(self.x_NE.to(dtype), self.mean_D.to(dtype), self.inverse_EE.to(dtype))

@@ -1,5 +1,8 @@
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -141,7 +144,7 @@ def test_it_neither_resumes_nor_runs_in_several_processes(convex, monkeypatch):
 def test_heads_that_do_not_fit_are_refused_before_any_is_made(convex, monkeypatch):
     recipe, splits, run_dir = convex("run", "backbone=identity")
     monkeypatch.setattr("ovr.training.convex.build_model", None)
-    heads, rows = exact_parts(num_heads=3, num_rows=len(splits.train), num_features=3)
+    heads, rows = exact_parts(num_heads=3, num_rows=len(splits.train), num_features=3, device="cpu")
     needed = sum(heads.values()) + sum(rows.values())
     monkeypatch.setattr(memory, "available_memory", lambda: (needed, "in this machine's memory"))
     said = r"3 heads do not fit: 0\.00 GiB are needed \(.*\), and 0\.00 GiB are there in this machine's memory; at most 2 heads fit"
@@ -151,12 +154,50 @@ def test_heads_that_do_not_fit_are_refused_before_any_is_made(convex, monkeypatc
 
 
 def test_what_heads_take_is_the_rows_once_and_of_heads_a_block():
-    (heads, rows), (few_heads, few_rows) = (exact_parts(num_heads=num, num_rows=1000, num_features=63) for num in (10**7, 10**6))
+    (heads, rows), (few_heads, few_rows) = (
+        exact_parts(num_heads=num, num_rows=1000, num_features=63, device="cpu") for num in (10**7, 10**6)
+    )
     assert heads["weights of the heads"] == 10 * few_heads["weights of the heads"] == (12 * 64 + 64) * 10**7
     assert rows == few_rows
     assert rows["features of the training rows"] == 16 * 64 * 1000
     assert 0.6e9 < rows["a block of heads"] < 1e9
     check_exact_memory(num_heads=10, num_rows=100, num_features=3, device="cpu")
+
+
+TAKEN = """
+import numpy as np, torch
+from ovr.training.logistic import fit_logistic
+def held(kind): return int(next(line for line in open("/proc/self/status") if line.startswith(kind)).split()[1]) * 1024
+def fit(num_features):
+    x = np.random.default_rng(0).normal(size=(50, num_features)).astype(np.float32)
+    fit_logistic(x, x[:, :3] > 0, np.ones((50, 3), bool), C=1.0, tol=1e-6, max_iter=4)
+torch.set_num_threads(1)
+fit(300)
+before = held("VmRSS")
+fit({num_features})
+print(held("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from /proc")
+def test_many_features_take_what_is_counted_for_their_second_moment():
+    heads, rows = exact_parts(num_heads=3, num_rows=50, num_features=2500, device="cpu")
+    counted = sum(heads.values()) + sum(rows.values())
+    script = TAKEN.format(num_features=2500)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    assert 0.8 * counted < int(done.stdout) < 1.2 * counted
+
+
+def test_more_features_than_fit_are_refused_with_what_their_second_moment_takes(monkeypatch):
+    sizes = {"num_heads": 10, "num_rows": 1000, "num_features": 32767}
+    monkeypatch.setattr(memory, "available_memory", lambda: (16 << 30, "in this machine's memory"))
+    with pytest.raises(ConfigError, match=r"their second moment 15\.\d\d GiB.*, and 16\.00 GiB are there in this machine's memory"):
+        check_exact_memory(**sizes, device="cpu")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (24 << 30, 80 << 30))
+    with pytest.raises(ConfigError, match=r"their second moment 23\.\d\d GiB.*, and 24\.00 GiB are there on the GPU"):
+        check_exact_memory(**sizes, device="cuda")
+    monkeypatch.setattr(memory, "available_memory", lambda: (18 << 30, "in this machine's memory"))
+    check_exact_memory(**sizes, device="cpu")
 
 
 def test_labels_are_taken_a_block_of_columns_at_a_time(convex, monkeypatch):
