@@ -75,8 +75,9 @@ class Convex:
         unsolved = _report(fit, splits.taxonomy)
         with torch.no_grad():
             head.weight_KD.copy_(torch.from_numpy(fit.weight_KD))
-            # The loss is at the optimum at the logit plus log of the positive weight; see `Bce`.
-            head.bias_K.copy_(torch.from_numpy(fit.bias_K - np.log(pos_weight_K)))
+            # The loss is at the optimum at the logit plus log of the positive weight; see `Bce`. Log odds of counts have no weight.
+            weighted_K = np.isin(fit.status, ("ok", "not_converged"))
+            head.bias_K.copy_(torch.from_numpy(fit.bias_K - np.where(weighted_K, np.log(pos_weight_K), 0)))
 
         val_logits = LogitBlocks(head, self._features(model, splits.val), num_heads=len(splits.taxonomy))
         ap_K = [average_precision(logit_NC, *splits.val.labels.columns(columns)) for columns, logit_NC in val_logits]

@@ -53,8 +53,8 @@ def fit_logistic(
     """Return all heads' optima; where the mask is False the target is unknown to the head, and the row is not there for it.
 
     A head without known rows gets weight and bias 0; one whose known rows are of one class has no finite optimum, and gets weight 0
-    and the log-odds of its (positives + 1/2) to its (negatives + 1/2). Heads are solved in blocks, in bounded memory. The same
-    arguments give the same bits on the same machine with the same number of threads.
+    and the log-odds of its (positives + 1/2) to its (negatives + 1/2), without a positive weight. Heads are solved in blocks, in
+    bounded memory. The same arguments give the same bits on the same machine with the same number of threads.
 
     Args:
         C: inverse strength of the penalty, as in scikit-learn.

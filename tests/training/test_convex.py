@@ -68,6 +68,22 @@ def test_the_heads_are_at_the_optimum_of_the_loss_that_the_configuration_names(c
     assert model.head.bias_K.grad.abs().max() / len(splits.train) < 1e-5
 
 
+@pytest.mark.parametrize("pos_weight", ["auto", "4.0"])
+def test_heads_without_an_optimum_have_the_odds_of_their_rows_beside_weighted_heads(convex, pos_weight):
+    recipe, splits, run_dir = convex("run", "backbone=identity", f"loss.pos_weight={pos_weight}")
+    target_NK, mask_NK = splits.train.labels.dense()
+    target_NK, mask_NK = target_NK & [True, False, False], mask_NK & [True, True, False]
+    splits = replace(splits, train=replace(splits.train, labels=Labels.from_dense(target_NK, mask_NK)))
+    loss = recipe.loss(splits.taxonomy.ids, counts=splits.train.labels.counts())
+    assert (loss.pos_weight_K[:2] > 1.5).all()
+    model = recipe.solver.fit(recipe, splits, run_dir, resume=False).model.requires_grad_(True)
+    np.testing.assert_allclose(model.head.bias_K[1:].tolist(), [np.log(0.5 / (len(splits.train) + 0.5)), 0], rtol=1e-6)
+    loss_NK = loss(model(torch.from_numpy(splits.train.x)), torch.from_numpy(target_NK).float())
+    (loss_NK[:, 0].sum() + (model.head.weight_KD**2).sum() / 2).backward()
+    assert model.head.weight_KD.grad.abs().max() / len(splits.train) < 1e-5
+    assert model.head.bias_K.grad.abs().max() / len(splits.train) < 1e-5
+
+
 def test_heads_are_solved_again_on_the_backbone_of_an_earlier_bundle(convex):
     first, second = (convex(name, "backbone.hidden=[8]", "solver.untrained_backbone=true") for name in ("first", "second"))
     earlier = run_training(*first).bundle
