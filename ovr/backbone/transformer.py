@@ -29,6 +29,7 @@ class Transformer(nn.Module):
     """
 
     pretrained = True  # its constructor loads its weights: heads may be fitted on it as it is
+    told_by_repr = True  # as `config_json` has the encoder's settings: where it was loaded from makes no difference
     config_json: Tensor
 
     def __init__(

@@ -1,7 +1,8 @@
 """Features of a frozen backbone: computed once, kept on disk, proven before they are used. Knows rows and models, not labels.
 
 A file is a line of JSON (schema version, key, shape, digest of what follows) and then the values, float32 little-endian. Its name
-is the key, a digest of all that the features depend on, so that no file is ever out of date; any may be deleted at any time.
+is the key, a digest of all that the features depend on (as `module_digest` tells it), so that no file is ever out of date; any may
+be deleted at any time.
 
 N = rows, B = batch, D = features, L = places of a row, S = shape of a place
 """
@@ -26,6 +27,7 @@ from ovr.core.files import canonical_json, sha256_bytes, staged_file
 from ovr.core.schema import InputSchema
 from ovr.data.lazy import Inputs, RowNumbers, blocks
 from ovr.model import Normalizer, OvrModel
+from ovr.training.module_digest import module_digest
 from ovr.training.recipe import is_frozen
 
 log = logging.getLogger(__name__)
@@ -38,11 +40,16 @@ MAX_HEADER_BYTES = 4096
 def frozen_features(model: OvrModel, x: Inputs, *, cache_dir: Path | None, device: str = "cpu") -> NDArray[np.float32]:
     """Return features (N, D) of raw rows (N, *shape) in eval mode, from `cache_dir` if it has them; `model` comes back on the CPU.
 
-    A damaged file is reported and computed again; a cache that cannot be written is reported and done without.
+    A damaged file is reported and computed again; a cache that cannot be written, or a backbone that cannot be told from others,
+    is reported and done without.
     """
     if cache_dir is None:
         return _computed(model, x, device)
-    key = features_key(model, x, device=device)
+    try:
+        key = features_key(model, x, device=device)
+    except TypeError as error:
+        log.warning("features are not kept for the next run: %s", error)
+        return _computed(model, x, device)
     file = cache_dir / f"{key}.features"
     shape = (len(x), int(model.backbone.num_features))  # type: ignore[arg-type]  # every backbone has it
     z_ND = _read(file, key, shape)
@@ -107,28 +114,21 @@ class JoinedRows:
 
 
 def features_key(model: OvrModel, x: Inputs, *, device: str) -> str:
-    """Return a digest of the rows, of normaliser and backbone with every weight, and of the software that computes."""
+    """Return a digest of the rows, of normaliser and backbone with every weight and setting, and of the software that computes.
+
+    Raises:
+        TypeError: a backbone with a part that cannot be told from others.
+    """
     rows = hashlib.sha256()
     for block in blocks(x):
         rows.update(np.ascontiguousarray(x[block]).data)
     parts = {
         "schema_version": SCHEMA_VERSION,
         "rows": [list(x.shape), rows.hexdigest()],
-        "backbone": backbone_digest(model),
+        "backbone": module_digest(model.normalizer, model.backbone),
         "software": [ovr.__version__, torch.__version__, torch.device(device).type],
     }
     return sha256_bytes(canonical_json(parts))
-
-
-def backbone_digest(model: OvrModel) -> str:
-    """Return a digest of the normaliser and the backbone: their structure, and every weight and buffer."""
-    digest = hashlib.sha256()
-    for part in (model.normalizer, model.backbone):
-        digest.update(f"{type(part).__module__}.{type(part).__qualname__} {part!r}\n".encode())
-        for name, value in part.state_dict().items():
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _computed(model: OvrModel, x: Inputs, device: str) -> NDArray[np.float32]:

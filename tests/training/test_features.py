@@ -1,10 +1,14 @@
 import logging
+import threading
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from ovr.backbone.bag import Bag
+from ovr.backbone.joined import Joined
 from ovr.backbone.mlp import Mlp
 from ovr.head.linear import Linear
 from ovr.model import Normalizer, OvrModel
@@ -80,6 +84,46 @@ def test_whatever_they_depend_on_gives_another_file(tmp_path, x, what):
         frozen_features(changed, rows, cache_dir=tmp_path), changed.features(torch.from_numpy(rows)).detach().numpy()
     )
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def bag(*, l2):
+    drawn = {"init": "identity", "latent": 0, "latent_weight": 1.0, "token_dropout": 0.0, "dropout": 0.0}
+    return partial(Bag, num_tokens=3, width=3, idf=False, min_rows=1, l2=l2, hidden=[], activation="relu", **drawn)
+
+
+def joined(first, second, lengths=(2, 2)):
+    return Joined((4, 2), parts={"a": first, "b": second}, lengths=dict(zip("ab", lengths, strict=True)))
+
+
+@pytest.mark.parametrize(
+    "backbones",
+    [
+        (bag(l2=True)((4, 2)), bag(l2=False)((4, 2))),
+        (joined(bag(l2=True), bag(l2=False)), joined(bag(l2=False), bag(l2=True))),
+        (joined(bag(l2=True), bag(l2=True), (1, 3)), joined(bag(l2=True), bag(l2=True), (3, 1))),
+    ],
+    ids=["alone", "as a part", "lengths of parts"],
+)
+def test_settings_that_no_weight_tells_count(tmp_path, backbones):
+    x = np.array([[[0, 1], [1, 2], [2, 3], [1, 4]]], np.float32)
+    normalizer = Normalizer(torch.zeros(1), torch.ones(1))
+    found = []
+    for backbone in backbones:
+        made = OvrModel(normalizer, backbone, Linear(backbone.num_features, num_heads=2))
+        found.append(frozen_features(made, x, cache_dir=tmp_path))
+        np.testing.assert_array_equal(found[-1], made.features(torch.from_numpy(x)).detach().numpy())
+    assert not np.array_equal(*found)
+
+
+def test_features_of_a_backbone_that_cannot_be_told_from_others_are_not_kept(tmp_path, x, caplog):
+    made = model()
+    made.backbone.lock = threading.Lock()
+    for _ in range(2):
+        np.testing.assert_array_equal(
+            frozen_features(made, x, cache_dir=tmp_path), made.features(torch.from_numpy(x)).detach().numpy()
+        )
+    assert "features are not kept for the next run: Counted cannot be told from others like it" in caplog.text
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_structure_of_a_backbone_counts_where_its_weights_are_the_same(tmp_path, rng):
