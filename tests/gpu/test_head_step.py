@@ -144,6 +144,16 @@ def test_a_replayed_step_names_the_head_that_is_not_finite_and_goes_on_after_it_
     step(*first, num_rows=B)
 
 
+@pytest.mark.parametrize("compute_dtype", [torch.float32, torch.bfloat16], ids=["torch", "kernels"])
+def test_an_infinite_weight_is_named_in_its_step_without_the_loss_too(compute_dtype):
+    heads, step = make_step(compute_dtype=compute_dtype)
+    (first,) = batches(1)
+    heads.weight_KD.data[5, 3] = -float("inf")
+    with pytest.raises(NonFiniteStep) as error:
+        step(*first, num_rows=B, with_loss=False)
+    assert error.value.columns == [5]
+
+
 def test_bfloat16_weights_move_by_the_gradient_in_the_mean():
     num_heads = 1 << 16
     heads = make_heads(8, num_heads, dtype=torch.bfloat16, device="cuda")

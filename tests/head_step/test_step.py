@@ -310,6 +310,33 @@ def test_nan_names_the_heads_and_leaves_them_as_they_were(bad):
     assert torch.equal(heads.bias_K[4:], before[4:])
 
 
+@pytest.mark.parametrize("with_loss", [False, True])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("where", ["weight", "bias", "products that overflow"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_logit_that_is_not_finite_is_noticed_in_its_step(kind, where, bad, with_loss):
+    """Whatever its sign and the targets, and without the loss too: the probability is 0 or 1, and its gradient finite."""
+    z_BD, target_BK, mask_BK = batch(masked=False)
+    z_BD, heads = z_BD.abs(), make_heads(kind)
+    weight = heads.weight_KD if kind == "linear" else heads.weight_KH
+    with torch.no_grad():
+        if kind == "mlp":  # every hidden unit has its say in every row
+            heads.hidden_weight_JD.abs_()
+            heads.hidden_bias_J.abs_()
+        if where == "bias":
+            heads.bias_K[7] = bad
+        elif where == "weight":
+            weight[7, 2] = bad
+        else:
+            weight[7], z_BD[4] = math.copysign(1e38, bad) if bad == bad else math.nan, 1e3
+    before = {key: value.clone() for key, value in heads.state_dict().items()}
+    step = HeadStep(heads, LOSSES["bce"](), partial(torch.optim.SGD, lr=1.0), chunk_heads=11)
+    with pytest.raises(NonFiniteStep) as caught:
+        step(z_BD, SparseTargets.from_dense(target_BK * 0, mask_BK), num_rows=B, with_loss=with_loss)
+    assert caught.value.columns == [7]
+    torch.testing.assert_close(heads.state_dict(), before, rtol=0, atol=0, equal_nan=True)
+
+
 def test_nan_in_a_row_names_every_head_of_every_chunk():
     z_BD, target_BK, mask_BK = batch(masked=False)
     z_BD[2, 1] = math.nan

@@ -102,16 +102,17 @@ def test_a_resumed_run_has_the_settings_of_one_that_had_them_all_along(tmp_path,
     assert run("broken", whole, resume=True) == expected[1:]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_heads_that_are_not_finite_are_named_and_so_are_the_rows_of_the_batch(tmp_path, kind):
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("kind", [*KINDS, "solver.head_step=chunked solver.loss_every=4"])
+def test_heads_that_are_not_finite_are_named_and_so_are_the_rows_of_the_batch(tmp_path, kind, value):
     class Break(lightning.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             if batch_idx == 3:
                 Break.rows = batch[-1].tolist()
                 with torch.no_grad():
-                    pl_module.model.head.bias_K[[1, 4]] = torch.nan
+                    pl_module.model.head.bias_K[[1, 4]] = value
 
-    recipe, _ = compose_recipe(tmp_path, *QUICK, HIDDEN, kind)
+    recipe, _ = compose_recipe(tmp_path, *QUICK, HIDDEN, *kind.split(" "))
     with pytest.raises(
         TrainingError, match=r"epoch 0, step 3 .*; in 2 of 6 heads: 'c1', 'c4'; the batch has the training rows"
     ) as caught:
