@@ -129,6 +129,7 @@ def memory_of(
         chunked=chunked,
         may_be_chunked=chunked or _may_be_chunked(recipe, trainer, loss, plan),
         chunk_heads=chunk_heads,
+        loss_by_autograd=not hasattr(loss, "negatives"),
         bfloat16=in_bfloat16,
         in_groups=not plan.is_plain,
         backbone_bytes=4 * weights_bytes,

@@ -11,14 +11,20 @@ from typing import Any
 import torch
 from torch import nn
 
+from ovr.core.scale import BLOCK_VALUES
 from ovr.errors import ConfigError
 from ovr.head_step.groups import fitting_heads
 from ovr.optimizer.rowwise_adagrad import RowwiseAdagrad
+from ovr.training.validation import LOSS_ROWS
 
 GIB = 1 << 30
 MIN_FREE_SHARE = 0.05  # of what is available, for what is not estimated
 DENSE_BYTES = 26  # an entry of a batch: logit, target, mask, loss, gradient, and what the loss makes on the way
 SCORE_BYTES = 32  # an entry of the validation: score and target in 64 bits, and again as they are put together
+# Measured of an entry of a chunk, row by head: 8 to 15 bytes where the loss has a derivative of its own, else 77 to 120.
+OWN_BYTES, AUTOGRAD_BYTES = 16, 128
+HIDDEN_ARRAYS = 3  # of an entry's hidden units: before and behind the activation, and their gradient
+RANKED_BYTES = 33  # measured of an entry of a block whose average precision is computed
 LOSS_BYTES = 16  # a head: weights and shifts of loss and sampler
 
 MakeOptimizer = Callable[..., torch.optim.Optimizer]
@@ -32,6 +38,7 @@ class HeadSizes:
     weight_bytes: int
     state_bytes: int
     rowwise_bytes: int  # the state of a row-wise optimizer
+    hidden_bytes: int  # of its hidden units in one row: it has a bias for each, and one for its logit
     linear: bool  # of the kind that may be kept in bfloat16
 
     @classmethod
@@ -45,6 +52,7 @@ class HeadSizes:
             sum(value.nbytes for value in weights) // 2,
             _state_bytes(weights, make_optimizer) // 2,
             _state_bytes(weights, lambda parameters: RowwiseAdagrad(parameters, lr=0.1, eps=1e-8, weight_decay=0.0)) // 2,
+            max(0, sum(value.nbytes for value in weights if value.ndim == 1) // 2 - 4),
             getattr(heads, "kind", None) == "linear",
         )
 
@@ -61,6 +69,7 @@ class Fit:
     chunked: bool
     may_be_chunked: bool  # nothing else in the run rules it out
     chunk_heads: int | None
+    loss_by_autograd: bool  # the loss has no derivative of its own
     bfloat16: bool
     in_groups: bool  # the heads are drawn, and then copied into groups
     backbone_bytes: int  # weights, gradient and state
@@ -74,9 +83,11 @@ class Fit:
         parts = {"backbone": self.backbone_bytes}
         if self.chunked:
             num_own = -(-self.num_heads // self.world_size)
-            num_rows = self.batch_rows * self.world_size
-            chunk = self.chunk_heads or fitting_heads(head.weight_bytes // 4, num_rows, self.device)
-            parts["arrays of a chunk"] = 3 * min(chunk, num_own) * (4 * 2 * num_rows + 2 * head.weight_bytes)
+            parts["arrays of a chunk"] = max(
+                self._chunk_bytes(num_own, self.batch_rows * self.world_size),
+                self._chunk_bytes(num_own, min(LOSS_ROWS, self.val_rows)),  # the loss of validation rows
+                min(BLOCK_VALUES, self.val_rows * num_own) * max(RANKED_BYTES, 2 * head.hidden_bytes),
+            )
             parts["features of the validation rows and settings by head"] = (
                 LOSS_BYTES * self.num_heads + 8 * self.val_rows * self.num_features
             )
@@ -90,6 +101,11 @@ class Fit:
             parts = {name: size * self.processes_here for name, size in parts.items()}
             parts["weights while they are drawn"] = max(0, self.drawn() - sum(parts.values()))
         return parts
+
+    def _chunk_bytes(self, num_own: int, num_rows: int) -> int:
+        chunk = self.chunk_heads or fitting_heads(self.head.weight_bytes // 4, num_rows, self.device)
+        entry_bytes = (AUTOGRAD_BYTES if self.loss_by_autograd else OWN_BYTES) + HIDDEN_ARRAYS * self.head.hidden_bytes
+        return min(chunk, num_own) * (num_rows * entry_bytes + 6 * self.head.weight_bytes)
 
     def drawn(self) -> int:
         """Return the bytes that the processes of this machine take together as they draw all heads, each on its own."""

@@ -41,6 +41,7 @@ def fit(**changes):
         "chunked": True,
         "may_be_chunked": True,
         "chunk_heads": None,
+        "loss_by_autograd": False,
         "bfloat16": False,
         "in_groups": False,
         "backbone_bytes": 0,
@@ -68,10 +69,10 @@ def test_the_state_of_a_head_is_that_of_the_optimizers_kind(make, state_bytes):
 def test_heads_that_do_not_fit_are_refused_with_the_parts_and_what_would_fit(monkeypatch):
     needed = fit().total()
     weights, state = 260_000_000, 520_000_000
-    assert weights + state < needed < 1.1 * (weights + state)
+    assert weights + state < needed < 1.2 * (weights + state)
     available(monkeypatch, int(needed / 0.94))
     check_memory(fit())
-    available(monkeypatch, int(0.6 * needed))
+    available(monkeypatch, int(0.65 * needed))
     with pytest.raises(ConfigError) as caught:
         check_memory(fit())
     text = str(caught.value)
@@ -79,7 +80,7 @@ def test_heads_that_do_not_fit_are_refused_with_the_parts_and_what_would_fit(mon
         f"1,000,000 heads do not fit: {needed / GIB:.2f} GiB are needed (state of the heads' optimizer 0.48 GiB, "
     )
     assert "weights of the heads 0.24 GiB" in text
-    assert f"and {0.6 * needed / GIB:.2f} GiB are there in this machine's memory" in text
+    assert f"and {0.65 * needed / GIB:.2f} GiB are there in this machine's memory" in text
     assert "would fit with optimizer@head_optimizer=rowwise_adagrad or with 2 processes, each with this much memory" in text
     largest = int(re.search(r"at most ([\d,]+) heads fit", text)[1].replace(",", ""))
     check_memory(fit(num_heads=largest))
@@ -95,6 +96,23 @@ def test_a_dense_fit_counts_logits_and_gradients_and_is_told_of_chunks(monkeypat
         check_memory(dense)
     with pytest.raises(ConfigError, match=r"at most \d+,\d+ heads fit as it is configured$"):
         check_memory(replace(dense, may_be_chunked=False))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "measured_mib"),
+    [
+        (Linear, {"chunk_heads": 100_000, "num_heads": 200_000}, 787),  # the loss of validation rows
+        (Linear, {"chunk_heads": 20_000, "loss_by_autograd": True}, 1507),  # asymmetric
+        (partial(Mlp, hidden=4), {"chunk_heads": 20_000}, 788),
+        (Linear, {"chunk_heads": 20_000, "batch_rows": 256, "val_rows": 1, "loss_by_autograd": True}, 618),  # a step
+        (Linear, {"val_rows": 2000, "num_heads": 200_000}, 130),  # average precision
+    ],
+)
+def test_the_arrays_of_a_chunk_are_those_of_a_step_or_of_the_validation_whichever_take_more(kind, changes, measured_mib):
+    """As measured on a CPU with SGD: the most that a process held, less what it held before."""
+    head = HeadSizes.of(kind, D, partial(torch.optim.SGD, lr=0.1))
+    one = fit(**{"head": head, "batch_rows": 16, "val_rows": 1024, "num_heads": 40_000, **changes})
+    assert measured_mib <= one.on_device()["arrays of a chunk"] / (1 << 20) <= 2.5 * measured_mib
 
 
 def test_what_saves_memory_only_together_is_named_together(monkeypatch):
