@@ -68,7 +68,7 @@ def dense(heads, loss, z_BD, target_BK, mask_BK, *, num_rows=B, shift_K=0.0):
 
 def close(actual, expected, tolerance):
     assert actual.shape == expected.shape
-    assert (actual.double() - expected).abs().max() <= tolerance * max(1.0, expected.abs().max())
+    assert (actual.double() - expected).abs().max() <= tolerance * expected.abs().max()
 
 
 @pytest.mark.parametrize("chunk_heads", [1, 4, None])
@@ -119,19 +119,24 @@ def test_gradient_of_the_features_passes_gradcheck(name, kind):
     assert torch.autograd.gradcheck(Loss.apply, z_BD.double().requires_grad_())
 
 
-@pytest.mark.parametrize("name", ["bce", "weighted", "focal", "smoothed"])
 @pytest.mark.parametrize("scale", [1e2, 1e4])
-def test_extreme_logits_give_the_loss_and_gradient_of_float64(name, scale):
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", LOSSES)
+def test_extreme_logits_give_the_loss_and_gradients_of_float64(name, kind, scale):
+    # q less the margin loses digits where q is near the margin: 1.5e-6 was the most of any seed.
+    tolerance = 2e-6 if name == "asymmetric" else 1e-6
     z_BD, target_BK, mask_BK = batch()
     z_BD = z_BD * scale
-    expected = dense(make_heads().double(), LOSSES[name]().double(), z_BD.double(), target_BK.double(), mask_BK)
-    heads = make_heads()
+    expected = dense(make_heads(kind).double(), LOSSES[name]().double(), z_BD.double(), target_BK.double(), mask_BK)
+    heads = make_heads(kind)
+    before = {key: value.clone() for key, value in heads.state_dict().items()}
     result = HeadStep(heads, LOSSES[name](), partial(torch.optim.SGD, lr=1.0))(
         z_BD, SparseTargets.from_dense(target_BK, mask_BK), num_rows=B
     )
     close(result.loss, expected[0], 1e-6)
-    close(result.grad_z_BD, expected[1], 2e-6)
-    assert all(value.isfinite().all() for value in heads.state_dict().values())
+    close(result.grad_z_BD, expected[1], tolerance)
+    for key, value in heads.state_dict().items():
+        close(before[key].double() - value.double(), expected[2][key], tolerance)
 
 
 def optimizers():
