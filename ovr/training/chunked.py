@@ -23,7 +23,7 @@ from ovr.data.labels import Labels
 from ovr.errors import ConfigError, TrainingError
 from ovr.head_step.step import HeadStep, NonFiniteStep, StepResult
 from ovr.model import OvrModel
-from ovr.training.diverged import check_weights, findings, training_error
+from ovr.training.diverged import check_weights, findings, step_error, training_error
 from ovr.training.feed import Feed
 from ovr.training.loader import InputBatch, SparseBatch
 from ovr.training.plan import HeadPlan
@@ -130,7 +130,7 @@ class ChunkedModule(lightning.LightningModule):
             loss = self.ranks.sum(true_loss(self.head_step, z_ND, labels, columns))
             if not loss.isfinite():
                 what = f"the validation after epoch {self.current_epoch} (val/loss is {float(loss):g})"
-                raise training_error(self.trainer, self.feed.splits.taxonomy, [], what=what)
+                raise training_error(self.trainer, what=what)
             ap_E = average_precisions(self.model.head, z_ND, labels, columns)
         total, num = self.ranks.sum(loss.new_tensor([float(ap_E.sum()), float(len(ap_E))]))
         self.log("val/loss", loss.float(), sync_dist=True)
@@ -179,7 +179,7 @@ class ChunkedModule(lightning.LightningModule):
         Raises:
             TrainingError: weights that are no good.
         """
-        check_weights(self.trainer, self.model, self.feed.splits.taxonomy)
+        check_weights(self.trainer, self.model)
         state, saved = self.head_step.state_dict(), checkpoint["state_dict"]
         weights = {name: saved.pop(HEAD + name) for name in list(self.model.head.state_dict())}
         whole = self.shards.gather(flat_state(weights, state["states"]), Path(self.trainer.default_root_dir))
@@ -265,9 +265,8 @@ class ChunkedModule(lightning.LightningModule):
 
     def _error(self, batch: SparseBatch, batch_idx: int, columns: list[int], what: str) -> TrainingError:
         own = batch.row_WB.view(self.ranks.world_size, -1)[self.ranks.rank]
-        found = self.ranks.objects(findings(self.model, batch.x, own, columns))
-        where = f"epoch {self.current_epoch}, step {batch_idx} ({what})"
-        return training_error(self.trainer, self.feed.splits.taxonomy, found, what=where, row_B=batch.row_WB)
+        found = findings(self.model, batch.x, own, columns)
+        return step_error(self.trainer, self.feed.splits, found, step=batch_idx, what=what)
 
 
 @contextmanager

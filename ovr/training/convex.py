@@ -22,6 +22,7 @@ from ovr.metric.classification import average_precision, mean_defined
 from ovr.model import OvrModel
 from ovr.sampler.shuffled import Shuffled
 from ovr.training.blocks import LogitBlocks
+from ovr.training.diverged import forget
 from ovr.training.environment import record_environment
 from ovr.training.exact_memory import check_exact_memory
 from ovr.training.features import frozen_features
@@ -62,6 +63,7 @@ class Convex:
         """
         model, head, pos_weight_K = self._parts(recipe, splits, resume)
         record_environment(run_dir)
+        forget(run_dir)
         fit = fit_logistic_blocks(
             self._features(model, splits.train),
             splits.train.labels.counts(),

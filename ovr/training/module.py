@@ -1,10 +1,11 @@
 """The Lightning module: what a step is. Knows the model and the loss, not where rows come from or what is done afterwards.
 
-B = batch, K = heads
+B = batch, K = heads, S = batches since the last step
 """
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import lightning
@@ -15,10 +16,10 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics.classification import BinaryAveragePrecision, MultilabelAveragePrecision
 
-from ovr.errors import ConfigError
+from ovr.errors import ConfigError, TrainingError
 from ovr.head.bank import clip_head_gradients
 from ovr.model import OvrModel
-from ovr.training.diverged import Findings, check_weights, findings, training_error
+from ovr.training.diverged import Findings, check_weights, findings, step_error, training_error
 from ovr.training.feed import Feed
 from ovr.training.loader import Batch
 from ovr.training.plan import HeadPlan
@@ -107,7 +108,7 @@ class OvrModule(lightning.LightningModule):
         loss = self.trainer.callback_metrics.get("val/loss")
         if loss is not None and not loss.isfinite():
             what = f"the validation after epoch {self.current_epoch} (val/loss is {float(loss):g})"
-            raise training_error(self.trainer, self.feed.splits.taxonomy, [], what=what)
+            raise training_error(self.trainer, what=what)
 
     def train_dataloader(self) -> Any:
         """The training rows."""
@@ -160,15 +161,25 @@ class OvrModule(lightning.LightningModule):
         total = torch.stack([*(norm.sum() for norm in norms), *(loss for *_, loss in self._since_step)]).sum()  # none is below 0
         bad = torch.tensor(float(not math.isfinite(total)), device=self.device)
         if self.trainer.strategy.reduce(bad, reduce_op="sum"):
-            bad_steps = (step for step in self._since_step if not step[3].isfinite())
-            batch, batch_idx, loss_BK, loss = next(bad_steps, self._since_step[-1])
-            columns = (~loss_BK.isfinite()).any(0).nonzero().flatten().tolist()
-            what = f"epoch {self.current_epoch}, step {batch_idx} (the loss is {float(loss):g})"
-            # Of sharded weights no process has what features are made with.
-            sharded = isinstance(self.trainer.strategy, FSDPStrategy)
-            found = Findings(columns, []) if sharded else findings(self.model, batch.x, batch.row_B, columns)
-            raise training_error(self.trainer, self.feed.splits.taxonomy, [found], what=what, row_B=batch.row_B)
+            raise self._error()
         self._since_step.clear()
+
+    def _error(self) -> TrainingError:
+        """Return the error of the first batch with a bad loss in any rank, else of the last one: then the gradient alone is bad."""
+        bad_S = ~torch.stack([loss for *_, loss in self._since_step]).isfinite()
+        num_bad_S: Any = self.trainer.strategy.reduce(bad_S.float(), reduce_op="sum")
+        first = num_bad_S.nonzero()[:1].flatten().tolist()
+        batch, batch_idx, loss_BK, own_loss = self._since_step[first[0] if first else -1]
+        loss: Any = self.trainer.strategy.reduce(own_loss.clone(), reduce_op="mean")
+        bad_BK = ~loss_BK.isfinite()
+        columns = bad_BK.any(0).nonzero().flatten().tolist()
+        # Of sharded weights no process has what features are made with.
+        if isinstance(self.trainer.strategy, FSDPStrategy):
+            found = Findings(columns, batch.row_B.tolist())
+        else:
+            found = findings(self.model, batch.x, batch.row_B, columns)
+        found = replace(found, not_finite={**found.not_finite, "loss": batch.row_B[bad_BK.any(1)].tolist()})
+        return step_error(self.trainer, self.feed.splits, found, step=batch_idx, what=f"the loss is {float(loss):g}")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note which weights are whose, and the settings that the run is configured with.
@@ -176,7 +187,7 @@ class OvrModule(lightning.LightningModule):
         Raises:
             TrainingError: weights that are no good.
         """
-        check_weights(self.trainer, self.model, self.feed.splits.taxonomy)
+        check_weights(self.trainer, self.model)
         checkpoint["settings"] = self._settings
         checkpoint["head_plan"] = self.plan.record(self.feed.splits.taxonomy)
 

@@ -27,6 +27,7 @@ from ovr.errors import ConfigError
 from ovr.model import OvrModel
 from ovr.training.checkpoint import AtomicCheckpointIO, MovedCheckpoints, read_checkpoint
 from ovr.training.chunked import ChunkedModule
+from ovr.training.diverged import forget
 from ovr.training.environment import record_environment
 from ovr.training.features import has_frozen_part, rows_on_features, without_frozen_part
 from ovr.training.feed import Feed
@@ -178,6 +179,7 @@ class Sgd:
             module = OvrModule(model, loss, feed=feed, plan=plan, optimizer=recipe.optimizer, scheduler=recipe.scheduler)
         if trainer.is_global_zero:
             record_environment(run_dir)
+            forget(run_dir)
         with warnings.catch_warnings(), _interruptible(run_dir):
             # Rows lie in memory: worker processes would only copy them.
             warnings.filterwarnings("ignore", ".*does not have many workers.*")

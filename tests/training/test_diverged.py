@@ -1,16 +1,22 @@
 """NaN and infinity stop a run where they come up, say what can be told, and leave the last checkpoint as it was."""
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning
+import numpy as np
 import pytest
 import torch
 
+from ovr.core.taxonomy import Taxonomy
+from ovr.data.origin import Origin
 from ovr.data.splits import Splits, make_splits
 from ovr.errors import TrainingError
 from ovr.training.checkpoint import read_checkpoint
+from ovr.training.diverged import Findings, step_error
 from ovr.training.run import run_training
 from tests.training.conftest import compose_recipe
 from tests.training.test_chunked import HIDDEN, QUICK, checkpoint, drawn
@@ -48,7 +54,9 @@ def test_the_last_checkpoint_stays_good_and_is_gone_on_from_at_a_lower_rate(tmp_
     assert checkpoint(tmp_path)["epoch"] == 0
     assert all(value.isfinite().all() for value in checkpoint(tmp_path, "best")["state_dict"].values())
     recipe, _ = compose_recipe(tmp_path, *QUICK, HIDDEN, kind, "optimizer.lr=0.0004")
+    assert (tmp_path / "diverged.json").exists() == (step == 1)
     assert run_training(recipe, drawn(), tmp_path, resume=True) is not None
+    assert not (tmp_path / "diverged.json").exists()
     groups = [group for state in checkpoint(tmp_path)["optimizer_states"] for group in state["param_groups"]]
     assert {group["initial_lr"] for group in groups} == {0.0004}
 
@@ -117,19 +125,68 @@ def test_heads_that_are_not_finite_are_named_and_so_are_the_rows_of_the_batch(tm
         TrainingError, match=r"epoch 0, step 3 .*; in 2 of 6 heads: 'c1', 'c4'; the batch has the training rows"
     ) as caught:
         run_training(replace(recipe, callbacks=[*recipe.callbacks, Break()]), drawn(known=2.0), tmp_path)
-    assert f"training rows {', '.join(map(str, Break.rows[:10]))} and 6 more; lower optimizer.lr" in str(caught.value)
+    written = tmp_path / "diverged.json"
+    said = f"training rows {', '.join(map(str, Break.rows[:10]))} and 6 more; {written} lists all of them; lower optimizer.lr"
+    assert said in str(caught.value)
+    record = json.loads(written.read_text())
+    assert (record["epoch"], record["step"], record["heads"], record["rows"]) == (0, 3, ["c1", "c4"], Break.rows)
+    assert record["rows_not_finite"].get("loss", sorted(Break.rows)) == sorted(Break.rows)
+    assert record["rows_not_finite"]["features"] == []
     assert not (tmp_path / "checkpoints").exists()
+
+
+def with_a_far_row() -> Splits:
+    """Return splits whose training row 37 overflows in the first layer."""
+    splits: Splits = drawn()
+    parts = {name: (getattr(splits, name).x, getattr(splits, name).labels) for name in ("train", "val", "calib", "test")}
+    parts["train"][0][37, 1] = 3e38
+    return make_splits(splits.taxonomy, splits.input, parts)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_far_from_all_others_is_named(tmp_path, kind):
-    splits: Splits = drawn()
-    parts = {name: (getattr(splits, name).x, getattr(splits, name).labels) for name in ("train", "val", "calib", "test")}
-    parts["train"][0][37, 1] = 3e38
-    splits = make_splits(splits.taxonomy, splits.input, parts)
     recipe, _ = compose_recipe(tmp_path, *QUICK, HIDDEN, kind, "data.normalize=none")
     with pytest.raises(TrainingError, match=r"row 37 has a normalised value of 3e\+38, far from the others"):
-        run_training(recipe, splits, tmp_path)
+        run_training(recipe, with_a_far_row(), tmp_path)
+    record = json.loads((tmp_path / "diverged.json").read_text())
+    assert 37 in record["rows"]
+    assert record["rows_far_from_the_others"] == [37]
+    assert record["rows_not_finite"] == {"features": [37]} | ({"loss": [37]} if "dense" in kind else {})
+
+
+def test_the_file_lists_what_the_message_has_no_room_for_and_where_the_rows_were_read(tmp_path):
+    ids, numbers = [f"c{k:02}" for k in range(40)], np.arange(100)[::-1]
+    origin = Origin(row_numbers={"train": numbers}, where={"train": lambda row: f"rows.csv, row {numbers[row]}"})
+    splits = SimpleNamespace(taxonomy=Taxonomy.from_ids(ids), origin=origin)
+    trainer = SimpleNamespace(global_rank=0, world_size=1, is_global_zero=True, current_epoch=2, default_root_dir=tmp_path)
+    rows = list(range(20, 50))
+    far = Findings(list(range(5, 35)), rows, {"features": rows[1:]}, dict.fromkeys(rows[:12], torch.inf))
+    message = str(step_error(trainer, splits, far, step=7, what="the loss is nan"))
+    assert len(message) < 1500
+    assert "'c14' and 20 more" in message
+    record = json.loads((tmp_path / "diverged.json").read_text(), parse_constant=pytest.fail)
+    assert record == {
+        "schema_version": 1,
+        "epoch": 2,
+        "step": 7,
+        "what": "the loss is nan",
+        "heads": ids[5:35],
+        "rows": rows,
+        "source_rows": [99 - row for row in rows],
+        "where": [f"rows.csv, row {99 - row}" for row in rows],
+        "rows_not_finite": {"features": rows[1:]},
+        "rows_far_from_the_others": rows[:12],
+    }
+
+
+def test_a_file_that_cannot_be_written_is_not_spoken_of_and_hides_no_error(tmp_path):
+    (tmp_path / "diverged.json").mkdir()
+    trainer = SimpleNamespace(global_rank=0, world_size=1, is_global_zero=True, current_epoch=0, default_root_dir=tmp_path)
+    error = step_error(trainer, drawn(), Findings([1], [3, 4]), step=0, what="the loss is nan")
+    assert str(error) == (
+        "NaN or infinity in epoch 0, step 0 (the loss is nan); in 1 of 6 heads: 'c1'; the batch has the training rows 3, 4; "
+        "lower optimizer.lr, or look at these rows"
+    )
 
 
 def test_a_checkpoint_that_is_not_there_is_not_spoken_of(tmp_path):

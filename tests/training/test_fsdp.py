@@ -1,5 +1,7 @@
 """Training by two processes, by DDP and by FSDP: the weights of one process, and checkpoints that either goes on from."""
 
+import json
+import re
 from contextlib import chdir
 from types import SimpleNamespace
 
@@ -28,7 +30,7 @@ def runs(tmp_path_factory):
     with chdir(folder):
         recipe, _ = compose_recipe(folder / "first", *QUICK, *ALONE, ONE_EPOCH)
         run_training(recipe, drawn(), folder / "first")
-        both = start(folder, "ddp_2", "fsdp_2", "mixed", "chunked_2_to_1")
+        both = start(folder, "ddp_2", "fsdp_2", "mixed", "chunked_2_to_1", "ddp_diverged", "fsdp_diverged")
         fit(folder / "ddp_1", *ALONE, "trainer.gradient_clip_val=0.5")
         fit(folder / "fsdp_1", *ALONE, *FROZEN)
         fit(folder / "chunked_1", *ALONE, *CHUNKED)
@@ -96,6 +98,21 @@ def test_heads_spread_over_two_processes_are_gone_on_with_by_one(runs):
 def test_a_checkpoint_of_one_process_is_gone_on_from_by_two_and_the_reverse(more_runs, name):
     alike(more_runs / f"{name.partition('_')[0]}_1", more_runs / name, tolerance=1e-6)
     assert checkpoint(more_runs / name)["epoch"] == 2
+
+
+@pytest.mark.exhaustive
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_a_row_that_overflows_in_one_process_is_one_error_of_both_that_names_it_and_the_heads(runs, kind):
+    run_dir = runs / f"{kind}_diverged"
+    first, second = ((run_dir / f"said_by_{rank}.txt").read_text() for rank in (0, 1))
+    assert first == second
+    assert re.search(r"; in \d of 6 heads: 'c\d'", first)
+    # Of sharded weights no process has what features are made with.
+    assert ("row 37 has a normalised value of 3e+38, far from the others" in first) == (kind == "ddp")
+    record = json.loads((run_dir / "diverged.json").read_text())
+    assert record["rows_not_finite"]["loss"] == [37]
+    assert len(record["rows"]) == 12
 
 
 def test_layers_of_a_list_are_gathered_apart_and_what_is_small_with_the_whole():

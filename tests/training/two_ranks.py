@@ -9,9 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from ovr.errors import TrainingError
 from ovr.training import sgd
 from tests.training.conftest import compose_recipe
 from tests.training.test_chunked import drawn
+from tests.training.test_diverged import with_a_far_row
 
 QUICK = (
     "backbone.hidden=[8,8]",
@@ -36,6 +40,8 @@ RUNS: dict[str, tuple[str, ...]] = {
     "fsdp_1_to_2": (*FSDP, *FROZEN),
     "chunked_2_to_1": (*DDP, *CHUNKED, ONE_EPOCH),
     "chunked_1_to_2": (*DDP, *CHUNKED),
+    "ddp_diverged": (*DDP, "data.normalize=none"),
+    "fsdp_diverged": (*FSDP, "data.normalize=none"),
 }
 
 
@@ -43,6 +49,14 @@ def fit(run_dir: Path, *overrides: str, resume: bool = False) -> None:
     """Train into a directory, without what comes after the fit."""
     recipe, _ = compose_recipe(run_dir, *QUICK, *overrides)
     recipe.solver.fit(recipe, drawn(), run_dir, resume=resume)
+
+
+def diverge(run_dir: Path, *overrides: str) -> None:
+    """Train on rows of which one overflows, and keep what this process says of it."""
+    recipe, _ = compose_recipe(run_dir, *QUICK, *overrides)
+    with pytest.raises(TrainingError) as caught:
+        recipe.solver.fit(recipe, with_a_far_row(), run_dir, resume=False)
+    (run_dir / f"said_by_{os.environ['LOCAL_RANK']}.txt").write_text(str(caught.value))
 
 
 def start(folder: Path, *names: str) -> "list[subprocess.Popen[str]]":
@@ -65,7 +79,10 @@ def main(folder: Path, names: list[str]) -> None:
     for name in names:
         # On a CPU there is no autocast for CUDA: the step is in float32, and what FSDP casts is cast.
         sgd.check_fsdp = (lambda *_: None) if name == "mixed" else check
-        fit(folder / name, *RUNS[name], resume=(folder / name / "checkpoints" / "last.ckpt").is_file())
+        if name.endswith("_diverged"):
+            diverge(folder / name, *RUNS[name])
+        else:
+            fit(folder / name, *RUNS[name], resume=(folder / name / "checkpoints" / "last.ckpt").is_file())
 
 
 if __name__ == "__main__":
