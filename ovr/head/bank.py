@@ -65,16 +65,17 @@ class HeadBank(nn.Module):
         """Return logits (B, C) of features (B, D) in column order, of the heads in `columns` (start and stop only)."""
         fixed_BD = z_BD.detach()
         start, stop, _ = columns.indices(self.num_heads)
+        whole = stop - start == self.num_heads  # of which torch.compile sees no array of numpy, at which it would stop
         parts, part_columns = [], []
         for name, group in self.groups.items():
-            column_G = self.columns[name]
-            rows = slice(*(int(row) for row in np.searchsorted(column_G, (start, stop))))
+            column_G, rows = self.columns[name], EVERY
+            if not whole:
+                rows = slice(*(int(row) for row in np.searchsorted(column_G, (start, stop))))
+                part_columns.append(column_G[rows])
             parts.append(group(fixed_BD if name.endswith("_stopped") else z_BD, rows))
-            part_columns.append(column_G[rows])
         logit_BC: Tensor = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        if stop - start == self.num_heads:
-            position_C = self.position_K
-        else:
+        position_C = self.position_K
+        if not whole:
             position_C = torch.from_numpy(np.argsort(np.concatenate(part_columns))).to(z_BD.device)
         return logit_BC if position_C is None else logit_BC.index_select(1, position_C)
 

@@ -19,6 +19,7 @@ from torchmetrics.classification import BinaryAveragePrecision, MultilabelAverag
 from ovr.errors import ConfigError, TrainingError
 from ovr.head.bank import clip_head_gradients
 from ovr.model import OvrModel
+from ovr.training.compiled import compiled
 from ovr.training.diverged import Findings, check_weights, findings, step_error, training_error
 from ovr.training.feed import Feed
 from ovr.training.loader import Batch
@@ -41,8 +42,9 @@ class OvrModule(lightning.LightningModule):
         plan: HeadPlan,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         scheduler: Callable[[torch.optim.Optimizer], Any],
+        compile: bool = False,
     ) -> None:
-        """Take the parts; `model` follows `plan`."""
+        """Take the parts, and whether the step's forward and backward are compiled; `model` follows `plan`."""
         super().__init__()
         self.model = model
         self.loss = loss
@@ -50,6 +52,8 @@ class OvrModule(lightning.LightningModule):
         self.register_buffer("log_odds_shift_K", feed.log_odds_shift_K, persistent=False)
         self._shifted = bool(feed.log_odds_shift_K.any())
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        # Not the model, which is evaluated, saved and exported as it is.
+        self._step_losses: Callable[[Batch], Tensor] = compiled(self.losses) if compile else self.losses
         # A class without a positive row in the val split has no average precision there, and no say in the best epoch.
         evaluable_K = torch.from_numpy(feed.splits.val.labels.num_positives_K() > 0)
         self.register_buffer("evaluable_K", evaluable_K, persistent=False)
@@ -82,7 +86,7 @@ class OvrModule(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step of all heads."""
-        loss_BK = self.losses(batch)
+        loss_BK = self._step_losses(batch)
         loss = loss_BK.sum() / len(batch.x)
         self._since_step.append((batch, batch_idx, loss_BK.detach(), loss.detach()))
         self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch.x))

@@ -27,6 +27,7 @@ from ovr.errors import ConfigError
 from ovr.model import OvrModel
 from ovr.training.checkpoint import AtomicCheckpointIO, MovedCheckpoints, read_checkpoint
 from ovr.training.chunked import ChunkedModule
+from ovr.training.compiled import check_compile
 from ovr.training.diverged import forget
 from ovr.training.environment import record_environment
 from ovr.training.features import has_frozen_part, rows_on_features, without_frozen_part
@@ -54,11 +55,13 @@ class Sgd:
         head_dtype: str,
         loss_every: int,
         triton_kernels: bool,
+        compile: bool,
         cache_features: bool,
         cache_dir: str | None,
     ) -> None:
         """Take how heads are stepped: all at once or in chunks ("auto" decides by their number), and the settings of chunks;
-        whether the features of a frozen backbone are computed once, and the directory that they are kept in, or None.
+        whether the step of all at once is compiled; whether the features of a frozen backbone are computed once, and the directory
+        that they are kept in, or None.
 
         Raises:
             ConfigError: a setting out of range.
@@ -76,9 +79,10 @@ class Sgd:
             raise ConfigError(f"solver.triton_kernels must be true or false, got {triton_kernels!r}")
         self.head_step, self.chunk_heads, self.loss_every, self.triton_kernels = head_step, chunk_heads, loss_every, triton_kernels
         self.head_dtype: torch.dtype = getattr(torch, head_dtype)
-        if not isinstance(cache_features, bool):
-            raise ConfigError(f"solver.cache_features must be true or false, got {cache_features!r}")
-        self.cache_features = cache_features
+        for name, flag in (("compile", compile), ("cache_features", cache_features)):
+            if not isinstance(flag, bool):
+                raise ConfigError(f"solver.{name} must be true or false, got {flag!r}")
+        self.compile, self.cache_features = compile, cache_features
         self.cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
 
     def fit(self, recipe: Recipe, splits: Splits, run_dir: Path, *, resume: bool) -> Fitted | None:
@@ -133,6 +137,13 @@ class Sgd:
         if plan.frozen and trainer.precision in ("bf16-true", "16-true"):
             raise ConfigError(f"trainer.precision={trainer.precision} rounds every weight, and frozen_heads keep every bit")
         check_fsdp(recipe, trainer)
+        if self.compile and chunked:
+            raise ConfigError(
+                f"solver.compile=true is for heads that are trained at once, and these {plan.num_heads} are trained in chunks, "
+                "whose step has code of its own; use solver.compile=false, or solver.head_step=dense"
+            )
+        if self.compile:
+            check_compile(trainer)
         if chunked:
             check_large_k(recipe, trainer, loss, plan, in_bfloat16=in_bfloat16)
         elif self.chunk_heads or in_bfloat16 or self.loss_every != 1 or self.triton_kernels or recipe.head_optimizer is not None:
@@ -176,7 +187,9 @@ class Sgd:
                 triton_kernels=self.triton_kernels,
             )
         else:
-            module = OvrModule(model, loss, feed=feed, plan=plan, optimizer=recipe.optimizer, scheduler=recipe.scheduler)
+            module = OvrModule(
+                model, loss, feed=feed, plan=plan, optimizer=recipe.optimizer, scheduler=recipe.scheduler, compile=self.compile
+            )
         if trainer.is_global_zero:
             record_environment(run_dir)
             forget(run_dir)
