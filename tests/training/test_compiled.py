@@ -32,7 +32,7 @@ def is_missing():
     return None
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(is_missing() is not None, reason=str(is_missing()))
 def test_a_compiled_step_gives_the_weights_of_one_that_is_not_and_checkpoints_that_either_goes_on_from(train, monkeypatch):  # noqa: F811
     first = train("first", "trainer.max_epochs=1")
