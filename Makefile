@@ -56,7 +56,7 @@ bench-decisions: export OVR_REFERENCE_DATA := $(or $(DATA),$(OVR_REFERENCE_DATA)
 bench-decisions: $(VENV)/.bench ## whether thresholds, intervals and the gate keep what they promise (DATA=FOLDER; digits alone without | ARGS=--quick)
 	$(call measure,decisions intervals gate)
 
-bench-million: $(VENV)/.bench ## a million heads from the first step to the bundle, and their temperatures: some 9 minutes and 4 GiB (ARGS=--quick)
+bench-million: $(VENV)/.bench ## a million heads from the first step to the bundle, and their temperatures: some 11 minutes and 4 GiB (ARGS=--quick)
 	$(call measure,million_heads million_temperatures)
 
 soak: $(VENV)/.bench triton ## a server under load for 30 minutes, and 10 with a head killed each minute (ARGS="--minutes 5 --kill-minutes 2" | ARGS=--quick)

@@ -43,6 +43,7 @@ from ovr.loss.bce import Bce
 LR, MOMENTUM = 0.05, 0.9
 POSITIVES_A_ROW = 5
 ROOT = Path(__file__).parents[1]
+PR_SET_THP_DISABLE = 41  # linux/prctl.h
 Step = Callable[[], Tensor | None]  # returns the loss before the update
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "SGD": partial(torch.optim.SGD, lr=LR),
@@ -286,6 +287,7 @@ def peak_bytes(side: str, optimizer: str, k: int, b: int, d: int) -> int:
     It is the second step: an optimizer makes its state in the first.
     """
     torch.set_num_threads(1)
+    ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)  # a page of 2 MB counts whole, wherever the kernel takes one
     for heads in (10_000, k):  # the first loads the libraries
         problem = Problem(heads, b, d)
         if side == "ours":
