@@ -58,6 +58,7 @@ bench-decisions: $(VENV)/.bench ## whether thresholds, intervals and the gate ke
 
 bench-million: $(VENV)/.bench ## a million heads from the first step to the bundle, and their temperatures: some 11 minutes and 4 GiB (ARGS=--quick)
 	$(call measure,million_heads million_temperatures)
+	$(if $(findstring --quick,$(ARGS)),,$(PY) -m scripts.scaling_page)
 
 soak: $(VENV)/.bench triton ## a server under load for 30 minutes, and 10 with a head killed each minute (ARGS="--minutes 5 --kill-minutes 2" | ARGS=--quick)
 	$(PY) -m benchmarks.soak $(if $(findstring --quick,$(ARGS)),,--json benchmarks/results/soak.json) $(ARGS)
